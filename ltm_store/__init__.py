@@ -1,0 +1,80 @@
+"""Long-term memory of an AI assistant, kept in PostgreSQL."""
+
+from ltm_store.accesses import record_access
+from ltm_store.analytics import get_analytics
+from ltm_store.contexts import (
+    CustomContext,
+    EmotionalContext,
+    EnhancedContext,
+    EnvironmentalContext,
+    SocialContext,
+    SpatialContext,
+    TechnicalContext,
+    TemporalContext,
+)
+from ltm_store.database import Database, connect
+from ltm_store.errors import Conflict, InvalidMemory, LtmError, SchemaOutdated, Unavailable
+from ltm_store.memories import (
+    add_memory,
+    archive_memory,
+    delete_memory,
+    get_memories,
+    get_memory,
+    restore_memory,
+    search_memories,
+    update_importance,
+    update_memory,
+)
+from ltm_store.models import (
+    Analytics,
+    Memory,
+    MemoryHit,
+    MemoryType,
+    NewMemory,
+    Relationship,
+    RelationshipType,
+    SourceType,
+)
+from ltm_store.relationships import get_relationships, relate, unrelate
+
+__version__ = "0.1.0.dev0"
+
+__all__ = [
+    "Analytics",
+    "Conflict",
+    "CustomContext",
+    "Database",
+    "EmotionalContext",
+    "EnhancedContext",
+    "EnvironmentalContext",
+    "InvalidMemory",
+    "LtmError",
+    "Memory",
+    "MemoryHit",
+    "MemoryType",
+    "NewMemory",
+    "Relationship",
+    "RelationshipType",
+    "SchemaOutdated",
+    "SocialContext",
+    "SourceType",
+    "SpatialContext",
+    "TechnicalContext",
+    "TemporalContext",
+    "Unavailable",
+    "add_memory",
+    "archive_memory",
+    "connect",
+    "delete_memory",
+    "get_analytics",
+    "get_memories",
+    "get_memory",
+    "get_relationships",
+    "record_access",
+    "relate",
+    "restore_memory",
+    "search_memories",
+    "unrelate",
+    "update_importance",
+    "update_memory",
+]

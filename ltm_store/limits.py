@@ -1,0 +1,23 @@
+"""The largest values that are stored. The schema's CHECKs enforce the same ones."""
+
+from typing import Final
+
+USER_ID: Final = 2**53 - 1
+EXTERNAL_ID_CHARS: Final = 255
+MEMORY_ID: Final = 2**63 - 1
+CONTENT_BYTES: Final = 1024 * 1024
+SEARCHED_CHARS: Final = 200_000
+TAGS: Final = 100
+TAG_CHARS: Final = 100
+JSON_BYTES: Final = 256 * 1024
+JSON_DEPTH: Final = 32
+CONTEXT_LEAVES: Final = 200
+CONTEXT_KEY_CHARS: Final = 100
+WORD_CHARS: Final = 50  # memory_type, source_type, relationship_type, created_by, context_type
+CATEGORY_CHARS: Final = 100
+SOURCE_ID_CHARS: Final = 255
+IDEMPOTENCY_KEY_CHARS: Final = 255
+NOTE_CHARS: Final = 10_000  # reasons, descriptions, access contexts, recorded queries
+RELATED: Final = 1_000  # related memories of one add
+LISTED: Final = 10_000  # ids of one call, relationships of one memory
+HITS: Final = 1_000

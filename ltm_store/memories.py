@@ -1,0 +1,349 @@
+"""Adding, reading, searching, changing and deleting memories."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import TypedDict, Unpack
+
+from pydantic import JsonValue
+
+from ltm_store import limits
+from ltm_store.contexts import EnhancedContext, store_context
+from ltm_store.errors import Conflict, InvalidMemory
+from ltm_store.execute import Executor, fetch_many, fetch_one, fetch_value, internal_id, track
+from ltm_store.models import Filters, Memory, MemoryChanges, MemoryHit, NewMemory
+from ltm_store.values import UserId, dump_json, memory_number, moment
+
+_log = logging.getLogger(__name__)
+
+
+class Changes(TypedDict, total=False):
+    """The fields that update_memory can change."""
+
+    content: str
+    tags: Iterable[str] | None
+    importance_score: int
+    confidence_score: float
+    context: str | None
+    enhanced_context: EnhancedContext | Mapping[str, object] | None
+    memory_type: str | None
+    category: str | None
+    source_type: str | None
+    source_id: str | None
+    source_position: int | None
+    created_by: str | None
+    metadata: Mapping[str, JsonValue] | None
+    parent_memory_id: int | None
+    expires_at: datetime | None
+
+
+def _json(value: object) -> str | None:
+    return None if value is None else dump_json(value)
+
+
+def _context_arguments(context: EnhancedContext | None) -> tuple[object, ...]:
+    """The JSON object's text, then the four columns of the rows."""
+    if context is None:
+        return None, None, None, None, None
+    text, rows = store_context(context)
+    return text, *([row[i] for row in rows] for i in range(4))
+
+
+async def add_memory(
+    db: Executor,
+    user_id: UserId,
+    content: str,
+    *,
+    tags: Iterable[str] = (),
+    importance_score: int = 5,
+    confidence_score: float = 1.0,
+    context: str | None = None,
+    enhanced_context: EnhancedContext | Mapping[str, object] | None = None,
+    memory_type: str | None = None,
+    category: str | None = None,
+    source_type: str | None = None,
+    source_id: str | None = None,
+    source_position: int | None = None,
+    created_by: str | None = "system",
+    metadata: Mapping[str, JsonValue] | None = None,
+    related_memory_ids: Iterable[int] = (),
+    parent_memory_id: int | None = None,
+    created_at: datetime | None = None,
+    expires_at: datetime | None = None,
+    idempotency_key: str | None = None,
+) -> Memory:
+    """Store a memory with its contexts, tags and relationships, all or nothing, and return it.
+
+    With an idempotency_key that the user has used before, the memory stored then comes back
+    unchanged with outcome "existing"; otherwise outcome is "created". related_memory_ids become
+    relationships of type "related" and strength 0.5. Raises InvalidMemory naming the field that
+    is refused, among them related and parent memories that this user does not have.
+    """
+    given = dict(locals())
+    new = NewMemory.checked({name: given[name] for name in NewMemory.model_fields})
+    now = moment(None)
+    context_data, *context_columns = _context_arguments(new.enhanced_context)
+    user = await internal_id(db, user_id, create=True)
+    try:
+        memory = await fetch_one(
+            db,
+            "add_memory",
+            Memory,
+            user,
+            now,
+            new.content,
+            dump_json(new.tags),
+            new.memory_type,
+            new.category,
+            new.importance_score,
+            new.confidence_score,
+            new.context,
+            context_data,
+            new.source_type,
+            new.source_id,
+            new.source_position,
+            new.created_by,
+            new.created_at or now,
+            new.parent_memory_id,
+            _json(new.metadata),
+            new.expires_at,
+            new.idempotency_key,
+            list(new.tags) or None,
+            list(new.related_memory_ids) or None,
+            *context_columns,
+            repeat=new.idempotency_key is not None,
+        )
+    except InvalidMemory as error:
+        if error.field != "target_memory_id":
+            raise
+        raise InvalidMemory("related_memory_ids", error.rule) from None
+    if memory is None:
+        raise AssertionError("add_memory returns a row or raises")
+    if memory.outcome == "existing" and memory.content != new.content:
+        _log.warning("memory %d has this idempotency_key and another content", memory.id)
+    return memory
+
+
+async def get_memory(
+    db: Executor,
+    user_id: UserId,
+    memory_id: int,
+    *,
+    include_relationships: bool = False,
+    as_of: datetime | None = None,
+    access_context: str | None = None,
+) -> Memory | None:
+    """One memory with its context and tags, archived or not; None when missing or expired.
+
+    as_of is the moment that dynamic_importance and expiry are for. Tracked as a "direct" access,
+    with access_context as the caller's words on it.
+    """
+    number, now = memory_number(memory_id), moment(as_of)
+    user = await internal_id(db, user_id)
+    if user is None:
+        return None
+    memory = await fetch_one(
+        db, "get_memory", Memory, user, number, now, limits.LISTED, include_relationships
+    )
+    if memory is not None:
+        await track(db, user, [memory.id], "direct", context=access_context)
+    return memory
+
+
+async def get_memories(db: Executor, user_id: UserId, memory_ids: Sequence[int]) -> list[Memory]:
+    """Memories in the order of the ids asked for, archived or not; missing ones are left out.
+
+    Tracked as "direct" accesses. Raises InvalidMemory for more than 10,000 ids.
+    """
+    numbers = [memory_number(memory_id, "memory_ids") for memory_id in memory_ids]
+    if len(numbers) > limits.LISTED:
+        raise InvalidMemory("memory_ids", f"more than {limits.LISTED} ids")
+    user = await internal_id(db, user_id)
+    if user is None:
+        return []
+    found = await fetch_many(db, "get_memories", Memory, user, numbers, moment(None))
+    await track(db, user, [memory.id for memory in found], "direct")
+    return found
+
+
+async def search_memories(
+    db: Executor,
+    user_id: UserId,
+    query: str | None = None,
+    *,
+    memory_type: str | None = None,
+    category: str | None = None,
+    tags: Iterable[str] | None = None,
+    tags_any: Iterable[str] | None = None,
+    source_type: str | None = None,
+    source_id: str | None = None,
+    context_data: EnhancedContext | Mapping[str, object] | None = None,
+    metadata: Mapping[str, JsonValue] | None = None,
+    min_importance: int | None = None,
+    min_confidence: float | None = None,
+    created_after: datetime | None = None,
+    created_before: datetime | None = None,
+    accessed_after: datetime | None = None,
+    include_archived: bool = False,
+    include_context: bool = True,
+    importance_weight: float = 0.1,
+    limit: int = 10,
+    as_of: datetime | None = None,
+) -> list[MemoryHit]:
+    """The memories that pass every filter, best first: by live importance, or by the query.
+
+    With a query, hits share at least one of its words (stop words aside) and are ordered by
+    score. A blank query is none; one of stop words alone finds nothing.
+
+    tags: all of them, tags_any: at least one, in any letter case. context_data and metadata:
+    contained in the memory's JSON. min_importance: of the base importance_score. created_after
+    and accessed_after include their moment, created_before does not. limit: 1 .. 1000. as_of is
+    the moment that dynamic importance and expiry are for. Tracked as "search" accesses.
+
+    Raises InvalidMemory naming the argument that is refused.
+    """
+    given = dict(locals())
+    filters = Filters.checked({name: given[name] for name in Filters.model_fields})
+    now = moment(as_of)
+    user = await internal_id(db, user_id)
+    if user is None:
+        return []
+    hits = await fetch_many(
+        db,
+        "search_memories",
+        MemoryHit,
+        user,
+        now,
+        filters.limit,
+        filters.importance_weight,
+        filters.include_context,
+        filters.memory_type,
+        filters.category,
+        filters.source_type,
+        filters.min_importance,
+        filters.min_confidence,
+        filters.created_after,
+        filters.created_before,
+        filters.accessed_after,
+        _json(filters.metadata),
+        filters.source_id,
+        filters.tags or None,
+        filters.tags_any or None,
+        _json(filters.context_data),
+        filters.query,
+        limits.SEARCHED_CHARS,
+        filters.include_archived,
+    )
+    await track(db, user, [hit.id for hit in hits], "search", query=filters.query)
+    return hits
+
+
+async def update_memory(
+    db: Executor,
+    user_id: UserId,
+    memory_id: int,
+    *,
+    expected_version: int | None = None,
+    **fields: Unpack[Changes],
+) -> Memory | None:
+    """Change the given fields of a memory and return it; None when there is none.
+
+    A field that is left out stays, None clears one. tags and enhanced_context replace what was
+    there, metadata merges its top-level keys into it. Raises Conflict carrying the memory as it
+    is now when it is not at expected_version, InvalidMemory naming the field that is refused.
+    """
+    return await _change(db, user_id, memory_id, MemoryChanges.checked(fields), expected_version)
+
+
+async def _change(
+    db: Executor,
+    user_id: UserId,
+    memory_id: int,
+    changes: MemoryChanges,
+    expected_version: int | None = None,
+) -> Memory | None:
+    given = changes.model_fields_set
+    number = memory_number(memory_id)
+    if expected_version is not None:
+        memory_number(expected_version, "expected_version")
+    now = moment(None)
+    context_arguments = _context_arguments(changes.enhanced_context)
+    user = await internal_id(db, user_id)
+    if user is None:
+        return None
+    retagged = "tags" in given
+    memory = await fetch_one(
+        db,
+        "update_memory",
+        Memory,
+        user,
+        number,
+        now,
+        expected_version,
+        list(given),
+        changes.content if "content" in given else None,
+        changes.importance_score if "importance_score" in given else None,
+        changes.confidence_score if "confidence_score" in given else None,
+        changes.context,
+        changes.memory_type,
+        changes.category,
+        changes.source_type,
+        changes.source_id,
+        changes.source_position,
+        changes.created_by,
+        _json(changes.metadata),
+        changes.parent_memory_id,
+        changes.expires_at,
+        changes.is_archived if "is_archived" in given else None,
+        changes.archive_reason,
+        dump_json(changes.tags) if retagged else None,
+        list(changes.tags) if retagged else None,
+        *context_arguments,
+        "enhanced_context" in given,
+    )
+    if memory is None and expected_version is not None:
+        current = await fetch_one(db, "get_memory", Memory, user, number, now, limits.LISTED, False)
+        if current is not None:
+            raise Conflict(current)
+    return memory
+
+
+async def update_importance(
+    db: Executor, user_id: UserId, memory_id: int, importance_score: int
+) -> Memory | None:
+    """Set the base importance, 1 .. 10, of a memory and return it; None when there is none."""
+    changes = MemoryChanges.checked({"importance_score": importance_score})
+    return await _change(db, user_id, memory_id, changes)
+
+
+async def archive_memory(
+    db: Executor, user_id: UserId, memory_id: int, *, reason: str | None = None
+) -> Memory | None:
+    """Put a memory away: searches leave it out, reads by id do not. None when there is none.
+
+    Repeatable; a repetition without a reason keeps the first one.
+    """
+    fields: dict[str, object] = {"is_archived": True}
+    if reason is not None:
+        fields["archive_reason"] = reason
+    return await _change(db, user_id, memory_id, MemoryChanges.checked(fields))
+
+
+async def restore_memory(db: Executor, user_id: UserId, memory_id: int) -> Memory | None:
+    """Take a memory out of the archive and drop the reason; None when there is none. Repeatable."""
+    changes = MemoryChanges.checked({"is_archived": False, "archive_reason": None})
+    return await _change(db, user_id, memory_id, changes)
+
+
+async def delete_memory(db: Executor, user_id: UserId, memory_id: int) -> bool:
+    """Delete a memory and all that hangs on it; tell whether there was one.
+
+    Its children lose their parent, and the memories that it was related to no longer mention it.
+    """
+    number = memory_number(memory_id)
+    user = await internal_id(db, user_id)
+    if user is None:
+        return False
+    return await fetch_value(db, "delete_memory", user, number, moment(None)) is not None

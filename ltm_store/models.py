@@ -1,0 +1,334 @@
+"""The frozen models that callers hand in and get back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Json,
+    JsonValue,
+    StrictBool,
+    ValidationError,
+)
+from pydantic_core import from_json
+
+from ltm_store import limits
+from ltm_store.contexts import EnhancedContext, read_context
+from ltm_store.errors import InvalidMemory
+from ltm_store.values import (
+    Category,
+    Content,
+    Fraction,
+    IdempotencyKey,
+    Int32,
+    JsonObject,
+    LongText,
+    MemoryId,
+    Moment,
+    Note,
+    Score,
+    SourceId,
+    Tags,
+    Text,
+    Word,
+)
+
+
+class MemoryType(StrEnum):
+    """What kind of memory it is; any other string of at most 50 characters is accepted too."""
+
+    PREFERENCE = "preference"
+    INSIGHT = "insight"
+    PATTERN = "pattern"
+    FACT = "fact"
+    GOAL = "goal"
+    HABIT = "habit"
+    ROUTINE = "routine"
+    RELATIONSHIP = "relationship"
+    SKILL = "skill"
+    KNOWLEDGE = "knowledge"
+
+
+class SourceType(StrEnum):
+    """Where a memory came from; any other string of at most 50 characters is accepted too."""
+
+    CONVERSATION = "conversation"
+    TOOL_USAGE = "tool_usage"
+    MANUAL = "manual"
+    PATTERN_DETECTION = "pattern_detection"
+    AUTOMATED = "automated"
+    IMPORT = "import"
+
+
+class RelationshipType(StrEnum):
+    """How two memories relate; any other string of at most 50 characters is accepted too."""
+
+    SIMILAR = "similar"
+    RELATED = "related"
+    OPPOSITE = "opposite"
+    PREREQUISITE = "prerequisite"
+    FOLLOWS = "follows"
+    PART_OF = "part_of"
+    CAUSES = "causes"
+    CONTRADICTS = "contradicts"
+    SUPERSEDES = "supersedes"
+
+
+def _unique_ids(ids: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(ids))
+
+
+class Arguments(BaseModel):
+    """A group of arguments; `checked` turns what pydantic finds into an InvalidMemory."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    @classmethod
+    def checked(cls, arguments: Mapping[str, object]) -> Self:
+        """The validated arguments. Raises InvalidMemory naming the first refused field."""
+        try:
+            return cls.model_validate(arguments)
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_context=False, include_url=False)[0]
+            field = ".".join(str(part)[:100] for part in first["loc"]) or "memory"
+            raise InvalidMemory(field, first["msg"].removeprefix("Value error, ")) from None
+
+
+class _Attributes(Arguments):
+    """What can be given at an add, changed by an update and cleared with None."""
+
+    context: LongText | None = None
+    enhanced_context: EnhancedContext | None = None
+    memory_type: Word | None = None
+    category: Category | None = None
+    source_type: Word | None = None
+    source_id: SourceId | None = None
+    source_position: Int32 | None = None
+    created_by: Word | None = "system"
+    metadata: JsonObject | None = None
+    parent_memory_id: MemoryId | None = None
+    expires_at: Moment | None = None
+
+
+class NewMemory(_Attributes):
+    """A memory to add: the keywords of add_memory."""
+
+    content: Content
+    tags: Tags = ()
+    importance_score: Score = 5
+    confidence_score: Fraction = 1.0
+    related_memory_ids: Annotated[
+        tuple[MemoryId, ...], Field(max_length=limits.RELATED), AfterValidator(_unique_ids)
+    ] = ()
+    created_at: Moment | None = None
+    idempotency_key: IdempotencyKey | None = None
+
+
+class MemoryChanges(_Attributes):
+    """What an update changes: the fields in model_fields_set. Defaults mean nothing."""
+
+    content: Content = ""
+    tags: Annotated[Tags, BeforeValidator(lambda tags: () if tags is None else tags)] = ()
+    importance_score: Score = 1
+    confidence_score: Fraction = 1.0
+    is_archived: StrictBool = False
+    archive_reason: Note | None = None
+
+
+class Filters(Arguments):
+    """What a search may be narrowed by, and how it is ranked."""
+
+    query: (
+        Annotated[Text, AfterValidator(lambda query: query if query.strip() else None)] | None
+    ) = None
+    memory_type: Word | None = None
+    category: Category | None = None
+    tags: Tags | None = None
+    tags_any: Tags | None = None
+    source_type: Word | None = None
+    source_id: SourceId | None = None
+    context_data: (
+        Annotated[
+            JsonObject,
+            BeforeValidator(
+                lambda part: part.stored() if isinstance(part, EnhancedContext) else part
+            ),
+        ]
+        | None
+    ) = None
+    metadata: JsonObject | None = None
+    min_importance: Int32 | None = None
+    min_confidence: Fraction | None = None
+    created_after: Moment | None = None
+    created_before: Moment | None = None
+    accessed_after: Moment | None = None
+    include_archived: StrictBool = False
+    include_context: StrictBool = True
+    importance_weight: Annotated[float, Field(strict=True, ge=0, le=100)] = 0.1
+    limit: Annotated[int, Field(strict=True, ge=1, le=limits.HITS)] = 10
+
+
+class RelationshipDetails(Arguments):
+    """What relate writes."""
+
+    relationship_type: Word = "related"
+    strength: Fraction = 1.0
+    description: Note | None = None
+
+
+class AccessDetails(Arguments):
+    """What is recorded of an access."""
+
+    memory_ids: Annotated[tuple[MemoryId, ...], Field(max_length=limits.LISTED)]
+    access_method: Word = "direct"
+    access_context: Note | None = None
+    user_query: Annotated[Text, AfterValidator(lambda query: query[: limits.NOTE_CHARS])] | None = (
+        None
+    )
+
+
+class Row(BaseModel):
+    """A row of a statement; what an older program left in it is read as well as can be."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class MemorySummary(Row):
+    """The other end of a relationship, or an entry of a ranking."""
+
+    id: int
+    content: str
+    memory_type: str | None
+    importance_score: int
+
+
+class AccessedMemory(MemorySummary):
+    """A summary with how often the memory was recalled."""
+
+    access_count: int
+
+
+class RelatedMemory(MemorySummary):
+    """A summary with how many relationships the memory has."""
+
+    relationship_count: int
+
+
+class Relationship(Row):
+    """A link as seen from one memory: direction "outgoing" when that memory is the source."""
+
+    id: int
+    source_memory_id: int
+    target_memory_id: int
+    direction: Literal["outgoing", "incoming"]
+    relationship_type: str
+    strength: float
+    description: str | None
+    created_at: Moment | None
+    related_memory: Annotated[MemorySummary, BeforeValidator(lambda row: _parsed(row))]
+
+
+def _parsed(value: object) -> object:
+    """JSON text of a row as Python values; values that a caller hands in as they are."""
+    return from_json(value) if isinstance(value, str) else value
+
+
+def _stored_tags(value: object) -> object:
+    """Tags of a row: a JSON array, or whatever an older program wrote in its place."""
+    tags = _parsed(value)
+    if tags is None:
+        return ()
+    if not isinstance(tags, list | tuple):
+        tags = (tags,)
+    return tuple(tag if isinstance(tag, str) else str(tag) for tag in tags if tag is not None)
+
+
+def _stored_ids(value: object) -> object:
+    ids = _parsed(value)
+    return tuple(i for i in ids if type(i) is int) if isinstance(ids, list | tuple) else ()
+
+
+def _stored_context(value: object) -> object:
+    return read_context(value) if isinstance(value, str) else value
+
+
+class Memory(Row):
+    """A memory as stored. Moments are aware and in UTC.
+
+    `dynamic_importance` is the importance, 0 .. 10, at the moment the call asked for.
+    `enhanced_context` is None when none was stored or the call did not ask for it,
+    `relationships` unless asked for. `outcome` is set by add_memory alone.
+    """
+
+    id: int
+    user_id: int
+    content: str
+    tags: Annotated[tuple[str, ...], BeforeValidator(_stored_tags)]
+    memory_type: str | None
+    category: str | None
+    importance_score: int
+    confidence_score: float
+    importance_rank: int
+    dynamic_importance: float
+    context: str | None
+    enhanced_context: Annotated[EnhancedContext | None, BeforeValidator(_stored_context)]
+    source_type: str | None
+    source_id: str | None
+    source_position: int | None
+    created_by: str | None
+    created_at: datetime | None
+    last_accessed: datetime | None
+    last_modified: datetime | None
+    access_count: int
+    last_access_context: str | None
+    related_memory_ids: Annotated[tuple[int, ...], BeforeValidator(_stored_ids)]
+    parent_memory_id: int | None
+    metadata: Annotated[JsonValue, BeforeValidator(_parsed)]
+    is_archived: bool
+    archive_reason: str | None
+    idempotency_key: str | None
+    version: int
+    expires_at: datetime | None
+    relationships: Annotated[tuple[Relationship, ...] | None, BeforeValidator(_parsed)] = None
+    outcome: Literal["created", "existing"] | None = None
+
+
+class MemoryHit(Memory):
+    """A memory that a search found, and why.
+
+    score = text_score * boost, boost = 1 + importance_weight * dynamic_importance / 10. Without a
+    query, text_score is 0, the score is the dynamic importance and matched_terms is empty.
+    """
+
+    score: float
+    boost: float
+    text_score: float = 0.0
+    matched_terms: tuple[str, ...] = ()
+
+
+class Analytics(Row):
+    """Figures over all memories of a user that have not expired, archived ones included.
+
+    Distributions map a name to a count, most frequent first; memories without a type or category
+    count as "unknown". growth_by_month maps "2026-03" to the memories created in that month, oldest
+    first. Averages are None for a user without memories.
+    """
+
+    total_memories: int
+    archived_memories: int
+    type_distribution: Json[dict[str, int]]
+    category_distribution: Json[dict[str, int]]
+    average_importance: float | None
+    average_dynamic_importance: float | None
+    most_accessed_memories: Json[tuple[AccessedMemory, ...]]
+    most_related_memories: Json[tuple[RelatedMemory, ...]]
+    tag_distribution: Json[dict[str, int]]
+    growth_by_month: Json[dict[str, int]]

@@ -1,0 +1,19 @@
+"""Where the .sql files are: inside the installed package, or beside it in a checkout."""
+
+from pathlib import Path
+
+_PACKAGE = Path(__file__).parent
+
+
+def resource_dir(name: str) -> Path:
+    """The folder "sql" or "migrations" as a real path."""
+    for parent in (_PACKAGE, _PACKAGE.parent):
+        if (parent / name).is_dir():
+            return parent / name
+    raise FileNotFoundError(f"the package lacks its folder {name}/")
+
+
+def migration_ids() -> list[str]:
+    """The ids of this version's migrations in the order in which they apply."""
+    files = resource_dir("migrations").glob("[0-9]*.sql")
+    return sorted(file.stem for file in files if not file.name.endswith(".rollback.sql"))

@@ -1,0 +1,166 @@
+"""The named statements of sql/*.sql, and their shapes.
+
+A file holds blocks that begin with a header:
+
+    -- name: get_memory(user_id bigint, memory_id bigint, related flag) :one Memory
+    -- What it means, in one line.
+
+A long header goes on in comment lines up to its kind: :one (a row or None), :many (rows) or :exec
+(no rows). The parameters stand in the order of `$1, $2, ...`; a `flag`, which comes last, chooses
+lines and is not sent.
+
+A line that ends in `-- if tags` is left out when `tags` is None or false, one in `-- if not tags`
+when it is given; on a line of its own the condition holds up to `-- end if`. The placeholders
+that remain are numbered anew, so that a shape has no parameter without a type.
+
+A block headed `-- columns: memory` is a SELECT whose column list replaces `m.*,  -- columns:
+memory` in the statements: the files stay valid SQL, and every statement names its columns.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import takewhile
+
+from ltm_store.resources import resource_dir
+
+_HEADER = re.compile(
+    r"-- name: (?P<name>\w+)\((?P<parameters>[^)]*)\) "
+    r":(?P<kind>one|many|exec)(?: (?P<model>\w+))?\n"
+    r"-- (?P<meaning>.+)\n(?P<notes>(?:--.*\n)*)"
+)
+_BLOCK = re.compile(r"^(?=-- (?:name|columns): )", re.MULTILINE)
+_STAR = re.compile(r"^\s*\w\.\*(?P<comma>,?)  -- columns: (?P<name>\w+)$")
+_CONDITION = re.compile(r"\s*-- if (?P<negated>not )?(?P<name>\w+)$")
+_END = "-- end if"
+_WRITE = re.compile(r"\b(INSERT|UPDATE|DELETE)\b")
+_PLACEHOLDER = re.compile(r"\$(\d+)")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One text of a statement as the server sees it, and which arguments it takes."""
+
+    sql: str
+    positions: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One named statement: its parameters as (name, type), and the lines of its text."""
+
+    name: str
+    file: str
+    kind: str
+    model: str | None
+    parameters: tuple[tuple[str, str], ...]
+    meaning: str
+    lines: tuple[str, ...]
+    all_users: bool
+    only_reads: bool = field(init=False)
+    conditions: tuple[int, ...] = field(init=False)  # positions of the arguments that choose lines
+    _shapes: dict[tuple[bool, ...], Shape] = field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        names = [name for name, _ in self.parameters]
+        used = {match["name"] for match in map(_CONDITION.search, self.lines) if match}
+        if unknown := used.difference(names):
+            raise ValueError(f"{self.name}: unknown condition {sorted(unknown)}")
+        conditions = tuple(i for i, name in enumerate(names) if name in used)
+        object.__setattr__(self, "conditions", conditions)
+        only_reads = not any(map(_WRITE.search, self.lines))
+        object.__setattr__(self, "only_reads", only_reads)
+
+    def shape(self, given: tuple[bool, ...]) -> Shape:
+        """The text for the conditions that are given, in the order of `conditions`."""
+        found = self._shapes.get(given)
+        if found is None:
+            found = self._shapes[given] = self._shaped(given)
+        return found
+
+    def _shaped(self, given: tuple[bool, ...]) -> Shape:
+        chosen = {self.parameters[i][0]: on for i, on in zip(self.conditions, given, strict=True)}
+        kept = []
+        skipping = False
+        for line in self.lines:
+            if line == _END:
+                skipping = False
+                continue
+            condition = _CONDITION.search(line)
+            left_out = condition and chosen[condition["name"]] is bool(condition["negated"])
+            if condition and condition.start() == 0:
+                skipping = bool(left_out)
+            elif not (skipping or left_out):
+                kept.append(line[: condition.start()] if condition else line)
+        text = "\n".join(kept)
+        numbers = sorted({int(number) for number in _PLACEHOLDER.findall(text)})
+        dense = {old: new for new, old in enumerate(numbers, 1)}
+        sql = _PLACEHOLDER.sub(lambda match: f"${dense[int(match[1])]}", text)
+        return Shape(sql, tuple(number - 1 for number in numbers))
+
+    def bind(self, arguments: Sequence[object]) -> tuple[str, list[object]]:
+        """The text for these arguments, given in the header's order, and those that it takes."""
+        shape = self.shape(
+            tuple([arguments[i] is not None and arguments[i] is not False for i in self.conditions])
+        )
+        return shape.sql, [arguments[i] for i in shape.positions]
+
+
+def _columns(block: str) -> tuple[str, list[str]]:
+    """The name of a shared column list, and its lines."""
+    header, select, *lines = block.splitlines()
+    name = header.removeprefix("-- columns: ")
+    if select != "SELECT":
+        raise ValueError(f"the columns {name} are not a SELECT")
+    return name, list(takewhile(lambda line: not line.startswith("FROM "), lines))
+
+
+def _statement(file: str, block: str, columns: Mapping[str, list[str]]) -> Statement:
+    header = _HEADER.match(block)
+    if header is None:
+        raise ValueError(f"{file}.sql: not a statement header: {block[:60]}")
+    body: list[str] = []
+    for line in block[header.end() :].rstrip().removesuffix(";").splitlines():
+        if star := _STAR.match(line):
+            *first, last = columns[star["name"]]
+            body += [*first, last + star["comma"]]
+        else:
+            body.append(line)
+    parameters = header["parameters"].replace("\n--", " ").split(",")
+    return Statement(
+        name=header["name"],
+        file=file,
+        kind=header["kind"],
+        model=header["model"],
+        parameters=tuple(_parameter(text.strip()) for text in parameters if text.strip()),
+        meaning=header["meaning"],
+        lines=tuple(body),
+        all_users="-- scope: all users" in header["notes"],
+    )
+
+
+def _parameter(text: str) -> tuple[str, str]:
+    name, _, type_ = text.partition(" ")
+    return name, type_
+
+
+@cache
+def statements() -> dict[str, Statement]:
+    """Every statement by its name."""
+    blocks = [
+        (path.stem, block)
+        for path in sorted(resource_dir("sql").glob("*.sql"))
+        for block in _BLOCK.split(path.read_text(encoding="utf-8"))[1:]
+    ]
+    columns = dict(_columns(block) for _, block in blocks if block.startswith("-- columns: "))
+    found: dict[str, Statement] = {}
+    for file, block in blocks:
+        if block.startswith("-- name: "):
+            statement = _statement(file, block, columns)
+            if statement.name in found:
+                raise ValueError(f"two statements are named {statement.name}")
+            found[statement.name] = statement
+    return found

@@ -1,0 +1,180 @@
+"""Checks and conversions of single values: texts, moments, user ids, JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import unicodedata
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from enum import Enum
+from typing import Annotated, Any, TypeAlias
+from uuid import UUID
+
+from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, StrictFloat, StrictInt
+
+from ltm_store import limits
+from ltm_store.errors import InvalidMemory
+
+UserId: TypeAlias = int | str | UUID
+"""A user: a number 0 .. 2**53-1, or any other non-empty string or UUID."""
+
+
+def storable(text: str) -> str:
+    """The text itself, unless PostgreSQL cannot hold it."""
+    if "\0" in text:
+        raise ValueError("holds a NUL character")
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError("holds half of a surrogate pair") from None
+    return text
+
+
+def within_content(text: str) -> str:
+    """The text itself, unless its UTF-8 is longer than a memory's content may be."""
+    if len(text) > limits.CONTENT_BYTES or len(text.encode()) > limits.CONTENT_BYTES:
+        raise ValueError(f"longer than {limits.CONTENT_BYTES} bytes of UTF-8")
+    return text
+
+
+def word(value: object) -> object:
+    """The value of an enumeration's member; anything else as it is."""
+    return value.value if isinstance(value, Enum) else value
+
+
+def utc(value: datetime) -> datetime:
+    """The same moment in UTC; a naive one is UTC already."""
+    if value.utcoffset() is None:
+        return value.replace(tzinfo=UTC)
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("outside the years 1 to 9999") from None
+
+
+def _datetime_or_text(value: object) -> object:
+    if not isinstance(value, datetime | str):
+        raise ValueError("should be a datetime or ISO 8601 text")
+    return value
+
+
+Text = Annotated[str, AfterValidator(storable)]
+Content = Annotated[Text, Field(min_length=1), AfterValidator(within_content)]
+LongText = Annotated[Text, AfterValidator(within_content)]
+Note = Annotated[Text, Field(max_length=limits.NOTE_CHARS)]
+Word = Annotated[Text, Field(min_length=1, max_length=limits.WORD_CHARS), BeforeValidator(word)]
+Fraction = Annotated[StrictFloat, Field(ge=0, le=1, allow_inf_nan=False)]
+Finite = Annotated[StrictFloat, Field(allow_inf_nan=False)]
+Score = Annotated[StrictInt, Field(ge=1, le=10)]
+MemoryId = Annotated[StrictInt, Field(ge=-limits.MEMORY_ID, le=limits.MEMORY_ID)]
+Int32 = Annotated[StrictInt, Field(ge=-(2**31), le=2**31 - 1)]
+Category = Annotated[Text, Field(max_length=limits.CATEGORY_CHARS)]
+SourceId = Annotated[Text, Field(max_length=limits.SOURCE_ID_CHARS)]
+IdempotencyKey = Annotated[Text, Field(min_length=1, max_length=limits.IDEMPOTENCY_KEY_CHARS)]
+Moment = Annotated[datetime, BeforeValidator(_datetime_or_text), AfterValidator(utc)]
+
+
+def unique_tags(tags: Iterable[str]) -> tuple[str, ...]:
+    """Tags in NFC without outer white space, the first of each spelling in any letter case."""
+    found: dict[str, str] = {}
+    for tag in tags:
+        name = unicodedata.normalize("NFC", tag).strip()
+        if not name:
+            raise ValueError("a tag is empty")
+        if len(name) > limits.TAG_CHARS:
+            raise ValueError(f"a tag is longer than {limits.TAG_CHARS} characters")
+        found.setdefault("".join(letter.lower()[0] for letter in name), name)
+    if len(found) > limits.TAGS:
+        raise ValueError(f"more than {limits.TAGS} tags")
+    return tuple(found.values())
+
+
+Tags = Annotated[tuple[Text, ...], AfterValidator(unique_tags)]
+
+
+def _check_json(value: object, depth: int) -> object:
+    """The value as JSON will hold it; whole floats as integers, which jsonb hands back exactly."""
+    match value:
+        case str():
+            return storable(value)
+        case bool() | int() | None:
+            return value
+        case float():
+            if not math.isfinite(value):
+                raise ValueError("holds a number that is not finite")
+            return int(value) if abs(value) >= 2**53 else value
+        case Mapping() | list() | tuple():
+            if depth == limits.JSON_DEPTH:
+                raise ValueError(f"nested deeper than {limits.JSON_DEPTH}")
+            if not isinstance(value, Mapping):
+                return [_check_json(item, depth + 1) for item in value]
+            if not all(isinstance(key, str) for key in value):
+                raise ValueError("holds a key that is not text")
+            return {storable(key): _check_json(item, depth + 1) for key, item in value.items()}
+        case _:
+            raise ValueError(f"holds a {type(value).__name__}, which JSON cannot")
+
+
+def checked_json(value: Any) -> Any:
+    """The value, if it is JSON within the limits of depth and size."""
+    checked = _check_json(value, 0)
+    if len(dump_json(checked).encode()) > limits.JSON_BYTES:
+        raise ValueError(f"longer than {limits.JSON_BYTES} bytes as JSON")
+    return checked
+
+
+JsonObject = Annotated[dict[str, JsonValue], BeforeValidator(checked_json)]
+
+
+def dump_json(value: object) -> str:
+    """JSON text as statements take it."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def moment(value: datetime | None, field: str = "as_of") -> datetime:
+    """The moment in UTC; None is now."""
+    if value is None:
+        return datetime.now(UTC)
+    if not isinstance(value, datetime):
+        raise InvalidMemory(field, "should be a datetime")
+    try:
+        return utc(value)
+    except ValueError as error:
+        raise InvalidMemory(field, str(error)) from None
+
+
+def known_user(user_id: UserId) -> int | str:
+    """The application's own number of a user, or the external id to look up."""
+    match user_id:
+        case bool():
+            pass
+        case int():
+            if 0 <= user_id <= limits.USER_ID:
+                return int(user_id)
+            raise InvalidMemory("user_id", f"should be 0 to {limits.USER_ID}")
+        case UUID():
+            return str(user_id)
+        case str():
+            if user_id.isascii() and user_id.isdigit() and len(user_id) <= len(str(limits.USER_ID)):
+                number = int(user_id)
+                if str(number) == user_id and number <= limits.USER_ID:
+                    return number
+            name = unicodedata.normalize("NFC", user_id)
+            if not 1 <= len(name) <= limits.EXTERNAL_ID_CHARS:
+                raise InvalidMemory(
+                    "user_id", f"should have 1 to {limits.EXTERNAL_ID_CHARS} characters"
+                )
+            try:
+                return storable(name)
+            except ValueError as error:
+                raise InvalidMemory("user_id", str(error)) from None
+    raise InvalidMemory("user_id", "should be a number, a string or a UUID")
+
+
+def memory_number(value: int, field: str = "memory_id") -> int:
+    """The id itself. Raises InvalidMemory unless it is a whole number that a bigint holds."""
+    if type(value) is not int or abs(value) > limits.MEMORY_ID:
+        raise InvalidMemory(field, "should be the id of a memory")
+    return value

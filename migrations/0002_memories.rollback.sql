@@ -1,0 +1,3 @@
+DROP TABLE ltm_memories;
+
+DROP TABLE ltm_external_users;

@@ -1,0 +1,148 @@
+-- Figures over all memories of a user.
+
+-- name: get_analytics(user_id bigint, as_of timestamptz, row_limit bigint) :one Analytics
+-- Totals, distributions, averages and rankings in one pass over the user's memories.
+WITH memories AS MATERIALIZED (
+    SELECT
+        m.id,
+        m.importance_rank,
+        m.is_archived,
+        m.tags,
+        coalesce(m.memory_type, 'unknown') AS memory_type,
+        coalesce(m.category, 'unknown') AS category,
+        coalesce(m.importance_score, 1) AS importance_score,
+        coalesce(m.access_count, 0) AS access_count,
+        date_trunc('month', m.created_at) AS month
+    FROM ltm_memories AS m
+    WHERE m.user_id = $1 AND (m.expires_at IS NULL OR m.expires_at > $2)
+),
+
+totals AS (
+    SELECT
+        count(*) AS total_memories,
+        count(*) FILTER (WHERE m.is_archived) AS archived_memories,
+        avg(m.importance_score)::double precision AS average_importance,
+        avg(ltm_dynamic_importance(m.importance_rank, $2)) AS average_dynamic_importance
+    FROM memories AS m
+),
+
+types AS (
+    SELECT
+        json_object_agg(t.memory_type, t.memories ORDER BY t.memories DESC, t.memory_type ASC)
+            AS found
+    FROM (
+        SELECT m.memory_type, count(*) AS memories FROM memories AS m
+        GROUP BY m.memory_type
+    ) AS t
+),
+
+categories AS (
+    SELECT json_object_agg(c.category, c.memories ORDER BY c.memories DESC, c.category ASC) AS found
+    FROM (
+        SELECT m.category, count(*) AS memories FROM memories AS m
+        GROUP BY m.category
+    ) AS c
+),
+
+tags AS (
+    SELECT json_object_agg(t.tag, t.memories ORDER BY t.memories DESC, t.tag ASC) AS found
+    FROM (
+        SELECT
+            e.tag,
+            count(*) AS memories
+        FROM memories AS m
+        CROSS JOIN
+            LATERAL jsonb_array_elements_text(
+                CASE jsonb_typeof(m.tags) WHEN 'array' THEN m.tags ELSE '[]' END
+            ) AS e (tag)
+        GROUP BY e.tag
+    ) AS t
+),
+
+months AS (
+    SELECT json_object_agg(to_char(g.month, 'YYYY-MM'), g.memories ORDER BY g.month) AS found
+    FROM (
+        SELECT
+            m.month,
+            count(*) AS memories
+        FROM memories AS m
+        WHERE m.month IS NOT NULL
+        GROUP BY m.month
+    ) AS g
+),
+
+accessed AS (
+    SELECT
+        m.id,
+        m.access_count
+    FROM memories AS m
+    WHERE m.access_count > 0
+    ORDER BY m.access_count DESC, m.importance_rank DESC, m.id DESC
+    LIMIT $3
+),
+
+most_accessed AS (
+    SELECT json_agg(s) AS found
+    FROM (
+        SELECT
+            m.id,
+            m.content,
+            m.memory_type,
+            a.access_count,
+            coalesce(m.importance_score, 1) AS importance_score
+        FROM accessed AS a
+        INNER JOIN ltm_memories AS m ON m.user_id = $1 AND m.id = a.id
+        ORDER BY a.access_count DESC, m.importance_rank DESC, m.id DESC
+    ) AS s
+),
+
+related AS (
+    SELECT
+        m.id,
+        count(*) AS relationship_count
+    FROM (
+        SELECT r.source_memory_id AS id FROM ltm_memory_relationships AS r
+        WHERE r.user_id = $1
+        UNION ALL
+        SELECT r.target_memory_id AS id FROM ltm_memory_relationships AS r
+        WHERE r.user_id = $1
+    ) AS e
+    INNER JOIN memories AS m ON m.id = e.id
+    GROUP BY m.id
+    ORDER BY count(*) DESC, m.id DESC
+    LIMIT $3
+),
+
+most_related AS (
+    SELECT json_agg(s) AS found
+    FROM (
+        SELECT
+            m.id,
+            m.content,
+            m.memory_type,
+            r.relationship_count,
+            coalesce(m.importance_score, 1) AS importance_score
+        FROM related AS r
+        INNER JOIN ltm_memories AS m ON m.user_id = $1 AND m.id = r.id
+        ORDER BY r.relationship_count DESC, m.id DESC
+    ) AS s
+)
+
+SELECT
+    a.total_memories,
+    a.archived_memories,
+    a.average_importance,
+    a.average_dynamic_importance,
+    coalesce(t.found, '{}')::text AS type_distribution,
+    coalesce(c.found, '{}')::text AS category_distribution,
+    coalesce(g.found, '{}')::text AS tag_distribution,
+    coalesce(w.found, '{}')::text AS growth_by_month,
+    coalesce(x.found, '[]')::text AS most_accessed_memories,
+    coalesce(y.found, '[]')::text AS most_related_memories
+FROM totals AS a
+CROSS JOIN types AS t
+CROSS JOIN categories AS c
+CROSS JOIN tags AS g
+CROSS JOIN months AS w
+CROSS JOIN most_accessed AS x
+CROSS JOIN most_related AS y;

@@ -1,0 +1,377 @@
+-- The memories: one table, ltm_memories, and what is written with it.
+
+-- columns: memory
+SELECT
+    m.id,
+    m.user_id,
+    m.content,
+    m.tags::text AS tags,
+    m.memory_type,
+    m.category,
+    m.importance_rank,
+    m.context,
+    m.source_type,
+    m.source_id,
+    m.source_position,
+    m.created_by,
+    m.last_access_context,
+    m.related_memory_ids::text AS related_memory_ids,
+    m.parent_memory_id,
+    m.memory_metadata::text AS metadata,
+    m.archive_reason,
+    m.idempotency_key,
+    m.version,
+    m.expires_at,
+    coalesce(m.importance_score, 1) AS importance_score,
+    coalesce(m.confidence_score, 1) AS confidence_score,
+    timezone('utc', m.created_at) AS created_at,
+    timezone('utc', m.last_accessed) AS last_accessed,
+    timezone('utc', m.last_modified) AS last_modified,
+    coalesce(m.access_count, 0) AS access_count,
+    m.is_archived IS TRUE AS is_archived
+FROM ltm_memories AS m;
+
+-- name: add_memory(
+--     user_id bigint, now timestamptz, content text, tags text, memory_type text, category text,
+--     importance_score integer, confidence_score double precision, context text, context_data text,
+--     source_type text, source_id text, source_position integer, created_by text,
+--     created_at timestamptz, parent_memory_id bigint, metadata text, expires_at timestamptz,
+--     idempotency_key text, tag_names text[], related_memory_ids bigint[], context_types text[],
+--     context_keys text[], context_values text[], context_confidences double precision[]
+-- ) :one Memory
+-- Store a memory with its contexts, tags and relationships, or find the one with this idempotency key.
+WITH added AS (
+    INSERT INTO ltm_memories AS m (
+        user_id, content, tags, memory_type, category, importance_score, confidence_score, context,
+        context_data, source_type, source_id, source_position, created_by, created_at,
+        last_modified, parent_memory_id, memory_metadata, expires_at, idempotency_key,
+        related_memory_ids, dynamic_importance
+    )
+    VALUES (
+        $1, $3, $4::text::jsonb, $5, $6, $7, $8, $9,
+        $10::text::jsonb, $11, $12, $13, $14, timezone('utc', $15::timestamptz),
+        timezone('utc', $2::timestamptz), $16, $17::text::jsonb, $18, $19, to_jsonb($21::bigint[]),
+        ltm_dynamic_importance(
+            ltm_importance_rank($7, $8, 0, NULL, timezone('utc', $15::timestamptz)), $2
+        )
+    )
+    ON CONFLICT (user_id, idempotency_key) WHERE idempotency_key IS NOT NULL  -- if idempotency_key
+    DO UPDATE SET idempotency_key = excluded.idempotency_key  -- if idempotency_key
+    RETURNING
+        m.*,  -- columns: memory
+        m.context_data::text AS enhanced_context,
+        ltm_dynamic_importance(m.importance_rank, $2) AS dynamic_importance,
+        CASE WHEN m.xmax = 0 THEN 'created' ELSE 'existing' END AS outcome
+),
+
+-- if tag_names
+tagged AS (
+    INSERT INTO ltm_memory_tags (user_id, memory_id, tag_name, first_used, last_used)
+    SELECT
+        $1,
+        a.id,
+        t.tag_name,
+        timezone('utc', $2),
+        timezone('utc', $2)
+    FROM added AS a CROSS JOIN unnest($20::text[]) AS t (tag_name)
+    WHERE a.outcome = 'created'
+    ON CONFLICT DO NOTHING
+),
+-- end if
+
+-- if related_memory_ids
+related AS (
+    INSERT INTO ltm_memory_relationships (
+        user_id, source_memory_id, target_memory_id, relationship_type, strength, created_at
+    )
+    SELECT
+        $1,
+        a.id,
+        r.id,
+        'related',
+        0.5,
+        timezone('utc', $2)
+    FROM added AS a CROSS JOIN unnest($21::bigint[]) AS r (id)
+    WHERE a.outcome = 'created'
+),
+-- end if
+
+described AS (
+    INSERT INTO ltm_contexts (
+        user_id, memory_id, context_type, context_key, context_value, confidence, created_at
+    )
+    SELECT
+        $1,
+        a.id,
+        c.context_type,
+        c.context_key,
+        c.context_value,
+        c.confidence,
+        timezone('utc', $2)
+    FROM
+        added AS a
+    CROSS JOIN
+        unnest($22::text[], $23::text[], $24::text[], $25::double precision[])
+            AS c (context_type, context_key, context_value, confidence)
+    WHERE a.outcome = 'created'
+)
+
+SELECT a.* FROM added AS a;
+
+-- name: get_memory(
+--     user_id bigint, memory_id bigint, as_of timestamptz, row_limit bigint, include_relationships flag
+-- ) :one Memory
+-- One memory, archived or not; on demand with its relationships as a JSON array, strongest first.
+SELECT
+    m.*,  -- columns: memory
+    x.relationships,  -- if include_relationships
+    m.context_data::text AS enhanced_context,
+    ltm_dynamic_importance(m.importance_rank, $3) AS dynamic_importance
+FROM ltm_memories AS m
+-- if include_relationships
+CROSS JOIN
+    LATERAL (
+        SELECT coalesce(json_agg(l), '[]')::text AS relationships
+        FROM (
+            SELECT
+                r.*  -- columns: relationship
+            FROM ltm_memory_relationships AS r
+            INNER JOIN ltm_memories AS o
+                ON
+                    o.user_id = $1
+                    AND o.id = CASE
+                        WHEN r.source_memory_id = $2 THEN r.target_memory_id
+                        ELSE r.source_memory_id
+                    END
+                    AND (o.expires_at IS NULL OR o.expires_at > $3)
+            WHERE r.user_id = $1 AND (r.source_memory_id = $2 OR r.target_memory_id = $2)
+            ORDER BY r.strength DESC NULLS FIRST, r.id ASC
+            LIMIT $4
+        ) AS l
+    ) AS x
+-- end if
+WHERE m.user_id = $1 AND m.id = $2 AND (m.expires_at IS NULL OR m.expires_at > $3);
+
+-- name: get_memories(user_id bigint, memory_ids bigint[], as_of timestamptz) :many Memory
+-- Some memories in the order of the ids asked for, archived or not.
+SELECT
+    m.*,  -- columns: memory
+    m.context_data::text AS enhanced_context,
+    ltm_dynamic_importance(m.importance_rank, $3) AS dynamic_importance
+FROM unnest($2::bigint[]) WITH ORDINALITY AS a (id, place)
+INNER JOIN ltm_memories AS m ON m.user_id = $1 AND m.id = a.id
+WHERE m.expires_at IS NULL OR m.expires_at > $3
+ORDER BY a.place
+LIMIT cardinality($2);
+
+-- name: search_memories(
+--     user_id bigint, as_of timestamptz, row_limit bigint, importance_weight double precision,
+--     include_context boolean, memory_type text, category text, source_type text,
+--     min_importance integer, min_confidence double precision, created_after timestamptz,
+--     created_before timestamptz, accessed_after timestamptz, metadata text, source_id text,
+--     tags text[], tags_any text[], context_data text, query text, searched_chars integer,
+--     include_archived flag
+-- ) :many MemoryHit
+-- Memories by live importance; with a query those that share words with it, by the share of its words.
+SELECT
+    m.*,  -- columns: memory
+    CASE WHEN $5 THEN m.context_data::text END AS enhanced_context,
+    d.dynamic_importance,
+    t.text_score,  -- if query
+    t.matched_terms,  -- if query
+    t.text_score * (1 + $4 * d.dynamic_importance / 10) AS score,  -- if query
+    d.dynamic_importance AS score,  -- if not query
+    1 + $4 * d.dynamic_importance / 10 AS boost
+FROM ltm_memories AS m
+CROSS JOIN
+    LATERAL (
+        SELECT ltm_dynamic_importance(m.importance_rank, $2) AS dynamic_importance
+    ) AS d
+-- if query
+CROSS JOIN to_tsvector('english', $19) AS q
+CROSS JOIN
+    LATERAL (
+        SELECT
+            array_agg(w.lexeme ORDER BY w.lexeme) AS matched_terms,
+            count(*)::double precision / length(q) AS text_score
+        FROM unnest(to_tsvector('english', concat_ws(' ', left(m.content, $20), m.tags))) AS w
+        INNER JOIN unnest(q) AS a ON a.lexeme = w.lexeme
+    ) AS t
+-- end if
+WHERE
+    m.user_id = $1
+    AND m.is_archived IS NOT TRUE  -- if not include_archived
+    AND (m.expires_at IS NULL OR m.expires_at > $2)
+    AND t.matched_terms IS NOT NULL  -- if query
+    AND ($6::text IS NULL OR m.memory_type = $6)
+    AND ($7::text IS NULL OR m.category = $7)
+    AND ($8::text IS NULL OR m.source_type = $8)
+    AND ($9::integer IS NULL OR coalesce(m.importance_score, 1) >= $9)
+    AND ($10::double precision IS NULL OR coalesce(m.confidence_score, 1) >= $10)
+    AND ($11::timestamptz IS NULL OR m.created_at >= timezone('utc', $11))
+    AND ($12::timestamptz IS NULL OR m.created_at < timezone('utc', $12))
+    AND ($13::timestamptz IS NULL OR m.last_accessed >= timezone('utc', $13))
+    AND ($14::text IS NULL OR m.memory_metadata @> $14::text::jsonb)
+    AND m.source_id = $15  -- if source_id
+    AND lower(m.tags::text)::jsonb ?& lower($16::text[]::text)::text[]  -- if tags
+    AND lower(m.tags::text)::jsonb ?| lower($17::text[]::text)::text[]  -- if tags_any
+    AND m.context_data @> $18::text::jsonb  -- if context_data
+ORDER BY
+    t.text_score * (1 + $4 * d.dynamic_importance / 10) DESC,  -- if query
+    m.importance_rank DESC,
+    m.id DESC
+LIMIT $3;
+
+-- name: update_memory(
+--     user_id bigint, memory_id bigint, now timestamptz, expected_version integer, given text[],
+--     content text, importance_score integer, confidence_score double precision, context text,
+--     memory_type text, category text, source_type text, source_id text, source_position integer,
+--     created_by text, metadata text, parent_memory_id bigint, expires_at timestamptz,
+--     is_archived boolean, archive_reason text, tags text, tag_names text[], context_data text,
+--     context_types text[], context_keys text[], context_values text[],
+--     context_confidences double precision[], replace_context flag
+-- ) :one Memory
+-- Change the given fields of a memory, if it is still at the expected version.
+WITH locked AS (
+    SELECT m.id
+    FROM ltm_memories AS m
+    WHERE
+        m.user_id = $1
+        AND m.id = $2
+        AND (m.expires_at IS NULL OR m.expires_at > $3)
+        AND ($4::integer IS NULL OR m.version = $4)
+    FOR NO KEY UPDATE
+),
+
+-- if tags
+untagged AS (
+    DELETE FROM ltm_memory_tags AS t
+    USING locked AS l
+    WHERE
+        t.user_id = $1
+        AND t.memory_id = l.id
+        AND NOT lower(t.tag_name) = any(lower($22::text[]::text)::text[])
+),
+
+tagged AS (
+    INSERT INTO ltm_memory_tags AS t (user_id, memory_id, tag_name, first_used, last_used)
+    SELECT
+        $1,
+        l.id,
+        n.tag_name,
+        timezone('utc', $3),
+        timezone('utc', $3)
+    FROM locked AS l CROSS JOIN unnest($22::text[]) AS n (tag_name)
+    ON CONFLICT (user_id, memory_id, lower(tag_name))
+    DO UPDATE SET tag_name = excluded.tag_name WHERE t.tag_name <> excluded.tag_name
+),
+-- end if
+
+-- if replace_context
+undescribed AS (
+    DELETE FROM ltm_contexts AS c
+    USING locked AS l
+    WHERE c.user_id = $1 AND c.memory_id = l.id
+),
+
+described AS (
+    INSERT INTO ltm_contexts (
+        user_id, memory_id, context_type, context_key, context_value, confidence, created_at
+    )
+    SELECT
+        $1,
+        l.id,
+        c.context_type,
+        c.context_key,
+        c.context_value,
+        c.confidence,
+        timezone('utc', $3)
+    FROM
+        locked AS l
+    CROSS JOIN
+        unnest($24::text[], $25::text[], $26::text[], $27::double precision[])
+            AS c (context_type, context_key, context_value, confidence)
+),
+-- end if
+
+target AS (SELECT l.id FROM locked AS l)
+
+UPDATE ltm_memories AS m
+SET
+    content = coalesce($6, m.content),
+    importance_score = coalesce($7, m.importance_score),
+    confidence_score = coalesce($8, m.confidence_score),
+    context = CASE WHEN 'context' = any($5) THEN $9 ELSE m.context END,
+    memory_type = CASE WHEN 'memory_type' = any($5) THEN $10 ELSE m.memory_type END,
+    category = CASE WHEN 'category' = any($5) THEN $11 ELSE m.category END,
+    source_type = CASE WHEN 'source_type' = any($5) THEN $12 ELSE m.source_type END,
+    source_id = CASE WHEN 'source_id' = any($5) THEN $13 ELSE m.source_id END,
+    source_position = CASE WHEN 'source_position' = any($5) THEN $14 ELSE m.source_position END,
+    created_by = CASE WHEN 'created_by' = any($5) THEN $15 ELSE m.created_by END,
+    memory_metadata = CASE
+        WHEN 'metadata' <> all($5) THEN m.memory_metadata
+        WHEN jsonb_typeof(m.memory_metadata) = 'object' THEN m.memory_metadata || $16::text::jsonb
+        ELSE $16::text::jsonb
+    END,
+    parent_memory_id = CASE WHEN 'parent_memory_id' = any($5) THEN $17 ELSE m.parent_memory_id END,
+    expires_at = CASE WHEN 'expires_at' = any($5) THEN $18 ELSE m.expires_at END,
+    is_archived = coalesce($19, m.is_archived),
+    archive_reason = CASE WHEN 'archive_reason' = any($5) THEN $20 ELSE m.archive_reason END,
+    tags = $21::text::jsonb,  -- if tags
+    context_data = $23::text::jsonb,  -- if replace_context
+    version = m.version + 1,
+    last_modified = timezone('utc', $3::timestamptz),
+    dynamic_importance = ltm_dynamic_importance(
+        ltm_importance_rank(
+            coalesce($7, m.importance_score),
+            coalesce($8, m.confidence_score),
+            m.access_count,
+            m.last_accessed,
+            m.created_at
+        ),
+        $3
+    )
+FROM target AS l
+WHERE m.user_id = $1 AND m.id = l.id
+RETURNING
+    m.*,  -- columns: memory
+    m.context_data::text AS enhanced_context,
+    ltm_dynamic_importance(m.importance_rank, $3) AS dynamic_importance;
+
+-- name: delete_memory(user_id bigint, memory_id bigint, now timestamptz) :one
+-- Delete a memory with all that hangs on it; its children lose their parent, its neighbours their mention.
+WITH locked AS (
+    SELECT m.id
+    FROM ltm_memories AS m
+    WHERE
+        m.user_id = $1
+        AND (
+            m.id = $2
+            OR m.parent_memory_id = $2
+            OR m.id IN (
+                SELECT r.source_memory_id
+                FROM ltm_memory_relationships AS r
+                WHERE r.user_id = $1 AND r.target_memory_id = $2
+            )
+        )
+    ORDER BY m.id
+    FOR UPDATE
+),
+
+released AS (
+    UPDATE ltm_memories AS m
+    SET
+        parent_memory_id = nullif(m.parent_memory_id, $2),
+        related_memory_ids = jsonb_path_query_array(
+            m.related_memory_ids, '$[*] ? (@ != $gone)', jsonb_build_object('gone', $2)
+        ),
+        last_modified = timezone('utc', $3::timestamptz),
+        version = m.version + 1
+    FROM locked AS l
+    WHERE m.user_id = $1 AND m.id = l.id AND m.id <> $2
+)
+
+DELETE FROM ltm_memories AS m
+USING locked AS l
+WHERE m.user_id = $1 AND m.id = $2 AND l.id = $2
+RETURNING m.id;

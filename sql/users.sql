@@ -1,0 +1,29 @@
+-- Users that the application knows by a string.
+
+-- name: find_user(external_id text) :one
+-- The number of a user, if the name has been seen.
+-- scope: all users
+SELECT u.user_id
+FROM ltm_external_users AS u
+WHERE u.external_id = $1;
+
+-- name: intern_user(external_id text) :one
+-- The number of a user, given now if the name is new; the same one to all that ask at once.
+-- scope: all users
+WITH found AS (
+    SELECT u.user_id
+    FROM ltm_external_users AS u
+    WHERE u.external_id = $1
+),
+
+made AS (
+    INSERT INTO ltm_external_users AS u (external_id)
+    SELECT $1
+    WHERE NOT EXISTS (SELECT 1 FROM found)
+    ON CONFLICT (external_id) DO UPDATE SET external_id = excluded.external_id
+    RETURNING u.user_id
+)
+
+SELECT f.user_id FROM found AS f
+UNION ALL
+SELECT n.user_id FROM made AS n;
