@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager, suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, Self, TypeAlias
 
 import asyncpg
 
@@ -19,9 +19,7 @@ from ltm_store.errors import CONNECTION_LOST, InvalidMemory, SchemaOutdated, tra
 from ltm_store.execute import Handle, fetch_rows
 from ltm_store.models import AccessDetails
 
-if TYPE_CHECKING:
-    Connection: TypeAlias = asyncpg.Connection[asyncpg.Record]
-
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 Tracking = Literal["immediate", "off"]
 
 CLOSE_SECONDS: Final = 5.0

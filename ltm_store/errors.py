@@ -54,7 +54,8 @@ class SchemaOutdated(LtmError):
 class Unavailable(LtmError):
     """The database did not answer in time, or the connection was refused or lost.
 
-    Trying again may help. Whether a write was done is unknown unless it carried an idempotency_key and is repeated.
+    Trying again may help. Whether a write was done is unknown, unless it carried an
+    idempotency_key: then it can be repeated.
     """
 
 

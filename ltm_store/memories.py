@@ -144,12 +144,18 @@ async def get_memory(
     user = await internal_id(db, user_id)
     if user is None:
         return None
-    memory = await fetch_one(
-        db, "get_memory", Memory, user, number, now, limits.LISTED, include_relationships
-    )
+    memory = await _read(db, user, number, now, include_relationships)
     if memory is not None:
         await track(db, user, [memory.id], "direct", context=access_context)
     return memory
+
+
+async def _read(
+    db: Executor, user: int, number: int, now: datetime, include_relationships: bool
+) -> Memory | None:
+    return await fetch_one(
+        db, "get_memory", Memory, user, number, now, limits.LISTED, include_relationships
+    )
 
 
 async def get_memories(db: Executor, user_id: UserId, memory_ids: Sequence[int]) -> list[Memory]:
@@ -304,7 +310,7 @@ async def _change(
         "enhanced_context" in given,
     )
     if memory is None and expected_version is not None:
-        current = await fetch_one(db, "get_memory", Memory, user, number, now, limits.LISTED, False)
+        current = await _read(db, user, number, now, False)
         if current is not None:
             raise Conflict(current)
     return memory

@@ -17,3 +17,8 @@ def migration_ids() -> list[str]:
     """The ids of this version's migrations in the order in which they apply."""
     files = resource_dir("migrations").glob("[0-9]*.sql")
     return sorted(file.stem for file in files if not file.name.endswith(".rollback.sql"))
+
+
+def demo_lines() -> list[str]:
+    """The demo's memories, a JSON object a line."""
+    return (_PACKAGE / "demo.jsonl").read_text(encoding="utf-8").splitlines()

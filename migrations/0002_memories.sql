@@ -175,6 +175,8 @@ COMMENT ON COLUMN ltm_memories.expires_at IS 'From this moment on no read return
 COMMENT ON COLUMN ltm_memories.importance_rank IS
 'Order key of importance, kept by the database: ltm_importance_rank of this row.';
 
+COMMENT ON INDEX ltm_memories_pkey IS 'One memory of one user.';
+
 CREATE INDEX ltm_memories_id_idx ON ltm_memories (id);
 COMMENT ON INDEX ltm_memories_id_idx IS
 'One memory by its id alone, for programs that do not know the user.';

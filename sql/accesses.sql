@@ -1,7 +1,7 @@
 -- Recalls: the log ltm_memory_access, and its sums on the memory.
 
 -- name: record_accesses(
---     user_id bigint, memory_ids bigint[], now timestamptz, access_method text, access_context text,
+--     user_id bigint, memory_ids bigint[], now timestamptz, access_method varchar, access_context text,
 --     user_query text
 -- ) :one
 -- Count one recall of each of these memories and log it; tell how many there were.

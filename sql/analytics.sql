@@ -99,17 +99,25 @@ most_accessed AS (
 related AS (
     SELECT
         m.id,
-        count(*) AS relationship_count
+        sum(e.links)::bigint AS relationship_count
     FROM (
-        SELECT r.source_memory_id AS id FROM ltm_memory_relationships AS r
+        SELECT
+            r.source_memory_id AS id,
+            count(*) AS links
+        FROM ltm_memory_relationships AS r
         WHERE r.user_id = $1
+        GROUP BY r.source_memory_id
         UNION ALL
-        SELECT r.target_memory_id AS id FROM ltm_memory_relationships AS r
+        SELECT
+            r.target_memory_id AS id,
+            count(*) AS links
+        FROM ltm_memory_relationships AS r
         WHERE r.user_id = $1
+        GROUP BY r.target_memory_id
     ) AS e
-    INNER JOIN memories AS m ON m.id = e.id
+    INNER JOIN memories AS m ON e.id = m.id
     GROUP BY m.id
-    ORDER BY count(*) DESC, m.id DESC
+    ORDER BY sum(e.links) DESC, m.id DESC
     LIMIT $3
 ),
 

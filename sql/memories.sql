@@ -32,9 +32,9 @@ SELECT
 FROM ltm_memories AS m;
 
 -- name: add_memory(
---     user_id bigint, now timestamptz, content text, tags text, memory_type text, category text,
+--     user_id bigint, now timestamptz, content text, tags text, memory_type varchar, category varchar,
 --     importance_score integer, confidence_score double precision, context text, context_data text,
---     source_type text, source_id text, source_position integer, created_by text,
+--     source_type varchar, source_id text, source_position integer, created_by varchar,
 --     created_at timestamptz, parent_memory_id bigint, metadata text, expires_at timestamptz,
 --     idempotency_key text, tag_names text[], related_memory_ids bigint[], context_types text[],
 --     context_keys text[], context_values text[], context_confidences double precision[]
@@ -225,8 +225,8 @@ LIMIT $3;
 -- name: update_memory(
 --     user_id bigint, memory_id bigint, now timestamptz, expected_version integer, given text[],
 --     content text, importance_score integer, confidence_score double precision, context text,
---     memory_type text, category text, source_type text, source_id text, source_position integer,
---     created_by text, metadata text, parent_memory_id bigint, expires_at timestamptz,
+--     memory_type varchar, category varchar, source_type varchar, source_id text, source_position integer,
+--     created_by varchar, metadata text, parent_memory_id bigint, expires_at timestamptz,
 --     is_archived boolean, archive_reason text, tags text, tag_names text[], context_data text,
 --     context_types text[], context_keys text[], context_values text[],
 --     context_confidences double precision[], replace_context flag
@@ -339,21 +339,23 @@ RETURNING
     ltm_dynamic_importance(m.importance_rank, $3) AS dynamic_importance;
 
 -- name: delete_memory(user_id bigint, memory_id bigint, now timestamptz) :one
--- Delete a memory with all that hangs on it; its children lose their parent, its neighbours their mention.
-WITH locked AS (
+-- Delete a memory and all that hangs on it: its children lose their parent, neighbours their mention.
+WITH affected AS (
+    SELECT c.id
+    FROM ltm_memories AS c
+    WHERE c.user_id = $1 AND c.parent_memory_id = $2
+    UNION
+    SELECT r.source_memory_id AS id
+    FROM ltm_memory_relationships AS r
+    WHERE r.user_id = $1 AND r.target_memory_id = $2
+    UNION
+    SELECT $2 AS id
+),
+
+locked AS (
     SELECT m.id
     FROM ltm_memories AS m
-    WHERE
-        m.user_id = $1
-        AND (
-            m.id = $2
-            OR m.parent_memory_id = $2
-            OR m.id IN (
-                SELECT r.source_memory_id
-                FROM ltm_memory_relationships AS r
-                WHERE r.user_id = $1 AND r.target_memory_id = $2
-            )
-        )
+    WHERE m.user_id = $1 AND m.id IN (SELECT a.id FROM affected AS a)
     ORDER BY m.id
     FOR UPDATE
 ),

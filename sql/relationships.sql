@@ -20,7 +20,7 @@ FROM ltm_memory_relationships AS r, ltm_memories AS o;
 
 -- name: relate(
 --     user_id bigint, source_memory_id bigint, target_memory_id bigint, now timestamptz,
---     relationship_type text, strength double precision, description text
+--     relationship_type varchar, strength double precision, description text
 -- ) :one Relationship
 -- Make a link, or give the one that is there this strength and description.
 WITH ends AS (

@@ -1,0 +1,53 @@
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint migrate rollback status psql wheel
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+WITHOUT_DSN := env -u DATABASE_URL -u LTM_DATABASE_URL
+
+help: ## Print this message
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/embedded ## A year of memories on a PostgreSQL of its own: searched, changed, counted
+	@$(WITHOUT_DSN) $(BIN)/ltm-store demo
+
+test: $(VENV)/dev ## The tests on one PostgreSQL
+	$(WITHOUT_DSN) $(BIN)/pytest
+
+check: lint ## What CI runs: lint, types and the tests
+	$(WITHOUT_DSN) $(BIN)/pytest
+
+lint: $(VENV)/dev ## Style, types, layers, SQL
+	$(BIN)/ruff format --check ltm_store tests
+	$(BIN)/ruff check ltm_store tests
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/sqlfluff lint --disable-progress-bar sql migrations
+	$(BIN)/squawk migrations/*.sql
+
+migrate: $(VENV)/embedded ## Apply the schema to DATABASE_URL (or the PostgreSQL of the demo)
+	@$(BIN)/python -m ltm_store.migrate
+
+rollback: $(VENV)/embedded ## Roll back the last migration
+	@$(BIN)/python -m ltm_store.migrate rollback
+
+status: $(VENV)/embedded ## Tell which migrations are applied
+	@$(BIN)/python -m ltm_store.migrate status
+
+psql: $(VENV)/embedded ## Open the database in psql
+	@$(BIN)/ltm-store psql
+
+wheel: $(VENV)/dev ## Build the wheel and the sdist into dist/
+	$(BIN)/python -m build
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/embedded: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[cli,embedded]'
+	@touch $@
+
+$(VENV)/dev: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@ $(VENV)/embedded

@@ -1,0 +1,282 @@
+"""The contract of every named statement, in every shape it can take."""
+
+import itertools
+import json
+import re
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import asyncpg
+import pglast
+import psycopg
+import pytest
+from pglast import ast
+from pglast.visitors import Visitor
+
+import ltm_store
+from ltm_store import models
+from ltm_store.statements import Shape, Statement, statements
+
+ALL = statements()
+PYTHON = "\n".join(
+    p.read_text() for p in Path(ltm_store.__file__).parent.glob("*.py") if p.stem != "__init__"
+)
+MOST_SHAPES = 64
+
+
+def shapes(statement: Statement) -> Iterator[Shape]:
+    for given in itertools.product((True, False), repeat=len(statement.conditions)):
+        yield statement.shape(given)
+
+
+def each(statements: Iterable[Statement]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("statement", statements, ids=lambda statement: statement.name)
+
+
+every_statement = each(ALL.values())
+
+
+def columns_of(model_name: str) -> tuple[set[str], set[str]]:
+    """The fields that a row must have, and those that it may have."""
+    fields = getattr(models, model_name).model_fields
+    required = {name for name, field in fields.items() if field.is_required()}
+    return required, set(fields)
+
+
+@every_statement
+def test_header(statement):
+    assert statement.meaning.endswith(".")
+    names = [name for name, _ in statement.parameters]
+    assert len(names) == len(set(names))
+    types = [type_ for _, type_ in statement.parameters]
+    assert "flag" not in types[: len(types) - types.count("flag")], "flags come last"
+    assert 2 ** len(statement.conditions) <= MOST_SHAPES
+    sent = {i for i, type_ in enumerate(types) if type_ != "flag"}
+    assert set(itertools.chain(*(s.positions for s in shapes(statement)))) == sent
+
+
+@every_statement
+async def test_parameters_and_columns_are_what_the_header_and_the_model_say(
+    statement, session_conn: asyncpg.Connection
+):
+    for shape in shapes(statement):
+        prepared = await session_conn.prepare(shape.sql)
+        types = [statement.parameters[i][1] for i in shape.positions]
+        oids = await session_conn.fetchval(
+            "SELECT array_agg(to_regtype(t)::oid) FROM unnest($1::text[]) AS t", types
+        )
+        assert [p.oid for p in prepared.get_parameters()] == (oids or [])
+        names = [a.name for a in prepared.get_attributes()]
+        assert len(names) == len(set(names))
+        if statement.model is not None:
+            required, allowed = columns_of(statement.model)
+            assert required <= set(names) <= allowed
+        elif statement.kind == "one":
+            assert len(names) == 1
+
+
+@each(s for s in ALL.values() if s.model)
+async def test_a_column_that_may_be_null_is_optional_in_the_model(statement, shared):
+    """Of columns that come straight from a table; expressions are proved by behaviour."""
+    fields = getattr(models, statement.model).model_fields
+    async with await psycopg.AsyncConnection.connect(shared) as connection:
+        for shape in shapes(statement):
+            connection.pgconn.prepare(b"s", shape.sql.encode())
+            described = connection.pgconn.describe_prepared(b"s")
+            for i in range(described.nfields):
+                table, number = described.ftable(i), described.ftablecol(i)
+                if not table:
+                    continue
+                row = await (
+                    await connection.execute(
+                        "SELECT attnotnull FROM pg_attribute WHERE attrelid = %s AND attnum = %s",
+                        [table, number],
+                    )
+                ).fetchone()
+                assert row is not None
+                name = (described.fname(i) or b"").decode()
+                annotation = fields[name].annotation
+                optional = annotation is not None and type(None) in getattr(
+                    annotation, "__args__", ()
+                )
+                assert optional is not row[0], name
+            connection.pgconn.exec_(b"DEALLOCATE s")
+
+
+class _Tables(Visitor):
+    """Every reference to a table of ours in one statement, and what is equated with $1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.common: set[str] = set()
+        self.references: list[tuple[str, str]] = []
+        self.filtered: set[str] = set()
+        self.inserted_for_user: list[bool] = []
+        self.stars: list[str] = []
+
+    def visit_CommonTableExpr(self, ancestors, node):
+        self.common.add(node.ctename)
+
+    def visit_RangeVar(self, ancestors, node):
+        if node.relname.startswith("ltm_"):
+            alias = node.alias.aliasname if node.alias else node.relname
+            self.references.append((node.relname, alias))
+
+    def visit_A_Expr(self, ancestors, node):
+        if node.name[-1].sval != "=":
+            return
+        for left, right in ((node.lexpr, node.rexpr), (node.rexpr, node.lexpr)):
+            if (
+                isinstance(left, ast.ColumnRef)
+                and isinstance(right, ast.ParamRef)
+                and right.number == 1
+                and [getattr(f, "sval", None) for f in left.fields][-1] == "user_id"
+            ):
+                self.filtered.add(left.fields[0].sval)
+
+    def visit_InsertStmt(self, ancestors, node):
+        columns = [column.name for column in node.cols]
+        source = node.selectStmt
+        values = source.valuesLists[0] if source.valuesLists else [t.val for t in source.targetList]
+        value = values[columns.index("user_id")] if "user_id" in columns else None
+        self.inserted_for_user.append(isinstance(value, ast.ParamRef) and value.number == 1)
+        alias = node.relation.alias.aliasname if node.relation.alias else node.relation.relname
+        self.filtered.add(alias)
+
+    def visit_ColumnRef(self, ancestors, node):
+        if isinstance(node.fields[-1], ast.A_Star):
+            self.stars.append(getattr(node.fields[0], "sval", "*"))
+
+
+def parsed(shape: Shape) -> _Tables:
+    tables = _Tables()
+    tables(pglast.parse_sql(shape.sql))
+    return tables
+
+
+@each(s for s in ALL.values() if not s.all_users)
+def test_every_table_reference_is_of_one_user(statement):
+    """`user_id = $1` on each, so that a distributed database sends the statement to one shard."""
+    assert statement.parameters[0] == ("user_id", "bigint")
+    for shape in shapes(statement):
+        tables = parsed(shape)
+        assert tables.references
+        for name, alias in tables.references:
+            assert alias in tables.filtered, f"{name} AS {alias}"
+        assert all(tables.inserted_for_user)
+
+
+def test_statements_for_all_users_are_few_and_known():
+    assert {name for name, s in ALL.items() if s.all_users} == {
+        "applied_migrations",
+        "find_user",
+        "intern_user",
+    }
+
+
+@every_statement
+def test_columns_are_named(statement):
+    """No star but over a common table expression of the same statement, whose columns are named."""
+    for shape in shapes(statement):
+        tables = parsed(shape)
+        for star in tables.stars:
+            assert re.search(
+                rf"\b{tables.common and '|'.join(tables.common)} AS {star}\b", shape.sql
+            )
+
+
+@each(s for s in ALL.values() if s.kind == "many")
+def test_many_rows_have_a_total_order_and_a_limit(statement):
+    for shape in shapes(statement):
+        select = pglast.parse_sql(shape.sql)[0].stmt
+        assert select.limitCount is not None
+        last = select.sortClause[-1].node.fields[-1].sval
+        assert last in ("id", "place", "migration_id")
+
+
+@every_statement
+def test_each_statement_has_one_caller(statement):
+    assert PYTHON.count(f'"{statement.name}"') == 1
+
+
+def index_names(plan: object) -> set[str]:
+    if isinstance(plan, list):
+        return set().union(*map(index_names, plan))
+    if isinstance(plan, dict):
+        own = {plan["Index Name"]} if "Index Name" in plan else set()
+        return own.union(*map(index_names, plan.values()))
+    return set()
+
+
+ONE = "ltm_memories_pkey or ltm_memories_id_idx"  # both find one memory
+RANK = "ltm_memories_importance_rank_idx"
+ENDS = "ltm_memory_relationships_ends_and_type_key"
+TARGET = "ltm_memory_relationships_target_memory_id_idx"
+EXTERNAL = "ltm_external_users_external_id_key"
+INDEXES: dict[tuple[str, frozenset[str]], set[str]] = {
+    ("get_memory", frozenset()): {ONE},
+    ("get_memory", frozenset({"include_relationships"})): {ONE, ENDS, TARGET},
+    ("get_memories", frozenset()): {ONE},
+    ("get_relationships", frozenset()): {ONE, ENDS, TARGET},
+    ("search_memories", frozenset()): {RANK},
+    ("search_memories", frozenset({"tags"})): {"ltm_memories_tags_gin"},
+    ("search_memories", frozenset({"tags_any"})): {"ltm_memories_tags_gin"},
+    ("search_memories", frozenset({"context_data"})): {"ltm_memories_context_data_gin"},
+    ("search_memories", frozenset({"source_id"})): {"ltm_memories_source_idx"},
+    ("update_memory", frozenset()): {ONE},
+    ("update_memory", frozenset({"tags"})): {ONE, "ltm_memory_tags_memory_id_tag_name_key"},
+    ("update_memory", frozenset({"replace_context"})): {ONE, "ltm_contexts_memory_id_idx"},
+    ("delete_memory", frozenset()): {ONE, TARGET, "ltm_memories_parent_memory_id_idx"},
+    ("relate", frozenset()): {ONE},
+    ("unrelate", frozenset()): {ONE, f"{ENDS} or {TARGET}"},
+    ("record_accesses", frozenset()): {ONE},
+    ("find_user", frozenset()): {EXTERNAL},
+    ("intern_user", frozenset()): {EXTERNAL},
+}
+ARGUMENTS: dict[str, object] = {
+    "user_id": 1,
+    "memory_id": 1,
+    "source_memory_id": 1,
+    "target_memory_id": 41,
+    "memory_ids": [1, 41, 81],
+    "as_of": datetime(2026, 6, 1, tzinfo=UTC),
+    "now": datetime(2026, 6, 1, tzinfo=UTC),
+    "row_limit": 10,
+    "importance_weight": 0.1,
+    "include_context": True,
+    "given": ["content"],
+    "content": "x",
+    "relationship_type": "related",
+    "access_method": "direct",
+    "tags": ["rare77"],
+    "tags_any": ["rare77"],
+    "context_data": '{"spatial": {"city": "city5"}}',
+    "source_id": "conversation5",
+    "external_id": "user 5",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "given"), INDEXES, ids=lambda v: v if isinstance(v, str) else "+".join(sorted(v))
+)
+async def test_plan_uses_the_index_made_for_it(name, given, filled):
+    statement = ALL[name]
+    chosen = tuple(statement.parameters[i][0] in given for i in statement.conditions)
+    shape = statement.shape(chosen)
+    arguments = [ARGUMENTS.get(statement.parameters[i][0]) for i in shape.positions]
+    if name == "update_memory":  # tags are JSON there
+        arguments = ['["x"]' if value == ["rare77"] else value for value in arguments]
+    plan = await filled.fetchval(f"EXPLAIN (FORMAT JSON) {shape.sql}", *arguments)
+    used = index_names(json.loads(plan))
+    for wanted in INDEXES[name, given]:
+        assert used.intersection(wanted.split(" or ")), (wanted, used)
+    assert "Seq Scan" not in plan
+
+
+def test_every_statement_has_a_plan_test():
+    assert {name for name, _ in INDEXES} | {
+        "applied_migrations",
+        "get_analytics",
+        "add_memory",
+    } == set(ALL)
