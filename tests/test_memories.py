@@ -36,15 +36,15 @@ FULL = EnhancedContext(
     temporal=TemporalContext(timestamp=NOW, timezone="Asia/Kathmandu"),
     spatial=SpatialContext(city="Graz", coordinates=(47.07, 15.44), is_home=True, confidence=0.5),
     social=SocialContext(participants=("John", "Sarah"), group_size=3),
-    custom_contexts=(CustomContext(context_type="mood board", context_data={"a": [1, {"b": None}]}),),
+    custom_contexts=(
+        CustomContext(context_type="mood board", context_data={"a": [1, {"b": None}]}),
+    ),
     extra={"weather station": {"id": 7}},
 )
 
 
 async def rows(conn, table):
-    return [
-        dict(row) for row in await conn.fetch(f"SELECT * FROM {table} ORDER BY 1, 2")
-    ]
+    return [dict(row) for row in await conn.fetch(f"SELECT * FROM {table} ORDER BY 1, 2")]
 
 
 async def test_what_is_added_comes_back_whole(conn):

@@ -31,7 +31,9 @@ def shapes(statement: Statement) -> Iterator[Shape]:
 
 
 def each(statements: Iterable[Statement]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("statement", list(statements), ids=lambda statement: statement.name)
+    return pytest.mark.parametrize(
+        "statement", list(statements), ids=lambda statement: statement.name
+    )
 
 
 every_statement = each(ALL.values())

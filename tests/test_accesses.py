@@ -1,0 +1,135 @@
+"""Recording recalls, by hand and by themselves."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from ltm_store import (
+    InvalidMemory,
+    add_memory,
+    connect,
+    get_memories,
+    get_memory,
+    get_relationships,
+    record_access,
+    relate,
+    search_memories,
+)
+
+
+async def log(conn):
+    return [
+        tuple(row)
+        for row in await conn.fetch(
+            "SELECT memory_id, access_method, access_context, user_query FROM ltm_memory_access "
+            "ORDER BY id"
+        )
+    ]
+
+
+async def test_an_access_is_counted_and_logged(conn):
+    await conn.execute("SET LOCAL timezone = 'Asia/Kolkata'")
+    memory = await add_memory(conn, 1, "x")
+    other = await add_memory(conn, 1, "y")
+    recorded = await record_access(
+        conn,
+        1,
+        [other.id, memory.id, memory.id, 10**12],
+        access_method="direct",
+        access_context="at breakfast",
+        user_query="what about x",
+    )
+    assert recorded == 2
+    read = await get_memory(conn, 1, memory.id)
+    assert read is not None
+    assert (read.access_count, read.last_access_context) == (1, "at breakfast")
+    assert abs(read.last_accessed - datetime.now(UTC)) < timedelta(minutes=5)
+    assert read.version == memory.version
+    assert sorted(await log(conn)) == [
+        (memory.id, "direct", "at breakfast", "what about x"),
+        (other.id, "direct", "at breakfast", "what about x"),
+    ]
+    stamp = await conn.fetchval("SELECT max(access_timestamp) FROM ltm_memory_access")
+    assert stamp.replace(tzinfo=UTC) == read.last_accessed
+
+
+async def test_another_users_memory_is_not_counted(conn):
+    memory = await add_memory(conn, 1, "x")
+    assert await record_access(conn, 2, [memory.id]) == 0
+    assert await record_access(conn, "nobody", [memory.id]) == 0
+    assert await log(conn) == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("memory_ids", ["5"]), ("memory_ids", 5), ("access_method", "x" * 51), ("user_query", "\0")],
+)
+async def test_bad_arguments_are_refused_by_name(conn, field, value):
+    with pytest.raises(InvalidMemory, match=f"^{field}"):
+        await record_access(conn, 1, **{"memory_ids": [1], field: value})
+
+
+async def test_nothing_is_tracked_on_a_bare_connection(conn):
+    memory = await add_memory(conn, 1, "x")
+    await get_memory(conn, 1, memory.id)
+    await search_memories(conn, 1, "x")
+    assert await log(conn) == []
+
+
+async def test_reads_through_a_database_are_tracked_at_once(dsn):
+    async with connect(dsn, access_tracking="immediate") as db:
+        a, b = [(await add_memory(db, "alice", name)).id for name in ("apple", "berry")]
+        await relate(db, "alice", a, b)
+        await get_memory(db, "alice", a, access_context="why")
+        await get_memories(db, "alice", [b, a])
+        await search_memories(db, "alice", "apple")
+        await get_relationships(db, "alice", a)
+        async with db.transaction() as conn:
+            await get_memory(conn, "alice", a)
+            assert await log(conn) == [
+                (a, "direct", "why", None),
+                (a, "direct", None, None),
+                (b, "direct", None, None),
+                (a, "search", None, "apple"),
+                (b, "related", None, None),
+            ]
+
+
+async def test_off_tracks_nothing(db):
+    memory = await add_memory(db, 1, "x")
+    for _ in range(3):
+        read = await get_memory(db, 1, memory.id)
+    assert read is not None
+    assert read.access_count == 0
+
+
+async def test_concurrent_accesses_are_all_counted(db):
+    memory = await add_memory(db, 1, "x")
+    await asyncio.gather(*(record_access(db, 1, [memory.id]) for _ in range(64)))
+    read = await get_memory(db, 1, memory.id)
+    assert read is not None
+    assert read.access_count == 64
+    async with db.transaction() as conn:
+        assert len(await log(conn)) == 64
+
+
+async def test_accesses_of_overlapping_sets_never_deadlock(db):
+    ids = [(await add_memory(db, 1, f"{n}")).id for n in range(20)]
+    await asyncio.gather(*(record_access(db, 1, ids if n % 2 else ids[::-1]) for n in range(60)))
+    assert {m.access_count for m in await get_memories(db, 1, ids)} == {60}
+
+
+async def test_accesses_of_one_day_and_step_update_in_place(db):
+    """The rank stays, so no index changes: a heap-only tuple update."""
+    memory = await add_memory(db, 1, "x")
+    for _ in range(15):
+        await record_access(db, 1, [memory.id])
+    updates = "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_xact_user_tables WHERE relname = $1"
+    async with db.transaction() as conn:
+        total, in_place = await conn.fetchrow(updates, "ltm_memories")
+        for _ in range(5):
+            await record_access(conn, 1, [memory.id])
+        total_after, in_place_after = await conn.fetchrow(updates, "ltm_memories")
+    assert total_after - total == 5
+    assert in_place_after - in_place == 5
