@@ -7,6 +7,7 @@ the constraint's name are looked at.
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -136,6 +137,7 @@ def translate(error: BaseException) -> LtmError | None:
             return SchemaOutdated(())
         return LtmError(f"the server refused the statement (SQLSTATE {state})")
     if isinstance(error, CONNECTION_LOST):
-        reason = getattr(error, "strerror", None) or type(error).__name__
+        number = getattr(error, "errno", None)
+        reason = os.strerror(number) if number else type(error).__name__
         return Unavailable(f"no connection to the server ({reason})")
     return None

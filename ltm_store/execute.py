@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
-from weakref import WeakKeyDictionary
 
 import asyncpg
 from pydantic import BaseModel
@@ -46,7 +45,6 @@ class Handle(ABC):
 
 Executor: TypeAlias = "Handle | Connection | Pool"
 Row = TypeVar("Row", bound=BaseModel)
-_pool_users: WeakKeyDictionary[Any, dict[str, int]] = WeakKeyDictionary()
 
 
 async def _run(db: Executor, statement: Statement, arguments: tuple[Any, ...], repeat: bool) -> Any:
@@ -94,13 +92,6 @@ async def fetch_many(
     return [model.model_validate(dict(row)) for row in rows]
 
 
-def _users_of(db: Executor) -> MutableMapping[str, int] | None:
-    """Where users' numbers are kept; nowhere for a connection, whose work may roll back."""
-    if isinstance(db, asyncpg.Pool):
-        return _pool_users.setdefault(db, {})
-    return db.external_users if isinstance(db, Handle) else None
-
-
 async def internal_id(db: Executor, user_id: UserId, *, create: bool = False) -> int | None:
     """The number under which a user is stored, or None for an external id never written for.
 
@@ -110,12 +101,13 @@ async def internal_id(db: Executor, user_id: UserId, *, create: bool = False) ->
     user = known_user(user_id)
     if isinstance(user, int):
         return user
-    known = _users_of(db)
-    if known is not None and user in known:
+    # A number is kept on a Database alone: what a caller's connection finds may still roll back.
+    known = db.external_users if isinstance(db, Handle) else {}
+    if user in known:
         return known[user]
     statement = "intern_user" if create else "find_user"
     number: int | None = await fetch_value(db, statement, user, repeat=True)
-    if known is not None and number is not None:
+    if number is not None:
         known[user] = number
     return number
 

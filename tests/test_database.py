@@ -1,0 +1,298 @@
+"""The Database: round trips, one deadline, lost connections, transactions, choices at opening."""
+
+import asyncio
+import socket
+import time
+from contextlib import suppress
+
+import asyncpg
+import pytest
+
+from ltm_store import (
+    InvalidMemory,
+    SchemaOutdated,
+    Unavailable,
+    add_memory,
+    archive_memory,
+    connect,
+    delete_memory,
+    get_analytics,
+    get_memories,
+    get_memory,
+    get_relationships,
+    record_access,
+    relate,
+    restore_memory,
+    search_memories,
+    unrelate,
+    update_importance,
+    update_memory,
+)
+from tests.servers import with_database
+from tests.wire import wire
+
+DEADLINE = 0.3  # seconds
+HANG = 10 * DEADLINE
+
+CALLS = {
+    "add": lambda db, m: add_memory(
+        db,
+        1,
+        "x",
+        tags=["a", "b", "c"],
+        related_memory_ids=[m],
+        enhanced_context={"spatial": {"city": "Graz"}},
+        idempotency_key="key",
+    ),
+    "get": lambda db, m: get_memory(db, 1, m, include_relationships=True),
+    "get_many": lambda db, m: get_memories(db, 1, [m]),
+    "search": lambda db, m: search_memories(db, 1, "words", tags=["a"], metadata={"a": 1}),
+    "list": lambda db, m: search_memories(db, 1, include_archived=True),
+    "get_relationships": lambda db, m: get_relationships(db, 1, m),
+    "update": lambda db, m: update_memory(db, 1, m, tags=["a"], enhanced_context={}, category="c"),
+    "update_importance": lambda db, m: update_importance(db, 1, m, 3),
+    "archive": lambda db, m: archive_memory(db, 1, m),
+    "restore": lambda db, m: restore_memory(db, 1, m),
+    "relate": lambda db, m: relate(db, 1, m, m + 1),
+    "unrelate": lambda db, m: unrelate(db, 1, m, m + 1),
+    "record_access": lambda db, m: record_access(db, 1, [m]),
+    "get_analytics": lambda db, m: get_analytics(db, 1),
+    "delete": lambda db, m: delete_memory(db, 1, m),
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
+async def test_a_call_is_one_round_trip(dsn, call):
+    async with wire(dsn) as proxy, connect(proxy.dsn, access_tracking="off") as db:
+        memory = await add_memory(db, 1, "words")
+        await call(db, memory.id)  # prepares the statement
+        before = proxy.round_trips
+        await call(db, memory.id)
+        assert proxy.round_trips - before == 1
+
+
+async def test_a_known_external_user_costs_no_further_round_trip(dsn):
+    async with wire(dsn) as proxy, connect(proxy.dsn, access_tracking="off") as db:
+        memory = await add_memory(db, "alice", "words")
+        await get_memory(db, "alice", memory.id)
+        before = proxy.round_trips
+        await get_memory(db, "alice", memory.id)
+        assert proxy.round_trips - before == 1
+
+
+async def test_every_executor_is_taken(dsn):
+    async with connect(dsn) as db:
+        memory = await add_memory(db, "alice", "x")
+        assert await get_memory(db, "alice", memory.id) is not None
+    connection = await asyncpg.connect(dsn)
+    assert await get_memory(connection, "alice", memory.id) is not None
+    await connection.close()
+    async with asyncpg.create_pool(dsn, min_size=1) as pool:
+        assert await get_memory(pool, "alice", memory.id) is not None
+        async with pool.acquire() as connection:
+            assert await get_memory(connection, "alice", memory.id) is not None
+
+
+async def test_a_callers_codec_changes_nothing(dsn):
+    """JSON crosses as text, so a connection that encodes jsonb itself stores and reads the same."""
+    import json
+
+    connection = await asyncpg.connect(dsn)
+    for kind in ("json", "jsonb"):
+        await connection.set_type_codec(
+            kind, encoder=json.dumps, decoder=json.loads, schema="pg_catalog"
+        )
+    memory = await add_memory(
+        connection, 1, "x", tags=["a"], metadata={"a": 1}, enhanced_context={"extra": {"b": 2}}
+    )
+    assert await get_memory(connection, 1, memory.id) == memory.model_copy(update={"outcome": None})
+    assert await search_memories(connection, 1, tags=["a"], metadata={"a": 1})
+    kinds = "SELECT jsonb_typeof(tags), jsonb_typeof(memory_metadata) FROM ltm_memories"
+    assert tuple(await connection.fetchrow(kinds)) == ("array", "object")
+    await connection.close()
+
+
+async def test_a_transaction_commits_or_leaves_nothing(db):
+    async with db.transaction() as conn:
+        kept = await add_memory(conn, "alice", "kept")
+    with suppress(ZeroDivisionError):
+        async with db.transaction() as conn:
+            await add_memory(conn, "bob", "undone")
+            raise ZeroDivisionError
+    assert await get_memory(db, "alice", kept.id) is not None
+    assert await search_memories(db, "bob") == []
+    assert (await add_memory(db, "bob", "later")).outcome == "created"
+
+
+async def test_an_external_user_of_an_undone_transaction_is_not_remembered(db):
+    with suppress(ZeroDivisionError):
+        async with db.transaction() as conn:
+            undone = await add_memory(conn, "carol", "x")
+            raise ZeroDivisionError
+    again = await add_memory(db, "carol", "x")
+    async with db.transaction() as conn:
+        numbers = await conn.fetch("SELECT user_id FROM ltm_external_users")
+    assert again.user_id != undone.user_id
+    assert [row[0] for row in numbers] == [again.user_id]
+
+
+async def test_an_exhausted_pool_fails_within_the_deadline(dsn):
+    async with connect(dsn, timeout=DEADLINE, max_size=1) as db, db.transaction():
+        started = time.monotonic()
+        with pytest.raises(Unavailable):
+            await get_memory(db, 1, 1)
+        with pytest.raises(Unavailable):
+            async with db.transaction():
+                pass
+        assert time.monotonic() - started < HANG
+        assert db.stats().waiting == 0
+    assert db.stats().open == 0
+
+
+async def test_a_silent_network_fails_within_the_deadline_and_heals(dsn):
+    async with wire(dsn) as proxy, connect(proxy.dsn, timeout=DEADLINE, max_size=4) as db:
+        proxy.swallowing = True
+        started = time.monotonic()
+        outcomes = await asyncio.gather(
+            *(search_memories(db, 1) for _ in range(12)), return_exceptions=True
+        )
+        assert time.monotonic() - started < HANG
+        assert all(isinstance(outcome, Unavailable) for outcome in outcomes)
+        proxy.swallowing = False
+        assert await asyncio.gather(*(search_memories(db, 1) for _ in range(12))) == [[]] * 12
+
+
+async def test_a_read_is_repeated_on_a_new_connection_and_a_write_is_not(dsn):
+    async with wire(dsn) as proxy, connect(proxy.dsn, max_size=2, access_tracking="off") as db:
+        memory = await add_memory(db, 1, "x")
+
+        async def during_a_cut(call):
+            """The connection is reset while the statement waits for a lock."""
+            async with other.transaction():
+                await other.execute("LOCK TABLE ltm_memories IN ACCESS EXCLUSIVE MODE")
+                task = asyncio.ensure_future(call)
+                while not await other.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+                    assert not task.done()
+                proxy.cut()
+            return await asyncio.wait_for(task, 60)
+
+        other = await asyncpg.connect(dsn)
+        assert await during_a_cut(get_memory(db, 1, memory.id)) is not None
+        keyed = await during_a_cut(add_memory(db, 1, "y", idempotency_key="k"))
+        assert keyed.content == "y"
+        with pytest.raises(Unavailable):
+            await during_a_cut(add_memory(db, 1, "z"))
+        with pytest.raises(Unavailable):
+            await during_a_cut(update_memory(db, 1, memory.id, content="z"))
+        await other.close()
+        assert len([m for m in await search_memories(db, 1) if m.content == "y"]) == 1
+
+
+async def test_terminated_backends_are_replaced(db):
+    for _ in range(5):
+        async with db.transaction() as conn:
+            await conn.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        assert await search_memories(db, 1) == []
+    assert db.stats().open <= db.stats().max_size
+
+
+async def test_cancelled_calls_leak_nothing(dsn):
+    async with connect(dsn, max_size=4, access_tracking="off") as db:
+        memory = await add_memory(db, 1, "x")
+
+        async def work(n):
+            async with db.transaction() as conn:
+                await update_memory(conn, 1, memory.id, metadata={f"k{n % 7}": n})
+                await get_memory(conn, 1, memory.id)
+
+        tasks = [asyncio.ensure_future(work(n)) for n in range(200)]
+        for n, task in enumerate(tasks):
+            if n % 4:
+                asyncio.get_running_loop().call_later(n * 0.0005, task.cancel)
+        await asyncio.wait(tasks)
+        assert all(task.cancelled() or task.exception() is None for task in tasks)
+        stats = db.stats()
+        assert (stats.idle, stats.waiting) == (stats.open, 0)
+        assert await get_memory(db, 1, memory.id) is not None
+        async with db.transaction() as conn:
+            busy = await conn.fetchval(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+                "AND pid <> pg_backend_pid() AND state LIKE 'idle in transaction%'"
+            )
+        assert busy == 0
+
+
+async def test_closing_is_bounded_when_the_server_is_silent(dsn):
+    async with wire(dsn) as proxy:
+        db = await connect(proxy.dsn, min_size=3)
+        proxy.swallowing = True
+        started = time.monotonic()
+        await db.close()
+        assert time.monotonic() - started < 50
+        await db.close()
+    with pytest.raises(Unavailable):
+        await get_memory(db, 1, 1)
+
+
+def unused_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def test_a_missing_server_is_unavailable():
+    with pytest.raises(Unavailable, match="refused"):
+        await connect(f"postgresql://nobody@127.0.0.1:{unused_port()}/none", timeout=DEADLINE)
+    with pytest.raises(Unavailable):
+        await connect("postgresql:///none?host=/nowhere", timeout=DEADLINE)
+
+
+async def test_a_missing_database_or_role_is_unavailable(server):
+    with pytest.raises(Unavailable, match="no such database"):
+        await connect(with_database(server, "no_such_database"))
+
+
+async def test_what_is_no_postgresql_is_unavailable():
+    async def babble(reader, writer):
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(babble, "127.0.0.1", 0) as web:
+        port = web.sockets[0].getsockname()[1]
+        with pytest.raises(Unavailable):
+            await connect(f"postgresql://x@127.0.0.1:{port}/x", timeout=DEADLINE)
+
+
+async def test_an_unmigrated_database_is_named_when_it_is_used(empty):
+    async with connect(empty, check_schema=False) as db:
+        with pytest.raises(SchemaOutdated):
+            await add_memory(db, 1, "x")
+
+
+async def test_the_dsn_comes_from_the_environment_when_called(dsn, monkeypatch):
+    monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none")
+    monkeypatch.setenv("LTM_DATABASE_URL", dsn.replace("postgresql://", "postgresql+asyncpg://"))
+    async with connect() as db:
+        await add_memory(db, 1, "x")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("access_tracking", "sometimes"), ("max_size", 0), ("min_size", 99), ("timeout", 0)],
+)
+def test_options_that_make_no_sense_are_refused(option, value):
+    with pytest.raises(InvalidMemory):
+        connect("postgresql://x", **{option: value})
+
+
+async def test_pooler_mode_prepares_and_sets_nothing(dsn):
+    async with connect(dsn, pgbouncer=True) as db:
+        memory = await add_memory(db, 1, "x")
+        assert await get_memory(db, 1, memory.id) is not None
+        async with db.transaction() as conn:
+            prepared = await conn.fetchval("SELECT count(*) FROM pg_prepared_statements")
+            timeout = await conn.fetchval("SHOW statement_timeout")
+    assert (prepared, timeout) == (0, "0")

@@ -1,0 +1,126 @@
+"""No content leaves through an error, and every state of the server has its class."""
+
+import logging
+import pickle
+import traceback
+
+import asyncpg
+import pytest
+
+from ltm_store import InvalidMemory, LtmError, SchemaOutdated, Unavailable, add_memory, relate
+from ltm_store.errors import refused_field, translate
+
+MARK = "MARKED-CONTENT"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"content": MARK + "\0"},
+        {"content": MARK, "tags": [MARK, MARK * 20]},
+        {"content": MARK, "metadata": {MARK: {MARK}}},
+        {"content": MARK, "enhanced_context": {"spatial": {"city": 5, "venue": MARK}}},
+        {"content": MARK, "created_at": MARK},
+        {"content": MARK, "related_memory_ids": [10**12]},
+        {"content": MARK, "parent_memory_id": 10**12},
+    ],
+    ids=lambda a: "+".join(a),
+)
+async def test_an_error_carries_no_content(conn, caplog, arguments):
+    caplog.set_level(logging.DEBUG)
+    with pytest.raises(InvalidMemory) as caught:
+        async with conn.transaction():
+            await add_memory(conn, 1, **arguments)
+    error = caught.value
+    told = "".join(traceback.format_exception_only(error)) + repr(error) + repr(error.args)
+    told += "".join(map(str, (error.__context__, error.__cause__, caplog.text)))
+    assert MARK not in told
+    assert MARK.encode() not in pickle.dumps(error.args)
+
+
+async def test_what_the_server_refuses_names_the_field_and_no_row(conn):
+    memory = await add_memory(conn, 1, MARK)
+    with pytest.raises(asyncpg.CheckViolationError) as caught:
+        await conn.execute("UPDATE ltm_memories SET importance_score = 99 WHERE id = $1", memory.id)
+    assert MARK in str(caught.value), "the server's own text holds the row"
+    ours = translate(caught.value)
+    assert isinstance(ours, InvalidMemory)
+    assert (ours.field, MARK in str(ours)) == ("importance_score", False)
+
+
+@pytest.mark.parametrize(
+    ("state", "kind"),
+    [
+        ("08006", Unavailable),
+        ("25006", Unavailable),
+        ("28P01", Unavailable),
+        ("3D000", Unavailable),
+        ("40001", Unavailable),
+        ("40P01", Unavailable),
+        ("53300", Unavailable),
+        ("55P03", Unavailable),
+        ("57014", Unavailable),
+        ("57P01", Unavailable),
+        ("57P03", Unavailable),
+        ("22021", InvalidMemory),
+        ("23505", InvalidMemory),
+        ("23514", InvalidMemory),
+        ("54000", InvalidMemory),
+        ("42P01", SchemaOutdated),
+        ("42501", LtmError),
+        ("XX000", LtmError),
+    ],
+)
+def test_a_state_decides_the_class(state, kind):
+    error = asyncpg.PostgresError(MARK)
+    error.sqlstate = state
+    ours = translate(error)
+    assert type(ours) is kind
+    assert MARK not in str(ours)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        asyncpg.ConnectionDoesNotExistError(MARK),
+        asyncpg.InternalClientError(MARK),
+        asyncpg.InterfaceError(MARK),
+        ConnectionResetError(MARK),
+        TimeoutError(MARK),
+    ],
+    ids=lambda e: type(e).__name__,
+)
+def test_a_lost_connection_of_every_kind_is_unavailable(error):
+    ours = translate(error)
+    assert type(ours) is Unavailable
+    assert MARK not in str(ours)
+
+
+def test_other_errors_pass():
+    assert translate(ZeroDivisionError()) is None
+
+
+@pytest.mark.parametrize(
+    ("constraint", "field"),
+    [
+        (None, "memory"),
+        ("ltm_memories_tags_within_limits", "tags"),
+        ("ltm_memories_memory_metadata_within_limits", "metadata"),
+        ("ltm_memories_context_data_within_limits", "enhanced_context"),
+        ("ltm_memories_parent_memory_id_is_another", "parent_memory_id"),
+        ("ltm_memory_relationships_target_memory_id_fkey", "target_memory_id"),
+        ("ltm_external_users_external_id_within_limit", "user_id"),
+    ],
+)
+def test_a_constraint_names_the_argument(constraint, field):
+    assert refused_field(constraint) == field
+
+
+async def test_metadata_that_grows_too_large_by_merging_is_refused(conn):
+    memory = await add_memory(conn, 1, "x", metadata={"a": "x" * 200_000})
+    from ltm_store import update_memory
+
+    with pytest.raises(InvalidMemory, match="^metadata: "):
+        async with conn.transaction():
+            await update_memory(conn, 1, memory.id, metadata={"b": "x" * 100_000})
+    assert await relate(conn, 1, memory.id, memory.id + 10**9) is None

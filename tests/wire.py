@@ -1,0 +1,77 @@
+"""A proxy in front of the server: counts round trips, swallows bytes, cuts connections."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from urllib.parse import parse_qs, urlsplit
+
+
+class Wire:
+    """Stands between clients and the server, on a port of its own."""
+
+    def __init__(self, dsn: str) -> None:
+        self._target = urlsplit(dsn)
+        self._writers: list[asyncio.StreamWriter] = []
+        self.round_trips = 0
+        self.swallowing = False
+        self.port = 0
+
+    @property
+    def dsn(self) -> str:
+        user = self._target.username or "postgres"
+        return f"postgresql://{user}@127.0.0.1:{self.port}{self._target.path}"
+
+    async def _upstream(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        host = parse_qs(self._target.query).get("host", [self._target.hostname or "localhost"])[0]
+        port = self._target.port or 5432
+        if host.startswith("/"):
+            return await asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}")
+        return await asyncio.open_connection(host, port)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        server_reader, server_writer = await self._upstream()
+        self._writers += [writer, server_writer]
+        answered = True
+
+        async def requests() -> None:
+            nonlocal answered
+            while data := await reader.read(65536):
+                if answered:  # a new request after an answer: one more trip
+                    self.round_trips += 1
+                    answered = False
+                if not self.swallowing:
+                    server_writer.write(data)
+
+        async def answers() -> None:
+            nonlocal answered
+            while data := await server_reader.read(65536):
+                answered = True
+                if not self.swallowing:
+                    writer.write(data)
+
+        with suppress(OSError):
+            await asyncio.wait(
+                [asyncio.ensure_future(requests()), asyncio.ensure_future(answers())],
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+        writer.close()
+        server_writer.close()
+
+    def cut(self) -> None:
+        """Reset every connection."""
+        for writer in self._writers:
+            writer.transport.abort()
+        self._writers.clear()
+
+
+@asynccontextmanager
+async def wire(dsn: str) -> AsyncIterator[Wire]:
+    """A proxy in front of the server of this DSN."""
+    proxy = Wire(dsn)
+    server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
+    proxy.port = server.sockets[0].getsockname()[1]
+    try:
+        yield proxy
+    finally:
+        server.close()
+        proxy.cut()
