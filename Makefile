@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint migrate rollback status psql wheel
+.PHONY: help demo test check lint bench migrate rollback status psql wheel
 
 PYTHON ?= python3
 VENV := .venv
@@ -34,6 +34,9 @@ rollback: $(VENV)/embedded ## Roll back the last migration
 
 status: $(VENV)/embedded ## Tell which migrations are applied
 	@$(BIN)/python -m ltm_store.migrate status
+
+bench: $(VENV)/dev ## What calls cost beside raw asyncpg (minutes)
+	$(WITHOUT_DSN) $(BIN)/python -m tests.bench
 
 psql: $(VENV)/embedded ## Open the database in psql
 	@$(BIN)/ltm-store psql

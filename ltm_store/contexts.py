@@ -12,17 +12,24 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    Json,
     JsonValue,
     StrictBool,
     StrictFloat,
     StrictInt,
     ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
     model_validator,
 )
 
 from ltm_store import limits
 from ltm_store.errors import InvalidMemory
 from ltm_store.values import Fraction, JsonObject, Moment, Note, Text, dump_json
+
+STORED: Final = object()
+"""Validation context of rows: what is stored is taken as it is, neither derived nor limited."""
 
 TimeOfDay = Literal["night", "morning", "afternoon", "evening"]
 DayOfWeek = Literal["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
@@ -84,8 +91,8 @@ class TemporalContext(Context):
     timezone: Timezone | None = None
 
     @model_validator(mode="after")
-    def _derive(self) -> Self:
-        if self.timestamp is None:
+    def _derive(self, info: ValidationInfo) -> Self:
+        if self.timestamp is None or info.context is STORED:
             return self
         try:
             local = self.timestamp.astimezone(ZoneInfo(self.timezone or "UTC"))
@@ -205,7 +212,9 @@ class EnhancedContext(BaseModel):
     extra: JsonObject = Field(default_factory=dict)
 
     @model_validator(mode="after")
-    def _within_limits(self) -> Self:
+    def _within_limits(self, info: ValidationInfo) -> Self:
+        if info.context is STORED:
+            return self
         if any(len(key) > limits.CONTEXT_KEY_CHARS for key in self.extra):
             raise ValueError(f"a key of extra is longer than {limits.CONTEXT_KEY_CHARS} characters")
         if self._leaves() > limits.CONTEXT_LEAVES:
@@ -228,7 +237,7 @@ class EnhancedContext(BaseModel):
         return self.model_dump(mode="json", exclude_defaults=True)
 
 
-class StoredContext(NamedTuple):
+class ContextToStore(NamedTuple):
     """A context as a statement takes it: the JSON object's text, and one row per field set."""
 
     text: str
@@ -239,7 +248,7 @@ def _as_text(value: object) -> str:
     return value if isinstance(value, str) else dump_json(value)
 
 
-def store_context(context: EnhancedContext) -> StoredContext:
+def store_context(context: EnhancedContext) -> ContextToStore:
     """What to store for a context.
 
     Raises InvalidMemory when it is longer than limits.JSON_BYTES as JSON.
@@ -260,15 +269,21 @@ def store_context(context: EnhancedContext) -> StoredContext:
         for custom in context.custom_contexts
     ]
     rows += [ContextRow("extra", key, _as_text(value), 1.0) for key, value in context.extra.items()]
-    return StoredContext(text, rows)
+    return ContextToStore(text, rows)
 
 
-def read_context(text: str) -> EnhancedContext | None:
-    """The context of a stored row, whoever wrote it; JSON null is none. Never fails."""
+def _read(value: object, in_rust: ValidatorFunctionWrapHandler) -> EnhancedContext | None:
+    if not isinstance(value, str):  # what a caller hands in
+        return EnhancedContext.model_validate(value) if value is not None else None
     try:
-        return None if text == "null" else EnhancedContext.model_validate_json(text)
+        context: EnhancedContext | None = in_rust(value)
     except ValidationError:
-        return _salvage(json.loads(text))
+        return _salvage(json.loads(value))
+    return context
+
+
+StoredContext = Annotated[Json[EnhancedContext | None], WrapValidator(_read)]
+"""The context of a stored row as JSON text, whoever wrote it. Reading it never fails."""
 
 
 def _salvage(data: JsonValue) -> EnhancedContext:
@@ -282,7 +297,7 @@ def _salvage(data: JsonValue) -> EnhancedContext:
         if name in _SECTIONS and isinstance(value, dict):
             section = _SECTIONS[name]
             fields = {key: leaf for key, leaf in value.items() if _accepts(section, {key: leaf})}
-            known[name] = section.model_validate(fields)
+            known[name] = section.model_validate(fields, context=STORED)
             foreign = {
                 key: leaf for key, leaf in value.items() if leaf is not None and key not in fields
             }

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import asyncpg
 from pydantic import BaseModel
 
+from ltm_store.contexts import STORED
 from ltm_store.errors import LtmError, translate
 from ltm_store.statements import Statement, statements
 from ltm_store.values import UserId, known_user
@@ -81,7 +82,7 @@ async def fetch_one(
 ) -> Row | None:
     """The first row of a statement as a model, or None."""
     rows = await _run(db, statements()[name], arguments, repeat)
-    return model.model_validate(dict(rows[0])) if rows else None
+    return model.model_validate(dict(rows[0]), context=STORED) if rows else None
 
 
 async def fetch_many(
@@ -89,7 +90,7 @@ async def fetch_many(
 ) -> list[Row]:
     """The rows of a statement as models, in its order."""
     rows = await _run(db, statements()[name], arguments, repeat)
-    return [model.model_validate(dict(row)) for row in rows]
+    return [model.model_validate(dict(row), context=STORED) for row in rows]
 
 
 async def internal_id(db: Executor, user_id: UserId, *, create: bool = False) -> int | None:

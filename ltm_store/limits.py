@@ -19,5 +19,5 @@ SOURCE_ID_CHARS: Final = 255
 IDEMPOTENCY_KEY_CHARS: Final = 255
 NOTE_CHARS: Final = 10_000  # reasons, descriptions, access contexts, recorded queries
 RELATED: Final = 1_000  # related memories of one add
-LISTED: Final = 10_000  # ids of one call, relationships of one memory
+LISTED: Final = 10_000  # ids of one call
 HITS: Final = 1_000

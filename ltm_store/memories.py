@@ -153,9 +153,7 @@ async def get_memory(
 async def _read(
     db: Executor, user: int, number: int, now: datetime, include_relationships: bool
 ) -> Memory | None:
-    return await fetch_one(
-        db, "get_memory", Memory, user, number, now, limits.LISTED, include_relationships
-    )
+    return await fetch_one(db, "get_memory", Memory, user, number, now, include_relationships)
 
 
 async def get_memories(db: Executor, user_id: UserId, memory_ids: Sequence[int]) -> list[Memory]:

@@ -21,7 +21,7 @@ from pydantic import (
 from pydantic_core import from_json
 
 from ltm_store import limits
-from ltm_store.contexts import EnhancedContext, read_context
+from ltm_store.contexts import EnhancedContext, StoredContext
 from ltm_store.errors import InvalidMemory
 from ltm_store.values import (
     Category,
@@ -256,10 +256,6 @@ def _stored_ids(value: object) -> object:
     return tuple(i for i in ids if type(i) is int) if isinstance(ids, list | tuple) else ()
 
 
-def _stored_context(value: object) -> object:
-    return read_context(value) if isinstance(value, str) else value
-
-
 class Memory(Row):
     """A memory as stored. Moments are aware and in UTC.
 
@@ -279,7 +275,7 @@ class Memory(Row):
     importance_rank: int
     dynamic_importance: float
     context: str | None
-    enhanced_context: Annotated[EnhancedContext | None, BeforeValidator(_stored_context)]
+    enhanced_context: StoredContext
     source_type: str | None
     source_id: str | None
     source_position: int | None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ltm_store import limits
 from ltm_store.errors import InvalidMemory
 from ltm_store.execute import Executor, fetch_many, fetch_one, fetch_value, internal_id, track
 from ltm_store.models import Relationship, RelationshipDetails
@@ -80,8 +79,6 @@ async def get_relationships(db: Executor, user_id: UserId, memory_id: int) -> li
     user = await internal_id(db, user_id)
     if user is None:
         return []
-    found = await fetch_many(
-        db, "get_relationships", Relationship, user, number, moment(None), limits.LISTED
-    )
+    found = await fetch_many(db, "get_relationships", Relationship, user, number, moment(None))
     await track(db, user, [link.related_memory.id for link in found], "related")
     return found

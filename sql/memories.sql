@@ -119,7 +119,7 @@ described AS (
 SELECT a.* FROM added AS a;
 
 -- name: get_memory(
---     user_id bigint, memory_id bigint, as_of timestamptz, row_limit bigint, include_relationships flag
+--     user_id bigint, memory_id bigint, as_of timestamptz, include_relationships flag
 -- ) :one Memory
 -- One memory, archived or not; on demand with its relationships as a JSON array, strongest first.
 SELECT

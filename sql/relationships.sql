@@ -124,9 +124,7 @@ mirrored AS (
 
 SELECT count(*) AS removed FROM unrelated;
 
--- name: get_relationships(
---     user_id bigint, memory_id bigint, as_of timestamptz, row_limit bigint
--- ) :many Relationship
+-- name: get_relationships(user_id bigint, memory_id bigint, as_of timestamptz) :many Relationship
 -- The links that leave a memory or arrive at it, strongest first.
 SELECT
     r.*  -- columns: relationship
@@ -143,4 +141,4 @@ INNER JOIN ltm_memories AS o
         AND (o.expires_at IS NULL OR o.expires_at > $3)
 WHERE m.user_id = $1 AND m.id = $2 AND (m.expires_at IS NULL OR m.expires_at > $3)
 ORDER BY r.strength DESC NULLS FIRST, r.id ASC
-LIMIT $4;
+LIMIT 10000;

@@ -1,8 +1,7 @@
-"""Databases for the tests: one clone of a migrated template for all that roll back, one each for others."""
+"""Databases for the tests: clones of a migrated one, shared by the tests that roll back."""
 
 from collections.abc import AsyncIterator, Iterator
 from itertools import count
-from pathlib import Path
 
 import asyncpg
 import pytest
@@ -10,6 +9,7 @@ from hypothesis import HealthCheck, settings
 
 from ltm_store import Database, connect, migrate
 from tests import servers
+from tests.populate import populate
 
 settings.register_profile(
     "ltm",
@@ -33,7 +33,7 @@ def server() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 async def admin(server: str) -> AsyncIterator[asyncpg.Connection]:
-    """A connection that creates and drops databases. What it creates need not survive a power cut."""
+    """A connection that creates and drops databases, which need not survive a power cut."""
     connection = await asyncpg.connect(server)
     for setting in ("fsync", "full_page_writes", "synchronous_commit"):
         await connection.execute(f"ALTER SYSTEM SET {setting} = off")
@@ -113,33 +113,3 @@ async def filled(
         await populate(connection, users=40, memories=500)
         yield connection
         await connection.close()
-
-
-async def populate(
-    connection: asyncpg.Connection, *, users: int, memories: int, first_user: int = 1
-) -> None:
-    """Fill a database with memories, each related to the next three of its user."""
-    await connection.execute("SET statement_timeout = 0")
-    await connection.fetch(
-        (Path(__file__).parent / "populate.sql").read_text(), users, memories, first_user
-    )
-    await connection.execute(
-        "INSERT INTO ltm_memory_relationships (user_id, source_memory_id, target_memory_id, "
-        "relationship_type, strength) "
-        "SELECT user_id, id, id + $1 * step, 'related', 0.5 FROM ltm_memories, generate_series(1, 3) step "
-        "WHERE (user_id, id + $1 * step) IN (SELECT user_id, id FROM ltm_memories)",
-        users,
-    )
-    await connection.execute(
-        "INSERT INTO ltm_memory_tags (user_id, memory_id, tag_name) "
-        "SELECT user_id, id, tag FROM ltm_memories, jsonb_array_elements_text(tags) AS tag"
-    )
-    await connection.execute(
-        "INSERT INTO ltm_contexts (user_id, memory_id, context_type, context_key, context_value) "
-        "SELECT user_id, id, 'spatial', 'city', context_data #>> '{spatial,city}' FROM ltm_memories"
-    )
-    await connection.execute(
-        "INSERT INTO ltm_external_users (external_id) "
-        "SELECT 'user ' || n FROM generate_series(1, 3000) AS n ON CONFLICT DO NOTHING"
-    )
-    await connection.execute("VACUUM ANALYZE")

@@ -48,7 +48,8 @@ async def test_figures(conn):
         (ids[5], 3),
         (ids[7], 1),
     ]
-    assert [(m.id, m.relationship_count) for m in figures.most_related_memories][0] == (ids[0], 3)
+    first = figures.most_related_memories[0]
+    assert (first.id, first.relationship_count) == (ids[0], 3)
 
 
 async def test_average_dynamic_importance_is_of_the_moment(conn):

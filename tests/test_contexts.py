@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from ltm_store import (
     CustomContext,
@@ -21,9 +21,17 @@ from ltm_store import (
     get_memory,
     update_memory,
 )
-from ltm_store.contexts import read_context, store_context
+from ltm_store.contexts import STORED, StoredContext, store_context
 
-texts = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=20)
+_stored = TypeAdapter(StoredContext)
+
+
+def read_context(text: str) -> EnhancedContext | None:
+    found: EnhancedContext | None = _stored.validate_python(text, context=STORED)
+    return found
+
+
+texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
 booleans = st.booleans()
 fractions = st.floats(0, 1)
 levels = fractions | texts

@@ -345,7 +345,7 @@ async def test_delete_leaves_nothing_that_points_at_the_memory(conn):
     assert [(r["source_memory_id"], r["target_memory_id"]) for r in links] == [(kept.id, both.id)]
 
 
-BAD = {
+BAD: dict[str, list[object]] = {
     "content": ["", "\0", "\ud800", "x" * (2 * 1024 * 1024), "é" * 600_000, 5, None],
     "tags": [["a"] * 3 + [""], ["x" * 101], [f"{n}" for n in range(101)], ["\0"], "work", [5]],
     "importance_score": [0, 11, True, 5.0, "5", None],
