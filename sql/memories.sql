@@ -146,7 +146,7 @@ CROSS JOIN
                     AND (o.expires_at IS NULL OR o.expires_at > $3)
             WHERE r.user_id = $1 AND (r.source_memory_id = $2 OR r.target_memory_id = $2)
             ORDER BY r.strength DESC NULLS FIRST, r.id ASC
-            LIMIT $4
+            LIMIT 10000
         ) AS l
     ) AS x
 -- end if
