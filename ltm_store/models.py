@@ -98,8 +98,9 @@ class Arguments(BaseModel):
             return cls.model_validate(arguments)
         except ValidationError as error:
             first = error.errors(include_input=False, include_context=False, include_url=False)[0]
-            field = ".".join(str(part)[:100] for part in first["loc"]) or "memory"
-            raise InvalidMemory(field, first["msg"].removeprefix("Value error, ")) from None
+        # Raised here, outside of the handler, so that no pydantic error with the input hangs on it.
+        field = ".".join(str(part)[:100] for part in first["loc"]) or "memory"
+        raise InvalidMemory(field, first["msg"].removeprefix("Value error, "))
 
 
 class _Attributes(Arguments):

@@ -114,7 +114,7 @@ async def test_concurrent_accesses_are_all_counted(db):
         assert len(await log(conn)) == 64
 
 
-async def test_accesses_of_overlapping_sets_never_deadlock(db):
+async def test_accesses_of_overlapping_sets_at_once_are_all_counted(db):
     ids = [(await add_memory(db, 1, f"{n}")).id for n in range(20)]
     await asyncio.gather(*(record_access(db, 1, ids if n % 2 else ids[::-1]) for n in range(60)))
     assert {m.access_count for m in await get_memories(db, 1, ids)} == {60}

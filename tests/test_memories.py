@@ -24,6 +24,7 @@ from ltm_store import (
     get_memories,
     get_memory,
     get_relationships,
+    record_access,
     relate,
     restore_memory,
     search_memories,
@@ -166,8 +167,20 @@ async def test_a_naive_moment_is_utc_whatever_the_session_says(conn):
 
 
 async def test_a_repeated_key_finds_the_first_row_unchanged(conn, caplog):
-    first = await add_memory(conn, 1, "x", tags=["a"], idempotency_key="k")
-    again = await add_memory(conn, 1, "x", tags=["b"], idempotency_key="k")
+    first = await add_memory(conn, 1, "x", tags=["a"], enhanced_context=FULL, idempotency_key="k")
+    contexts = await rows(conn, "ltm_contexts")
+    target = await add_memory(conn, 1, "target")
+    again = await add_memory(
+        conn,
+        1,
+        "x",
+        tags=["b"],
+        related_memory_ids=[target.id],
+        enhanced_context={"spatial": {"city": "Wien"}},
+        idempotency_key="k",
+    )
+    assert await rows(conn, "ltm_contexts") == contexts
+    assert await rows(conn, "ltm_memory_relationships") == []
     assert again == first.model_copy(update={"outcome": "existing"})
     assert not caplog.records
     with caplog.at_level(logging.WARNING):
@@ -217,6 +230,7 @@ async def test_expired_memories_are_in_no_read(conn):
     assert read.relationships == ()
     assert await update_memory(conn, 1, memory.id, content="z") is None
     assert await relate(conn, 1, other.id, memory.id) is None
+    assert await record_access(conn, 1, [memory.id]) == 0
 
 
 async def test_update_changes_what_is_given_and_nothing_else(conn):

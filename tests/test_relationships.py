@@ -9,6 +9,7 @@ from ltm_store import (
     InvalidMemory,
     RelationshipType,
     add_memory,
+    delete_memory,
     get_memory,
     get_relationships,
     relate,
@@ -99,7 +100,7 @@ async def test_what_cannot_be_related(conn, ids):
     assert await mirror(conn, ids[0]) == ()
 
 
-async def test_links_both_ways_at_once_never_deadlock(db):
+async def test_links_both_ways_at_once_are_all_mirrored(db):
     ids = [(await add_memory(db, 1, f"{n}")).id for n in range(6)]
     draw = random.Random(7)
     pairs = [draw.sample(ids, 2) for _ in range(300)]
@@ -109,3 +110,17 @@ async def test_links_both_ways_at_once_never_deadlock(db):
         memory = await get_memory(db, 1, source)
         assert memory is not None
         assert sorted(memory.related_memory_ids) == sorted({t for s, t in pairs if s == source})
+
+
+async def test_relating_and_deleting_at_once_never_deadlock(db):
+    """Both lock in the order of the ids: a deadlock would come as Unavailable."""
+    for _ in range(30):
+        ids = [(await add_memory(db, 1, f"{n}")).id for n in range(8)]
+        for target in ids[:4]:
+            await asyncio.gather(*(relate(db, 1, source, target) for source in ids[4:]))
+        await asyncio.gather(
+            *(delete_memory(db, 1, target) for target in ids[:4]),
+            *(relate(db, 1, source, target, "causes") for source in ids[4:] for target in ids[:4]),
+        )
+        for source in ids[4:]:
+            assert await get_relationships(db, 1, source) == []

@@ -14,6 +14,7 @@ class Wire:
         self._writers: list[asyncio.StreamWriter] = []
         self.round_trips = 0
         self.swallowing = False
+        self._dead: set[asyncio.StreamWriter] = set()
         self.port = 0
 
     @property
@@ -39,14 +40,14 @@ class Wire:
                 if answered:  # a new request after an answer: one more trip
                     self.round_trips += 1
                     answered = False
-                if not self.swallowing:
+                if not self._silent(writer):
                     server_writer.write(data)
 
         async def answers() -> None:
             nonlocal answered
             while data := await server_reader.read(65536):
                 answered = True
-                if not self.swallowing:
+                if not self._silent(writer):
                     writer.write(data)
 
         with suppress(OSError):
@@ -56,6 +57,12 @@ class Wire:
             )
         writer.close()
         server_writer.close()
+
+    def _silent(self, writer: asyncio.StreamWriter) -> bool:
+        """While the proxy swallows, whoever sends through a connection loses it for good."""
+        if self.swallowing:
+            self._dead.add(writer)
+        return writer in self._dead
 
     def cut(self) -> None:
         """Reset every connection."""
