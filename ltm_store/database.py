@@ -258,9 +258,6 @@ class Database(Handle):
             try:
                 remaining = max(deadline - clock(), 0.001)
                 return await connection.fetch(sql, *arguments, timeout=remaining)
-            except TimeoutError:
-                connection.terminate()
-                raise
             except CONNECTION_LOST:
                 if not connection.is_closed():
                     raise
