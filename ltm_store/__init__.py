@@ -27,6 +27,8 @@ from ltm_store.memories import (
 )
 from ltm_store.models import (
     Analytics,
+    ErasureReport,
+    ImportReport,
     Memory,
     MemoryHit,
     MemoryType,
@@ -35,7 +37,10 @@ from ltm_store.models import (
     RelationshipType,
     SourceType,
 )
+from ltm_store.prompts import format_for_prompt
 from ltm_store.relationships import get_relationships, relate, unrelate
+from ltm_store.transfer import add_memories, export_user, import_user
+from ltm_store.users import forget_user
 
 __version__ = "0.1.0.dev0"
 
@@ -47,6 +52,8 @@ __all__ = [
     "EmotionalContext",
     "EnhancedContext",
     "EnvironmentalContext",
+    "ErasureReport",
+    "ImportReport",
     "InvalidMemory",
     "LtmError",
     "Memory",
@@ -62,14 +69,19 @@ __all__ = [
     "TechnicalContext",
     "TemporalContext",
     "Unavailable",
+    "add_memories",
     "add_memory",
     "archive_memory",
     "connect",
     "delete_memory",
+    "export_user",
+    "forget_user",
+    "format_for_prompt",
     "get_analytics",
     "get_memories",
     "get_memory",
     "get_relationships",
+    "import_user",
     "record_access",
     "relate",
     "restore_memory",

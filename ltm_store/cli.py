@@ -16,7 +16,7 @@ from ltm_store import embedded
 from ltm_store.database import connect
 from ltm_store.demo import import_with_progress, show
 from ltm_store.errors import InvalidMemory, LtmError
-from ltm_store.importing import ImportReport, Line, read_lines
+from ltm_store.models import ImportReport
 
 app = typer.Typer(
     help="The long-term memory of an AI assistant, in PostgreSQL. "
@@ -39,8 +39,7 @@ def import_file(
 ) -> None:
     """Import a JSON Lines file, one memory a line (the keywords of add_memory), all or nothing."""
     try:
-        lines = read_lines(file.read_text(encoding="utf-8").splitlines())
-        report = asyncio.run(_import(user, lines))
+        report = asyncio.run(_import(user, file.read_text(encoding="utf-8").splitlines()))
     except LtmError as error:
         raise _fail(error) from None
     except UnicodeDecodeError:
@@ -51,7 +50,7 @@ def import_file(
     )
 
 
-async def _import(user: str, lines: list[Line]) -> ImportReport:
+async def _import(user: str, lines: list[str]) -> ImportReport:
     async with connect() as db:
         return await import_with_progress(db, user, lines, Console(stderr=True))
 

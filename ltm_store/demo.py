@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Final
@@ -14,15 +15,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from ltm_store import limits
 from ltm_store.accesses import record_access
 from ltm_store.analytics import get_analytics
 from ltm_store.contexts import store_context
 from ltm_store.database import Database
-from ltm_store.importing import ImportReport, Line, import_lines, read_lines
-from ltm_store.memories import archive_memory, delete_memory, get_memory, search_memories
-from ltm_store.models import Analytics, MemoryHit
+from ltm_store.errors import InvalidMemory
+from ltm_store.memories import archive_memory, get_memory, search_memories
+from ltm_store.models import Analytics, ImportReport, MemoryHit
 from ltm_store.resources import demo_lines
+from ltm_store.transfer import import_user
+from ltm_store.users import forget_user
 from ltm_store.values import UserId
 
 USER: Final = "demo-livia"
@@ -47,9 +49,9 @@ _PSQL: Final = (
 
 
 async def import_with_progress(
-    db: Database, user_id: UserId, lines: list[Line], console: Console
+    db: Database, user_id: UserId, lines: list[str], console: Console
 ) -> ImportReport:
-    """Import lines under a progress bar."""
+    """Import JSON Lines under a progress bar."""
     columns = (
         TextColumn("importing"),
         BarColumn(),
@@ -57,16 +59,26 @@ async def import_with_progress(
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task("", total=len(lines))
-        return await import_lines(db, user_id, lines, stored=lambda: progress.advance(task))
+        counted = progress.track(lines, total=len(lines))
+        return await import_user(db, user_id, _json_objects(counted))
+
+
+def _json_objects(lines: Iterable[str]) -> Iterator[dict[str, object]]:
+    for number, text in enumerate(lines, 1):
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            value = None
+        if not isinstance(value, dict):
+            raise InvalidMemory(f"line {number}", "should be a JSON object")
+        yield value
 
 
 async def show(db: Database, console: Console) -> None:
     """Replace the demo user's memories by those of the package, and walk through them."""
-    await _clear(db)
-    lines = read_lines(demo_lines())
+    await forget_user(db, USER)
     started = time.perf_counter()
-    report = await import_with_progress(db, USER, lines, console)
+    report = await import_with_progress(db, USER, demo_lines(), console)
     seconds = time.perf_counter() - started
     console.print(
         f"[bold]{report.created}[/] memories of one user over a year, with "
@@ -89,14 +101,6 @@ async def show(db: Database, console: Console) -> None:
     await _archive(db, console)
     _analytics(console, await get_analytics(db, USER))
     _psql_menu(console, hits[0].user_id)
-
-
-async def _clear(db: Database) -> None:
-    while found := await search_memories(
-        db, USER, limit=limits.HITS, include_archived=True, include_context=False
-    ):
-        for memory in found:
-            await delete_memory(db, USER, memory.id)
 
 
 def _table(title: str, *columns: str) -> Table:

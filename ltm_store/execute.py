@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import MutableMapping
+from collections.abc import AsyncIterator, MutableMapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import asyncpg
@@ -31,6 +32,10 @@ class Handle(ABC):
     @abstractmethod
     async def run(self, sql: str, arguments: list[Any], *, repeat: bool) -> list[Any]:
         """The rows of a statement; with `repeat` it may be sent again after a lost connection."""
+
+    @abstractmethod
+    def transaction(self) -> AbstractAsyncContextManager[Connection]:
+        """A connection inside a transaction of its own."""
 
     @abstractmethod
     async def accessed(
@@ -93,12 +98,23 @@ async def fetch_many(
     return [model.model_validate(dict(row), context=STORED) for row in rows]
 
 
-async def internal_id(db: Executor, user_id: UserId, *, create: bool = False) -> int | None:
+async def internal_id(db: Executor, user_id: UserId) -> int | None:
     """The number under which a user is stored, or None for an external id never written for.
 
-    With `create` an unknown external id is given a number. Raises InvalidMemory for anything that
-    cannot be a user id.
+    Raises InvalidMemory for anything that cannot be a user id.
     """
+    return await _number(db, user_id, "find_user")
+
+
+async def interned_id(db: Executor, user_id: UserId) -> int:
+    """The same for a write: an external id that is new is given a number."""
+    number = await _number(db, user_id, "intern_user")
+    if number is None:
+        raise AssertionError("intern_user returns a number")
+    return number
+
+
+async def _number(db: Executor, user_id: UserId, statement: str) -> int | None:
     user = known_user(user_id)
     if isinstance(user, int):
         return user
@@ -106,7 +122,6 @@ async def internal_id(db: Executor, user_id: UserId, *, create: bool = False) ->
     known = db.external_users if isinstance(db, Handle) else {}
     if user in known:
         return known[user]
-    statement = "intern_user" if create else "find_user"
     number: int | None = await fetch_value(db, statement, user, repeat=True)
     if number is not None:
         known[user] = number
@@ -125,3 +140,17 @@ async def track(
     """Note that memories were recalled on a Database; elsewhere nothing is tracked."""
     if isinstance(db, Handle) and memory_ids:
         await db.accessed(user_id, memory_ids, method, context, query)
+
+
+@asynccontextmanager
+async def in_transaction(db: Executor) -> AsyncIterator[Connection]:
+    """A connection inside a transaction: a new one, or a savepoint of the caller's."""
+    if isinstance(db, Handle):
+        async with db.transaction() as connection:
+            yield connection
+    elif isinstance(db, asyncpg.Pool):
+        async with db.acquire(timeout=POOL_TIMEOUT) as acquired, acquired.transaction():
+            yield acquired
+    else:
+        async with db.transaction():
+            yield db

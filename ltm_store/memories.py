@@ -12,7 +12,15 @@ from pydantic import JsonValue
 from ltm_store import limits
 from ltm_store.contexts import EnhancedContext, store_context
 from ltm_store.errors import Conflict, InvalidMemory
-from ltm_store.execute import Executor, fetch_many, fetch_one, fetch_value, internal_id, track
+from ltm_store.execute import (
+    Executor,
+    fetch_many,
+    fetch_one,
+    fetch_value,
+    internal_id,
+    interned_id,
+    track,
+)
 from ltm_store.models import Filters, Memory, MemoryChanges, MemoryHit, NewMemory
 from ltm_store.values import UserId, dump_json, memory_number, moment
 
@@ -83,9 +91,13 @@ async def add_memory(
     """
     given = dict(locals())
     new = NewMemory.checked({name: given[name] for name in NewMemory.model_fields})
+    return await store(db, await interned_id(db, user_id), new)
+
+
+async def store(db: Executor, user: int, new: NewMemory) -> Memory:
+    """Store a validated memory under the number of its user; see add_memory."""
     now = moment(None)
     context_data, *context_columns = _context_arguments(new.enhanced_context)
-    user = await internal_id(db, user_id, create=True)
     try:
         memory = await fetch_one(
             db,

@@ -26,6 +26,7 @@ from ltm_store.errors import InvalidMemory
 from ltm_store.values import (
     Category,
     Content,
+    Finite,
     Fraction,
     IdempotencyKey,
     Int32,
@@ -131,6 +132,60 @@ class NewMemory(_Attributes):
     ] = ()
     created_at: Moment | None = None
     idempotency_key: IdempotencyKey | None = None
+
+
+class ExportedRelationship(Arguments):
+    """A link in an export; its target is the id of another line."""
+
+    target_memory_id: MemoryId
+    relationship_type: Word = "related"
+    strength: Fraction = 1.0
+    description: LongText | None = None
+    created_at: Moment | None = None
+    last_accessed: Moment | None = None
+
+
+class ExportedAccess(Arguments):
+    """A recall in an export."""
+
+    access_timestamp: Moment | None = None
+    access_method: Word | None = None
+    access_context: LongText | None = None
+    user_query: LongText | None = None
+    was_relevant: StrictBool | None = None
+    relevance_score: Fraction | None = None
+
+
+class ExportedTag(Arguments):
+    """The details of a tag in an export."""
+
+    tag_name: Text
+    tag_category: Word | None = "general"
+    tag_importance: Finite | None = 1.0
+    tag_confidence: Fraction | None = 1.0
+    usage_count: Int32 | None = 1
+    first_used: Moment | None = None
+    last_used: Moment | None = None
+
+
+class ExportedMemory(NewMemory):
+    """A line of an export, or of a file to import: the keywords of add_memory and what happened.
+
+    `id` is the line's own; related_memory_ids, parent_memory_id and the relationships speak of it.
+    """
+
+    content: LongText
+    id: MemoryId | None = None
+    relationships: tuple[ExportedRelationship, ...] = ()
+    accesses: tuple[ExportedAccess, ...] = ()
+    tag_details: tuple[ExportedTag, ...] = ()
+    version: Int32 = 1
+    access_count: Int32 = 0
+    last_accessed: Moment | None = None
+    last_access_context: LongText | None = None
+    last_modified: Moment | None = None
+    is_archived: StrictBool = False
+    archive_reason: LongText | None = None
 
 
 class MemoryChanges(_Attributes):
@@ -329,3 +384,44 @@ class Analytics(Row):
     most_related_memories: Json[tuple[RelatedMemory, ...]]
     tag_distribution: Json[dict[str, int]]
     growth_by_month: Json[dict[str, int]]
+
+
+class ExportRow(Memory):
+    """A memory with all that an export says of it."""
+
+    outgoing: Json[tuple[ExportedRelationship, ...]]
+    accesses: Json[tuple[ExportedAccess, ...]]
+    tag_details: Json[tuple[ExportedTag, ...]]
+
+
+class ErasedRows(Row):
+    """How many rows of each table were deleted."""
+
+    ltm_memories: int
+    ltm_contexts: int
+    ltm_memory_relationships: int
+    ltm_memory_access: int
+    ltm_memory_tags: int
+
+
+class RefusedMemory(Row):
+    """A memory that add_memories left out: its place, from 0, and what its error says."""
+
+    index: int
+    field: str
+    rule: str
+
+
+class ImportReport(Row):
+    """How many memories were created, were there already (by key), were refused, and links."""
+
+    created: int
+    existing: int
+    relationships: int
+    refused: tuple[RefusedMemory, ...] = ()
+
+
+class ErasureReport(Row):
+    """How many rows of a user were deleted, by table; ltm_external_users lost the name alone."""
+
+    counts: dict[str, int]

@@ -27,3 +27,14 @@ made AS (
 SELECT f.user_id FROM found AS f
 UNION ALL
 SELECT n.user_id FROM made AS n;
+
+-- name: forget_name(user_id bigint) :one
+-- Blank the name of a user and keep the number, so that it is never given again; tell how many had one.
+WITH blanked AS (
+    UPDATE ltm_external_users AS u
+    SET external_id = NULL
+    WHERE u.user_id = $1 AND u.external_id IS NOT NULL
+    RETURNING u.user_id
+)
+
+SELECT count(*) AS forgotten FROM blanked;

@@ -1,0 +1,239 @@
+"""Many memories at once, and whole users: in and out."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Final, Literal, TypeVar
+
+from pydantic import JsonValue
+from pydantic_core import to_jsonable_python
+
+from ltm_store.errors import InvalidMemory
+from ltm_store.execute import (
+    Executor,
+    fetch_many,
+    fetch_rows,
+    fetch_value,
+    in_transaction,
+    internal_id,
+    interned_id,
+)
+from ltm_store.memories import store
+from ltm_store.models import (
+    ExportedMemory,
+    ExportedRelationship,
+    ExportRow,
+    ImportReport,
+    NewMemory,
+    RefusedMemory,
+)
+from ltm_store.values import UserId, dump_json, moment
+
+if TYPE_CHECKING:
+    from ltm_store.execute import Connection
+
+_PAGE: Final = 200  # memories read by one statement
+_BEFORE_ALL: Final = -(2**63)
+_RELATED_STRENGTH: Final = 0.5  # of a link that add_memory makes
+_ADDED: Final = set(NewMemory.model_fields) - {"related_memory_ids", "parent_memory_id"}
+_COPIED: Final = [
+    name for name in ExportedMemory.model_fields if name in ExportRow.model_fields and name != "id"
+]
+
+Given = Mapping[str, object]
+One = TypeVar("One")
+
+
+async def _each(memories: Iterable[One] | AsyncIterable[One]) -> AsyncIterator[One]:
+    if isinstance(memories, AsyncIterable):
+        async for memory in memories:
+            yield memory
+    else:
+        for memory in memories:
+            yield memory
+
+
+async def add_memories(
+    db: Executor,
+    user_id: UserId,
+    memories: Iterable[NewMemory | Given] | AsyncIterable[NewMemory | Given],
+    *,
+    on_error: Literal["raise", "skip"] = "raise",
+) -> ImportReport:
+    """Add memories in one transaction; each is a NewMemory or a dict of add_memory's keywords.
+
+    With on_error "raise" the first refused memory undoes all: InvalidMemory, whose field begins with
+    its place, "memories[3].tags". With "skip" it is left out and told of in the report.
+    """
+    if on_error not in ("raise", "skip"):
+        raise InvalidMemory("on_error", 'should be "raise" or "skip"')
+    created = existing = linked = 0
+    refused: list[RefusedMemory] = []
+    user: int | None = None
+    index = 0
+    async with in_transaction(db) as connection:
+        async for given in _each(memories):
+            try:
+                new = given if isinstance(given, NewMemory) else NewMemory.checked(given)
+                if user is None:
+                    user = await interned_id(connection, user_id)
+                async with connection.transaction() if on_error == "skip" else nullcontext():
+                    memory = await store(connection, user, new)
+            except InvalidMemory as error:
+                if on_error == "raise":
+                    field = f"memories[{index}].{error.field}"
+                    raise InvalidMemory(field, error.rule) from None
+                refused.append(RefusedMemory(index=index, field=error.field, rule=error.rule))
+            else:
+                fresh = memory.outcome == "created"
+                created += fresh
+                existing += not fresh
+                linked += len(new.related_memory_ids) if fresh else 0
+            index += 1
+    return ImportReport(
+        created=created, existing=existing, relationships=linked, refused=tuple(refused)
+    )
+
+
+async def export_user(db: Executor, user_id: UserId) -> AsyncIterator[dict[str, JsonValue]]:
+    """Everything that is stored of a user's memories, a dict a memory, oldest id first.
+
+    Each dict is a line of JSON Lines that import_user takes: the keywords of add_memory, an `id` of
+    its own that the other lines' links speak of, and what happened since. What has the default is
+    left out, and so are memories that have expired.
+    """
+    user = await internal_id(db, user_id)
+    now = moment(None)
+    ids: list[int] = [] if user is None else await fetch_value(db, "exported_ids", user, now)
+    after = _BEFORE_ALL
+    while ids and after < ids[-1]:
+        page = await fetch_many(db, "export_memories", ExportRow, user, after, now, _PAGE)
+        if not page:
+            return
+        for row in page:
+            if row.id <= ids[-1]:
+                yield _line(row, ids)
+        after = page[-1].id
+
+
+def _place(ids: list[int], memory_id: int | None) -> int | None:
+    """The line of a memory, from 1; None when it is not exported."""
+    if memory_id is None:
+        return None
+    index = bisect_left(ids, memory_id)
+    return index + 1 if index < len(ids) and ids[index] == memory_id else None
+
+
+def _line(row: ExportRow, ids: list[int]) -> dict[str, JsonValue]:
+    linked = {link.target_memory_id for link in row.outgoing}
+    values: dict[str, object] = {
+        "id": _place(ids, row.id),
+        "content": row.content,
+        **{name: getattr(row, name) for name in _COPIED},
+        "enhanced_context": row.enhanced_context and row.enhanced_context.stored(),
+        "parent_memory_id": _place(ids, row.parent_memory_id),
+        "related_memory_ids": tuple(
+            place
+            for target in row.related_memory_ids
+            if target not in linked and (place := _place(ids, target))
+        ),
+        "relationships": tuple(
+            link.model_copy(update={"target_memory_id": place})
+            for link in row.outgoing
+            if (place := _place(ids, link.target_memory_id))
+        ),
+    }
+    defaults = ExportedMemory.model_fields
+    return {
+        name: to_jsonable_python(value, exclude_none=True)
+        for name, value in values.items()
+        if value != defaults[name].default
+    }
+
+
+async def import_user(
+    db: Executor,
+    user_id: UserId,
+    lines: Iterable[ExportedMemory | Given] | AsyncIterable[ExportedMemory | Given],
+) -> ImportReport:
+    """Store the lines of an export, or of a file in its format, as memories of this user.
+
+    They come beside what the user has, under new ids, all or nothing. A line whose idempotency_key
+    the user has used is passed over. Raises InvalidMemory naming the line and the field.
+    """
+    created = existing = linked = number = 0
+    ids: dict[int, int] = {}
+    detailed: list[tuple[int, int, ExportedMemory]] = []
+    async with in_transaction(db) as connection:
+        user: int | None = None
+        async for given in _each(lines):
+            number += 1
+            try:
+                line = given if isinstance(given, ExportedMemory) else ExportedMemory.checked(given)
+                user = await interned_id(connection, user_id) if user is None else user
+                alone = line.model_copy(update={"related_memory_ids": (), "parent_memory_id": None})
+                memory = await store(connection, user, alone)
+            except InvalidMemory as error:
+                raise InvalidMemory(f"line {number}, {error.field}", error.rule) from None
+            if line.id is not None:
+                ids[line.id] = memory.id
+            fresh = memory.outcome == "created"
+            created += fresh
+            existing += not fresh
+            if fresh and line.model_fields_set - _ADDED - {"id"}:
+                detailed.append((number, memory.id, line))
+        for number, memory_id, line in detailed:
+            linked += await _import_details(connection, user, number, memory_id, line, ids)
+    return ImportReport(created=created, existing=existing, relationships=linked)
+
+
+async def _import_details(
+    connection: Connection,
+    user: int | None,
+    number: int,
+    memory_id: int,
+    line: ExportedMemory,
+    ids: dict[int, int],
+) -> int:
+    """Write what a line says beyond an add; return how many relationships it has."""
+
+    def stored(field: str, target: int) -> int:
+        if target not in ids:
+            raise InvalidMemory(f"line {number}, {field}", f"no line has the id {target}")
+        if ids[target] == memory_id:
+            raise InvalidMemory(f"line {number}, {field}", "should be another memory")
+        return ids[target]
+
+    links = [
+        ExportedRelationship(
+            target_memory_id=stored("related_memory_ids", target), strength=_RELATED_STRENGTH
+        )
+        for target in line.related_memory_ids
+    ]
+    links += [
+        link.model_copy(update={"target_memory_id": stored("relationships", link.target_memory_id)})
+        for link in line.relationships
+    ]
+    parent = line.parent_memory_id
+    await fetch_rows(
+        connection,
+        "import_details",
+        user,
+        memory_id,
+        None if parent is None else stored("parent_memory_id", parent),
+        list(dict.fromkeys(link.target_memory_id for link in links)) or None,
+        line.version,
+        line.access_count,
+        line.last_accessed,
+        line.last_access_context,
+        line.last_modified,
+        line.is_archived,
+        line.archive_reason,
+        dump_json([link.model_dump(mode="json") for link in links]),
+        dump_json([access.model_dump(mode="json") for access in line.accesses]),
+        dump_json([tag.model_dump(mode="json") for tag in line.tag_details]),
+        moment(None),
+    )
+    return len(links)

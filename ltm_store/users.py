@@ -1,0 +1,39 @@
+"""Forgetting a user."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from ltm_store.execute import Executor, Handle, fetch_one, fetch_value, in_transaction, internal_id
+from ltm_store.models import ErasedRows, ErasureReport
+from ltm_store.values import UserId, known_user
+
+_AT_ONCE = 2_000  # memories deleted by one statement
+
+
+async def forget_user(db: Executor, user_id: UserId) -> ErasureReport:
+    """Delete everything that is stored of a user, all or nothing, and tell how much it was.
+
+    A user known by a string loses the name, and the number is never given again. Takes as long as
+    it takes: the timeout bounds each of its statements, not the whole.
+    """
+    counts: Counter[str] = Counter({name: 0 for name in ErasedRows.model_fields})
+    counts["ltm_external_users"] = 0
+    async with in_transaction(db) as connection:
+        user = await internal_id(connection, user_id)
+        if user is not None:
+            erased = await _erase_some(connection, user, counts)
+            while erased:
+                erased = await _erase_some(connection, user, counts)
+            counts["ltm_external_users"] = await fetch_value(connection, "forget_name", user)
+    if isinstance(db, Handle):
+        db.external_users.pop(str(known_user(user_id)), None)
+    return ErasureReport(counts=dict(counts))
+
+
+async def _erase_some(db: Executor, user: int, counts: Counter[str]) -> int:
+    erased = await fetch_one(db, "forget_memories", ErasedRows, user, _AT_ONCE)
+    if erased is None:
+        return 0
+    counts.update(erased.model_dump())
+    return erased.ltm_memories

@@ -1,0 +1,207 @@
+-- Whole users: out, in and away.
+
+-- name: exported_ids(user_id bigint, as_of timestamptz) :one
+-- The ids of all memories of a user that have not expired, in their order.
+SELECT coalesce(array_agg(m.id ORDER BY m.id), '{}') AS ids
+FROM ltm_memories AS m
+WHERE m.user_id = $1 AND (m.expires_at IS NULL OR m.expires_at > $2);
+
+-- name: export_memories(
+--     user_id bigint, after_id bigint, as_of timestamptz, row_limit bigint
+-- ) :many ExportRow
+-- A page of memories with everything that hangs on them, in the order of the ids.
+SELECT
+    m.*,  -- columns: memory
+    m.context_data::text AS enhanced_context,
+    ltm_dynamic_importance(m.importance_rank, $3) AS dynamic_importance,
+    (
+        SELECT coalesce(json_agg(x), '[]')::text
+        FROM (
+            SELECT
+                r.target_memory_id,
+                r.relationship_type,
+                coalesce(r.strength, 1) AS strength,
+                r.description,
+                timezone('utc', r.created_at) AS created_at,
+                timezone('utc', r.last_accessed) AS last_accessed
+            FROM ltm_memory_relationships AS r
+            WHERE r.user_id = $1 AND r.source_memory_id = m.id
+            ORDER BY r.id
+        ) AS x
+    ) AS outgoing,
+    (
+        SELECT coalesce(json_agg(x), '[]')::text
+        FROM (
+            SELECT
+                timezone('utc', a.access_timestamp) AS access_timestamp,
+                a.access_method,
+                a.access_context,
+                a.user_query,
+                a.was_relevant,
+                a.relevance_score
+            FROM ltm_memory_access AS a
+            WHERE a.user_id = $1 AND a.memory_id = m.id
+            ORDER BY a.id
+        ) AS x
+    ) AS accesses,
+    (
+        SELECT coalesce(json_agg(x), '[]')::text
+        FROM (
+            SELECT
+                t.tag_name,
+                t.tag_category,
+                t.tag_importance,
+                t.tag_confidence,
+                t.usage_count,
+                timezone('utc', t.first_used) AS first_used,
+                timezone('utc', t.last_used) AS last_used
+            FROM ltm_memory_tags AS t
+            WHERE t.user_id = $1 AND t.memory_id = m.id
+            ORDER BY t.id
+        ) AS x
+    ) AS tag_details
+FROM ltm_memories AS m
+WHERE m.user_id = $1 AND m.id > $2 AND (m.expires_at IS NULL OR m.expires_at > $3)
+ORDER BY m.id
+LIMIT $4;
+
+-- name: import_details(
+--     user_id bigint, memory_id bigint, parent_memory_id bigint, related_memory_ids bigint[],
+--     version integer, access_count integer, last_accessed timestamptz, last_access_context text,
+--     last_modified timestamptz, is_archived boolean, archive_reason text, relationships text,
+--     accesses text, tag_details text, now timestamptz
+-- ) :exec
+-- Give a memory that was just added what its export says beyond the arguments of an add.
+WITH linked AS (
+    INSERT INTO ltm_memory_relationships (
+        user_id, source_memory_id, target_memory_id, relationship_type, strength, description,
+        created_at, last_accessed
+    )
+    SELECT
+        $1,
+        $2,
+        r.target_memory_id,
+        r.relationship_type,
+        r.strength,
+        r.description,
+        timezone('utc', coalesce(r.created_at, $15)),
+        timezone('utc', r.last_accessed)
+    FROM json_to_recordset($12::text::json) AS r (
+        target_memory_id bigint, relationship_type text, strength double precision,
+        description text, created_at timestamptz, last_accessed timestamptz
+    )
+    ON CONFLICT (user_id, source_memory_id, target_memory_id, relationship_type) DO NOTHING
+),
+
+logged AS (
+    INSERT INTO ltm_memory_access (
+        user_id, memory_id, access_timestamp, access_method, access_context, user_query,
+        was_relevant, relevance_score
+    )
+    SELECT
+        $1,
+        $2,
+        timezone('utc', a.access_timestamp),
+        a.access_method,
+        a.access_context,
+        a.user_query,
+        a.was_relevant,
+        a.relevance_score
+    FROM json_to_recordset($13::text::json) AS a (
+        access_timestamp timestamptz, access_method text, access_context text, user_query text,
+        was_relevant boolean, relevance_score double precision
+    )
+),
+
+tagged AS (
+    UPDATE ltm_memory_tags AS t
+    SET
+        tag_category = d.tag_category,
+        tag_importance = d.tag_importance,
+        tag_confidence = d.tag_confidence,
+        usage_count = d.usage_count,
+        first_used = timezone('utc', d.first_used),
+        last_used = timezone('utc', d.last_used)
+    FROM json_to_recordset($14::text::json) AS d (
+        tag_name text, tag_category text, tag_importance double precision,
+        tag_confidence double precision, usage_count integer, first_used timestamptz,
+        last_used timestamptz
+    )
+    WHERE t.user_id = $1 AND t.memory_id = $2 AND lower(t.tag_name) = lower(d.tag_name)
+)
+
+UPDATE ltm_memories AS m
+SET
+    parent_memory_id = $3,
+    related_memory_ids = to_jsonb($4::bigint[]),
+    version = $5,
+    access_count = $6,
+    last_accessed = timezone('utc', $7::timestamptz),
+    last_access_context = $8,
+    last_modified = timezone('utc', coalesce($9, $15)),
+    is_archived = $10,
+    archive_reason = $11
+WHERE m.user_id = $1 AND m.id = $2;
+
+-- name: forget_memories(user_id bigint, row_limit bigint) :one ErasedRows
+-- Delete some memories of a user with all their rows; tell how many there were in each table.
+WITH doomed AS (
+    SELECT m.id
+    FROM ltm_memories AS m
+    WHERE m.user_id = $1
+    ORDER BY m.id
+    LIMIT $2
+    FOR UPDATE
+),
+
+contexts AS (
+    DELETE FROM ltm_contexts AS c USING doomed AS d
+    WHERE c.user_id = $1 AND c.memory_id = d.id
+    RETURNING c.id
+),
+
+accesses AS (
+    DELETE FROM ltm_memory_access AS a USING doomed AS d
+    WHERE a.user_id = $1 AND a.memory_id = d.id
+    RETURNING a.id
+),
+
+tags AS (
+    DELETE FROM ltm_memory_tags AS t USING doomed AS d
+    WHERE t.user_id = $1 AND t.memory_id = d.id
+    RETURNING t.id
+),
+
+relationships AS (
+    DELETE FROM ltm_memory_relationships AS r
+    WHERE
+        r.user_id = $1
+        AND (
+            r.source_memory_id IN (SELECT d.id FROM doomed AS d)
+            OR r.target_memory_id IN (SELECT d.id FROM doomed AS d)
+        )
+    RETURNING r.id
+),
+
+orphaned AS (
+    UPDATE ltm_memories AS m
+    SET parent_memory_id = NULL
+    FROM doomed AS d
+    WHERE
+        m.user_id = $1
+        AND m.parent_memory_id = d.id
+        AND m.id NOT IN (SELECT e.id FROM doomed AS e)
+),
+
+memories AS (
+    DELETE FROM ltm_memories AS m USING doomed AS d
+    WHERE m.user_id = $1 AND m.id = d.id
+    RETURNING m.id
+)
+
+SELECT
+    (SELECT count(*) FROM memories) AS ltm_memories,
+    (SELECT count(*) FROM contexts) AS ltm_contexts,
+    (SELECT count(*) FROM relationships) AS ltm_memory_relationships,
+    (SELECT count(*) FROM accesses) AS ltm_memory_access,
+    (SELECT count(*) FROM tags) AS ltm_memory_tags;

@@ -1,0 +1,319 @@
+"""Many memories at once, whole users in and out, the demo and the command line."""
+
+import json
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime
+
+import asyncpg
+import pytest
+
+from ltm_store import (
+    InvalidMemory,
+    NewMemory,
+    add_memories,
+    add_memory,
+    archive_memory,
+    connect,
+    export_user,
+    forget_user,
+    get_analytics,
+    get_memories,
+    get_memory,
+    get_relationships,
+    import_user,
+    record_access,
+    relate,
+    search_memories,
+    update_memory,
+)
+from ltm_store.resources import demo_lines
+from tests.test_memories import FULL, rows
+
+
+async def test_many_memories_are_added_in_one_transaction(conn):
+    async def given():
+        yield NewMemory(content="first", idempotency_key="k")
+        yield {"content": "second", "tags": ["a"], "enhanced_context": FULL}
+        yield {"content": "again", "idempotency_key": "k"}
+
+    report = await add_memories(conn, "alice", given())
+    assert (report.created, report.existing, report.refused) == (2, 1, ())
+    assert {m.content for m in await search_memories(conn, "alice")} == {"first", "second"}
+
+
+BATCH = [
+    {"content": "fine"},
+    {"content": "x", "importance_score": 11},
+    {"content": "x", "related_memory_ids": [10**12]},
+    {"content": "fine too"},
+]
+
+
+async def test_the_first_refused_memory_undoes_all(db):
+    with pytest.raises(InvalidMemory) as caught:
+        await add_memories(db, "alice", BATCH)
+    assert caught.value.field == "memories[1].importance_score"
+    assert await search_memories(db, "alice") == []
+    with pytest.raises(InvalidMemory) as caught:
+        await add_memories(db, "alice", [BATCH[0], BATCH[2]])
+    assert caught.value.field == "memories[1].related_memory_ids"
+    assert await search_memories(db, "alice") == []
+    with pytest.raises(InvalidMemory, match="^on_error"):
+        await add_memories(db, "alice", BATCH, on_error="ignore")
+
+
+async def test_refused_memories_can_be_left_out_and_told_of(db):
+    report = await add_memories(db, "alice", BATCH, on_error="skip")
+    assert report.created == 2
+    assert [(one.index, one.field) for one in report.refused] == [
+        (1, "importance_score"),
+        (2, "related_memory_ids"),
+    ]
+    assert {m.content for m in await search_memories(db, "alice")} == {"fine", "fine too"}
+
+
+async def exported(db, user):
+    return [line async for line in export_user(db, user)]
+
+
+@pytest.fixture
+async def alice(conn):
+    """A user with everything that can be stored."""
+    parent = await add_memory(conn, "alice", "parent", created_at=datetime(2026, 1, 1, tzinfo=UTC))
+    child = await add_memory(
+        conn,
+        "alice",
+        "child",
+        tags=["a", "B"],
+        importance_score=9,
+        confidence_score=0.5,
+        context="c",
+        enhanced_context=FULL,
+        memory_type="fact",
+        category="k",
+        source_type="manual",
+        source_id="s",
+        source_position=2,
+        created_by=None,
+        metadata={"a": None, "b": [1.5, {"c": {}}]},
+        related_memory_ids=[parent.id],
+        parent_memory_id=parent.id,
+        expires_at=datetime(2999, 1, 1, tzinfo=UTC),
+        idempotency_key="key",
+    )
+    await add_memory(conn, "alice", "expired", expires_at=datetime(2020, 1, 1))
+    await relate(conn, "alice", parent.id, child.id, "causes", strength=0.25, description="so")
+    await record_access(conn, "alice", [child.id], access_context="why", user_query="what")
+    await archive_memory(conn, "alice", parent.id, reason="old")
+    await update_memory(conn, "alice", child.id, tags=["a", "B", "c"], metadata={})
+    await conn.execute("UPDATE ltm_memory_tags SET tag_category = 'mine', usage_count = 7")
+    await conn.execute("UPDATE ltm_memory_access SET was_relevant = true, relevance_score = 0.5")
+    return parent.id, child.id
+
+
+async def test_an_export_is_imported_to_an_equal_user(conn, alice):
+    lines = await exported(conn, "alice")
+    report = await import_user(conn, "bob", json.loads(json.dumps(lines)))
+    assert (report.created, report.relationships) == (2, 2)
+    assert await exported(conn, "bob") == lines
+    assert [line["id"] for line in lines] == [1, 2]
+    originals = await get_memories(conn, "alice", alice)
+    found = {m.content: m for m in await search_memories(conn, "bob", include_archived=True)}
+    ids = {original.id: found[original.content].id for original in originals}
+    own = {"id", "user_id", "related_memory_ids", "parent_memory_id", "score", "boost"}
+    own |= {"text_score", "matched_terms"}
+    for original in originals:
+        copy = found[original.content]
+        assert copy.model_dump(exclude=own) == original.model_dump(exclude=own)
+        assert copy.parent_memory_id == ids.get(original.parent_memory_id)
+        assert copy.related_memory_ids == tuple(ids[i] for i in original.related_memory_ids)
+        assert len(await get_relationships(conn, "bob", copy.id)) == 2
+    for table in ("ltm_contexts", "ltm_memory_tags", "ltm_memory_access"):
+        both = [
+            [
+                {
+                    k: v
+                    for k, v in row.items()
+                    if k not in ("id", "user_id", "memory_id", "created_at")
+                }
+                for row in await rows(conn, table)
+                if row["user_id"] == user and row["memory_id"] in (*alice, *ids.values())
+            ]
+            for user in (originals[0].user_id, found["parent"].user_id)
+        ]
+        assert both[0], table
+        assert both[0] == both[1], table
+
+
+async def test_links_inside_a_file_lead_to_the_stored_memories(conn):
+    lines = [
+        {"id": 10, "content": "child", "parent_memory_id": 30, "related_memory_ids": [20]},
+        {
+            "id": 20,
+            "content": "middle",
+            "relationships": [
+                {"target_memory_id": 30, "relationship_type": "causes", "strength": 0.3}
+            ],
+        },
+        {"id": 30, "content": "parent", "idempotency_key": "k"},
+        {"content": "alone"},
+    ]
+    report = await import_user(conn, "alice", lines)
+    assert (report.created, report.existing, report.relationships) == (4, 0, 2)
+    memories = {m.content: m for m in await search_memories(conn, "alice")}
+    child, middle, parent = (memories[name] for name in ("child", "middle", "parent"))
+    assert (child.parent_memory_id, child.related_memory_ids) == (parent.id, (middle.id,))
+    read = await get_memory(conn, "alice", middle.id, include_relationships=True)
+    assert read is not None
+    assert {(r.relationship_type, r.strength) for r in read.relationships or ()} == {
+        ("causes", 0.3),
+        ("related", 0.5),
+    }
+    again = await import_user(conn, "alice", lines[2:3])
+    assert (again.created, again.existing, again.relationships) == (0, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("line", "field"),
+    [
+        ({"content": 5}, "line 2, content"),
+        ({"content": "x", "tagz": []}, "line 2, tagz"),
+        ({"content": "x", "related_memory_ids": [9]}, "line 2, related_memory_ids"),
+        ({"content": "x", "parent_memory_id": 9}, "line 2, parent_memory_id"),
+        ({"id": 7, "content": "x", "parent_memory_id": 7}, "line 2, parent_memory_id"),
+        ({"content": "x", "relationships": [{"strength": 2}]}, "line 2, relationships.0.target_me"),
+    ],
+)
+async def test_a_bad_line_is_named_and_nothing_is_stored(db, line, field):
+    with pytest.raises(InvalidMemory) as caught:
+        await import_user(db, "alice", [{"content": "fine"}, line])
+    assert caught.value.field.startswith(field)
+    assert await search_memories(db, "alice") == []
+
+
+async def test_a_long_export_comes_in_pages(conn):
+    await add_memories(conn, 1, ({"content": f"{n}"} for n in range(450)))
+    assert [line["content"] for line in await exported(conn, 1)] == [f"{n}" for n in range(450)]
+    assert await exported(conn, "nobody") == []
+
+
+async def test_forgetting_a_user_leaves_no_row_in_any_table_with_a_user(conn, alice):
+    await add_memory(conn, "bob", "kept", tags=["a"], enhanced_context=FULL)
+    (user,) = await conn.fetchrow(
+        "SELECT user_id FROM ltm_external_users WHERE external_id = 'alice'"
+    )
+    tables = [
+        row[0]
+        for row in await conn.fetch(
+            "SELECT table_name FROM information_schema.columns WHERE column_name = 'user_id' "
+            "AND table_schema = current_schema() ORDER BY 1"
+        )
+    ]
+    count = "SELECT count(*) FROM {} WHERE user_id = $1"
+    before = {table: await conn.fetchval(count.format(table), user) for table in tables}
+    report = await forget_user(conn, "alice")
+    assert report.counts == before
+    assert all(before.values())
+    tables.remove("ltm_external_users")
+    for table in tables:
+        assert await conn.fetchval(count.format(table), user) == 0
+    name = "SELECT external_id FROM ltm_external_users WHERE user_id = $1"
+    assert await conn.fetchval(name, user) is None
+    assert len(await search_memories(conn, "bob")) == 1
+    again = await add_memory(conn, "alice", "new")
+    assert again.user_id not in (user, 0)
+    assert set((await forget_user(conn, "nobody")).counts.values()) == {0}
+
+
+async def test_a_forgotten_user_is_forgotten_by_the_database_too(db):
+    first = await add_memory(db, "alice", "x")
+    await forget_user(db, "alice")
+    assert await search_memories(db, "alice") == []
+    assert (await add_memory(db, "alice", "y")).user_id != first.user_id
+
+
+async def test_forgetting_outlasts_many_statements_and_foreign_parents(conn, monkeypatch):
+    monkeypatch.setattr("ltm_store.users._AT_ONCE", 3)
+    ids = [(await add_memory(conn, 1, "root")).id]
+    for n in range(10):
+        added = await add_memory(
+            conn, 1, f"{n}", parent_memory_id=ids[-1], related_memory_ids=ids[-2:]
+        )
+        ids.append(added.id)
+    await update_memory(conn, 1, ids[0], parent_memory_id=ids[-1])
+    report = await forget_user(conn, 1)
+    assert report.counts["ltm_memories"] == 11
+    assert await rows(conn, "ltm_memories") == []
+
+
+async def test_whole_user_functions_take_a_pool(dsn):
+    async with asyncpg.create_pool(dsn, min_size=1) as pool:
+        await add_memories(pool, "alice", [{"content": "x"}])
+        lines = await exported(pool, "alice")
+        await import_user(pool, "bob", lines)
+        assert await exported(pool, "bob") == lines
+        await forget_user(pool, "bob")
+        assert await exported(pool, "bob") == []
+
+
+async def test_the_demos_memories_are_a_year_of_one_user(db):
+    report = await import_user(db, "demo", map(json.loads, demo_lines()))
+    assert report.created >= 300
+    figures = await get_analytics(db, "demo")
+    assert len(figures.growth_by_month) >= 12
+    assert len(figures.type_distribution) == 10
+    assert len(figures.category_distribution) >= 8
+
+
+def ltm_store(*arguments: str, dsn: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "ltm_store.cli", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+        env={**os.environ, "LTM_DATABASE_URL": dsn, "NO_COLOR": "1"},
+    )
+
+
+async def test_the_demo_replaces_its_own_memories_and_no_others(dsn):
+    async with connect(dsn) as db:
+        await add_memory(db, 1, "mine")
+    outputs = [ltm_store("demo", dsn=dsn) for _ in range(2)]
+    for output in outputs:
+        assert output.returncode == 0, output.stderr
+        assert "Traceback" not in output.stdout
+        for part in ("What was added", "why", "its relationships", "a year later", "make psql"):
+            assert part in output.stdout
+    async with connect(dsn) as db:
+        assert len(await search_memories(db, 1)) == 1
+        figures = await get_analytics(db, "demo-livia")
+    assert figures.total_memories == len(demo_lines())
+
+
+async def test_the_import_command(db, dsn, tmp_path):
+    file = tmp_path / "memories.jsonl"
+    file.write_text('{"content": "a"}\n{"content": "b"}\n')
+    done = ltm_store("import", str(file), "--user", "alice", dsn=dsn)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("2 memories created")
+    assert len(await search_memories(db, "alice")) == 2
+    for text, message in (
+        ('{"content": "a"}\n{"content": 5}', "failed: line 2, content: "),
+        ('{"content": "a"}\n[1]', "failed: line 2: should be a JSON object"),
+    ):
+        file.write_text(text)
+        refused = ltm_store("import", str(file), "--user", "bob", dsn=dsn)
+        assert refused.returncode == 1
+        assert refused.stderr.splitlines()[-1].startswith(message)
+        assert "Traceback" not in refused.stderr
+    assert await search_memories(db, "bob") == []
+    assert ltm_store("import", "/no/such/file", "--user", "x", dsn=dsn).returncode == 2
+
+
+async def test_commands_on_a_missing_server_fail_with_a_sentence(tmp_path):
+    done = ltm_store("demo", dsn="postgresql://x@127.0.0.1:1/x")
+    assert done.returncode == 1
+    assert done.stderr == "failed: no connection to the server (Connection refused)\n"
