@@ -17,6 +17,7 @@ from ltm_store.database import connect
 from ltm_store.demo import import_with_progress, show
 from ltm_store.errors import InvalidMemory, LtmError
 from ltm_store.models import ImportReport
+from ltm_store.resources import read_lines
 
 app = typer.Typer(
     help="The long-term memory of an AI assistant, in PostgreSQL. "
@@ -39,7 +40,7 @@ def import_file(
 ) -> None:
     """Import a JSON Lines file, one memory a line (the keywords of add_memory), all or nothing."""
     try:
-        report = asyncio.run(_import(user, file.read_text(encoding="utf-8").splitlines()))
+        report = asyncio.run(_import(user, read_lines(file)))
     except LtmError as error:
         raise _fail(error) from None
     except UnicodeDecodeError:

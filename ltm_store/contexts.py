@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from datetime import UTC
 from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -26,7 +26,7 @@ from pydantic import (
 
 from ltm_store import limits
 from ltm_store.errors import InvalidMemory
-from ltm_store.values import Fraction, JsonObject, Moment, Note, Text, dump_json
+from ltm_store.values import Fraction, JsonObject, Moment, Note, Text, dump_json, load_json
 
 STORED: Final = object()
 """Validation context of rows: what is stored is taken as it is, neither derived nor limited."""
@@ -95,7 +95,7 @@ class TemporalContext(Context):
         if self.timestamp is None or info.context is STORED:
             return self
         try:
-            local = self.timestamp.astimezone(ZoneInfo(self.timezone or "UTC"))
+            local = self.timestamp.astimezone(ZoneInfo(self.timezone) if self.timezone else UTC)
         except OverflowError:  # within a day of the years 1 or 9999
             return self
         derived: dict[str, object] = {
@@ -278,7 +278,7 @@ def _read(value: object, in_rust: ValidatorFunctionWrapHandler) -> EnhancedConte
     try:
         context: EnhancedContext | None = in_rust(value)
     except ValidationError:
-        return _salvage(json.loads(value))
+        return _salvage(load_json(value))
     return context
 
 

@@ -15,7 +15,14 @@ import asyncpg
 from ltm_store import dsn as dsns
 from ltm_store import embedded, resources
 from ltm_store.accesses import record
-from ltm_store.errors import CONNECTION_LOST, InvalidMemory, SchemaOutdated, translate
+from ltm_store.errors import (
+    CONNECTION_LOST,
+    InvalidMemory,
+    LtmError,
+    SchemaOutdated,
+    Unavailable,
+    translate,
+)
 from ltm_store.execute import Handle, fetch_rows
 from ltm_store.models import AccessDetails
 
@@ -24,6 +31,7 @@ Tracking = Literal["immediate", "off"]
 
 CLOSE_SECONDS: Final = 5.0
 STATEMENTS_KEPT: Final = 256  # prepared in a connection, more than there are shapes in use
+LONGEST_TIMEOUT: Final = 86_400.0  # seconds
 MIGRATIONS_READ: Final = 10_000
 _log = logging.getLogger(__name__)
 
@@ -147,6 +155,17 @@ class _Pool:
                 connection.terminate()
 
 
+class _Connection(asyncpg.Connection):
+    """A connection that does not take a COMMIT for one when the server answers ROLLBACK."""
+
+    async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:
+        """The status of a command; see asyncpg."""
+        status = await super().execute(query, *args, timeout=timeout)
+        if status == "ROLLBACK" and query.startswith("COMMIT"):
+            raise LtmError("an error inside the transaction undid it, nothing was committed")
+        return status
+
+
 class Database(Handle):
     """A connected database, made by connect(). Every function takes it as its first argument."""
 
@@ -165,8 +184,8 @@ class Database(Handle):
             raise InvalidMemory("access_tracking", 'should be "immediate" or "off"')
         if not 0 <= min_size <= max_size or max_size < 1:
             raise InvalidMemory("max_size", "should be at least 1 and min_size")
-        if not timeout > 0:
-            raise InvalidMemory("timeout", "should be more than 0 seconds")
+        if not 0 < timeout <= LONGEST_TIMEOUT:
+            raise InvalidMemory("timeout", f"should be 0 to {LONGEST_TIMEOUT} seconds")
         self.external_users: dict[str, int] = {}
         self.timeout = timeout
         self._dsn = dsn
@@ -210,9 +229,18 @@ class Database(Handle):
         return self
 
     async def _connect(self) -> Connection:
+        try:
+            return await self._connected()
+        except ValueError as error:  # a port that is no number, a host that is no name
+            if isinstance(error, asyncpg.InterfaceError):
+                raise
+        raise InvalidMemory("dsn", "cannot be read")
+
+    async def _connected(self) -> Connection:
         settings = {} if self._pgbouncer else self._settings()
         return await asyncpg.connect(
             self._dsn,
+            connection_class=_Connection,
             timeout=self.timeout,
             command_timeout=self.timeout,
             statement_cache_size=0 if self._pgbouncer else STATEMENTS_KEPT,
@@ -286,19 +314,28 @@ class Database(Handle):
                     "user_query": query,
                 }
             )
-            await record(self, user_id, details)
+            try:
+                await record(self, user_id, details)
+            except Unavailable:  # a replica, say: what was read is worth more than its count
+                _log.warning("%d accesses were not recorded", len(memory_ids))
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
         """A connection inside a transaction of its own: committed at the end, undone by an error.
 
         It is an ordinary asyncpg connection; every function takes it, and nothing is tracked on it.
-        Raises Unavailable when none is free within the timeout, or when the commit fails.
+        What is SET in it is reset afterwards. Raises Unavailable when none is free within the
+        timeout or the server is gone, LtmError when an error inside, caught or not, made the server
+        undo what should be committed.
         """
         connection = await self._acquire(asyncio.get_running_loop().time() + self.timeout)
         try:
             transaction = connection.transaction()
-            await _translated(transaction.start())
+            try:
+                await _translated(transaction.start())
+            except BaseException:
+                connection.terminate()  # whether it is inside a transaction is unknown
+                raise
             try:
                 yield connection
             except BaseException:
@@ -306,6 +343,8 @@ class Database(Handle):
                     await _translated(transaction.rollback())
                 raise
             await _translated(transaction.commit())
+            if not self._pgbouncer:
+                await _translated(connection.reset())
         finally:
             self._pool.release(connection)
 

@@ -49,7 +49,10 @@ def start(directory: Path | None = None, *, major: int = MAJOR) -> str:
             raise LtmError(
                 f"{directory} is too long for a socket's path: set LTM_DATA_DIR to a shorter one"
             )
-        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise LtmError(f"{directory} cannot be made: {error.strerror}") from None
         server = get_server(directory, postgres_version=major)
         return str(server.get_uri())
 

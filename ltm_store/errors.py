@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -137,7 +138,8 @@ def translate(error: BaseException) -> LtmError | None:
             return SchemaOutdated(())
         return LtmError(f"the server refused the statement (SQLSTATE {state})")
     if isinstance(error, CONNECTION_LOST):
-        number = getattr(error, "errno", None)
-        reason = os.strerror(number) if number else type(error).__name__
+        number = getattr(error, "errno", None)  # of a look-up or of TLS it is no errno
+        named = isinstance(number, int) and number > 0 and not isinstance(error, ssl.SSLError)
+        reason = os.strerror(number) if named and number else type(error).__name__
         return Unavailable(f"no connection to the server ({reason})")
     return None

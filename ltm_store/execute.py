@@ -154,3 +154,17 @@ async def in_transaction(db: Executor) -> AsyncIterator[Connection]:
     else:
         async with db.transaction():
             yield db
+
+
+@asynccontextmanager
+async def locking(db: Executor) -> AsyncIterator[Connection]:
+    """A connection that keeps the locks of a statement for the next one.
+
+    Inside a transaction of the caller's that is the caller's connection itself. (Two statements,
+    because a statement that waited for a lock goes on with what it saw before it waited.)
+    """
+    if isinstance(db, Handle | asyncpg.Pool) or not db.is_in_transaction():
+        async with in_transaction(db) as connection:
+            yield connection
+    else:
+        yield db

@@ -19,9 +19,10 @@ from ltm_store.execute import (
     fetch_value,
     internal_id,
     interned_id,
+    locking,
     track,
 )
-from ltm_store.models import Filters, Memory, MemoryChanges, MemoryHit, NewMemory
+from ltm_store.models import AccessDetails, Filters, Memory, MemoryChanges, MemoryHit, NewMemory
 from ltm_store.values import UserId, dump_json, memory_number, moment
 
 _log = logging.getLogger(__name__)
@@ -153,6 +154,8 @@ async def get_memory(
     with access_context as the caller's words on it.
     """
     number, now = memory_number(memory_id), moment(as_of)
+    if access_context is not None:
+        AccessDetails.checked({"memory_ids": (number,), "access_context": access_context})
     user = await internal_id(db, user_id)
     if user is None:
         return None
@@ -243,11 +246,11 @@ async def search_memories(
         filters.created_after,
         filters.created_before,
         filters.accessed_after,
-        _json(filters.metadata),
+        _json(filters.metadata or None),
         filters.source_id,
         filters.tags or None,
         filters.tags_any or None,
-        _json(filters.context_data),
+        _json(filters.context_data or None),
         filters.query,
         limits.SEARCHED_CHARS,
         filters.include_archived,
@@ -289,41 +292,46 @@ async def _change(
     user = await internal_id(db, user_id)
     if user is None:
         return None
-    retagged = "tags" in given
-    memory = await fetch_one(
-        db,
-        "update_memory",
-        Memory,
-        user,
-        number,
-        now,
-        expected_version,
-        list(given),
-        changes.content if "content" in given else None,
-        changes.importance_score if "importance_score" in given else None,
-        changes.confidence_score if "confidence_score" in given else None,
-        changes.context,
-        changes.memory_type,
-        changes.category,
-        changes.source_type,
-        changes.source_id,
-        changes.source_position,
-        changes.created_by,
-        _json(changes.metadata),
-        changes.parent_memory_id,
-        changes.expires_at,
-        changes.is_archived if "is_archived" in given else None,
-        changes.archive_reason,
-        dump_json(changes.tags) if retagged else None,
-        list(changes.tags) if retagged else None,
-        *context_arguments,
-        "enhanced_context" in given,
-    )
-    if memory is None and expected_version is not None:
+    retagged, replaced = "tags" in given, "enhanced_context" in given
+    while True:
+        memory = await fetch_one(
+            db,
+            "update_memory",
+            Memory,
+            user,
+            number,
+            now,
+            expected_version,
+            list(given),
+            changes.content if "content" in given else None,
+            changes.importance_score if "importance_score" in given else None,
+            changes.confidence_score if "confidence_score" in given else None,
+            changes.context,
+            changes.memory_type,
+            changes.category,
+            changes.source_type,
+            changes.source_id,
+            changes.source_position,
+            changes.created_by,
+            _json(changes.metadata),
+            changes.parent_memory_id,
+            changes.expires_at,
+            changes.is_archived if "is_archived" in given else None,
+            changes.archive_reason,
+            dump_json(changes.tags) if retagged else None,
+            list(changes.tags) if retagged else None,
+            *context_arguments,
+            replaced,
+            retagged or replaced,
+        )
+        if memory is not None:
+            return memory
+        # Nothing was written: no such memory, another version, or another update came in between.
         current = await _read(db, user, number, now, False)
-        if current is not None:
+        if current is None:
+            return None
+        if expected_version is not None and current.version != expected_version:
             raise Conflict(current)
-    return memory
 
 
 async def update_importance(
@@ -362,4 +370,9 @@ async def delete_memory(db: Executor, user_id: UserId, memory_id: int) -> bool:
     user = await internal_id(db, user_id)
     if user is None:
         return False
-    return await fetch_value(db, "delete_memory", user, number, moment(None)) is not None
+    async with locking(db) as connection:
+        if not await fetch_value(connection, "lock_for_delete", user, number):
+            return False
+        return (
+            await fetch_value(connection, "delete_memory", user, number, moment(None)) is not None
+        )

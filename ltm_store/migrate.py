@@ -15,12 +15,16 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, NamedTuple
 
-import psycopg
-from psycopg.errors import DeadlockDetected, LockNotAvailable, UndefinedTable
+try:
+    import psycopg
+    import yoyo  # noqa: F401
+except ImportError:
+    raise SystemExit("failed: install ltm_store[migrate], which brings yoyo and psycopg") from None
+from psycopg.errors import DeadlockDetected, LockNotAvailable
 from yoyo import read_migrations
 from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
 from yoyo.migrations import Migration
@@ -114,6 +118,8 @@ def _first_line(error: psycopg.Error) -> str:
 def _connected(dsn: str) -> Iterator[psycopg.Connection[Any]]:
     try:
         connection = psycopg.connect(dsn, autocommit=True)
+    except psycopg.ProgrammingError:  # its text holds the DSN, and so the password
+        raise MigrationFailed("this is not a DSN that libpq can read") from None
     except psycopg.Error as error:
         raise MigrationFailed(" ".join(str(error).split())) from None
     with closing(connection):
@@ -121,10 +127,12 @@ def _connected(dsn: str) -> Iterator[psycopg.Connection[Any]]:
 
 
 def _applied(connection: psycopg.Connection[Any]) -> list[str]:
-    try:
-        rows = connection.execute("SELECT migration_id FROM ltm_migrations ORDER BY migration_id")
-    except UndefinedTable:
+    """The ids that are applied in the first schema of the search_path, not in one behind it."""
+    table = "SELECT to_regclass(format('%I.ltm_migrations', current_schema()))"
+    found = connection.execute(table).fetchone()
+    if found is None or found[0] is None:
         return []
+    rows = connection.execute("SELECT migration_id FROM ltm_migrations ORDER BY migration_id")
     return [row[0] for row in rows.fetchall()]
 
 
@@ -146,7 +154,7 @@ def _alone(connection: psycopg.Connection[Any], report: Report) -> Iterator[None
     try:
         yield
     finally:
-        if not connection.closed:
+        with suppress(psycopg.Error):  # a lost session has lost the lock too
             connection.execute("SELECT pg_advisory_unlock(%s)", [LOCK_KEY])
 
 
@@ -169,19 +177,21 @@ def _run(
 ) -> list[str]:
     """Take the migrations that are chosen from the applied ones, in the order chosen."""
     files = {m.id: m for m in read_migrations(str(resource_dir("migrations")))}
-    with _connected(dsn) as connection, _alone(connection, report):
-        chosen = choose(_applied(connection))
-        if unknown := [name for name in chosen if name not in files]:
-            raise MigrationFailed(f"{unknown[0]} belongs to a newer version of ltm_store")
-        with _Backend(dsn, "ltm_migrations") as backend:
-            backend.ensure_internal_schema_updated()
+    try:
+        with _connected(dsn) as connection, _alone(connection, report):
+            chosen = choose(_applied(connection))
+            if unknown := [name for name in chosen if name not in files]:
+                raise MigrationFailed(f"{unknown[0]} belongs to a newer version of ltm_store")
             for number, name in enumerate(chosen, 1):
                 started = time.monotonic()
-                _take(backend, files[name], direction, report)
-                report(
-                    f"[{number}/{len(chosen)}] {direction} {name}"
-                    f" ({time.monotonic() - started:.2f} s)"
-                )
+                connection.execute("SELECT 1")  # without this session the lock is gone
+                with _Backend(dsn, "ltm_migrations") as backend:
+                    backend.ensure_internal_schema_updated()
+                    _take(backend, files[name], direction, report)
+                seconds = time.monotonic() - started
+                report(f"[{number}/{len(chosen)}] {direction} {name} ({seconds:.2f} s)")
+    except psycopg.Error as error:
+        raise MigrationFailed(_first_line(error)) from None
     return chosen
 
 

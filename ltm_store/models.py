@@ -18,10 +18,9 @@ from pydantic import (
     StrictBool,
     ValidationError,
 )
-from pydantic_core import from_json
 
 from ltm_store import limits
-from ltm_store.contexts import EnhancedContext, StoredContext
+from ltm_store.contexts import STORED, EnhancedContext, StoredContext
 from ltm_store.errors import InvalidMemory
 from ltm_store.values import (
     Category,
@@ -40,6 +39,8 @@ from ltm_store.values import (
     Tags,
     Text,
     Word,
+    load_json,
+    within_query,
 )
 
 
@@ -199,11 +200,27 @@ class MemoryChanges(_Attributes):
     archive_reason: Note | None = None
 
 
+def _context_part(part: object) -> object:
+    """A part of a context as it is stored; nothing is derived from it."""
+    if isinstance(part, EnhancedContext):
+        return part.stored()
+    try:
+        return EnhancedContext.model_validate(part, context=STORED).stored()
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_context=False, include_url=False)[0]
+    raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
+
+
 class Filters(Arguments):
     """What a search may be narrowed by, and how it is ranked."""
 
     query: (
-        Annotated[Text, AfterValidator(lambda query: query if query.strip() else None)] | None
+        Annotated[
+            Text,
+            AfterValidator(within_query),
+            AfterValidator(lambda query: query if query.strip() else None),
+        ]
+        | None
     ) = None
     memory_type: Word | None = None
     category: Category | None = None
@@ -211,15 +228,7 @@ class Filters(Arguments):
     tags_any: Tags | None = None
     source_type: Word | None = None
     source_id: SourceId | None = None
-    context_data: (
-        Annotated[
-            JsonObject,
-            BeforeValidator(
-                lambda part: part.stored() if isinstance(part, EnhancedContext) else part
-            ),
-        ]
-        | None
-    ) = None
+    context_data: Annotated[JsonObject, BeforeValidator(_context_part)] | None = None
     metadata: JsonObject | None = None
     min_importance: Int32 | None = None
     min_confidence: Fraction | None = None
@@ -294,7 +303,7 @@ class Relationship(Row):
 
 def _parsed(value: object) -> object:
     """JSON text of a row as Python values; values that a caller hands in as they are."""
-    return from_json(value) if isinstance(value, str) else value
+    return load_json(value) if isinstance(value, str) else value
 
 
 def _stored_tags(value: object) -> object:

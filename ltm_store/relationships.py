@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from ltm_store.errors import InvalidMemory
-from ltm_store.execute import Executor, fetch_many, fetch_one, fetch_value, internal_id, track
+from ltm_store.execute import (
+    Executor,
+    fetch_many,
+    fetch_one,
+    fetch_value,
+    internal_id,
+    locking,
+    track,
+)
 from ltm_store.models import Relationship, RelationshipDetails
 from ltm_store.values import UserId, memory_number, moment
 
@@ -65,7 +73,12 @@ async def unrelate(
     user = await internal_id(db, user_id)
     if user is None:
         return False
-    removed: int = await fetch_value(db, "unrelate", user, source, target, relationship_type)
+    async with locking(db) as connection:
+        if await fetch_value(connection, "lock_source", user, source) is None:
+            return False
+        removed: int = await fetch_value(
+            connection, "unrelate", user, source, target, relationship_type
+        )
     return removed > 0
 
 

@@ -19,6 +19,13 @@ def migration_ids() -> list[str]:
     return sorted(file.stem for file in files if not file.name.endswith(".rollback.sql"))
 
 
+def read_lines(file: Path) -> list[str]:
+    """The lines of a JSON Lines file, blank ones left out."""
+    # splitlines would also cut at U+2028, which stands as it is inside JSON strings.
+    text = file.read_text(encoding="utf-8-sig")
+    return [line for line in text.split("\n") if line.strip()]
+
+
 def demo_lines() -> list[str]:
     """The demo's memories, a JSON object a line."""
-    return (_PACKAGE / "demo.jsonl").read_text(encoding="utf-8").splitlines()
+    return read_lines(_PACKAGE / "demo.jsonl")

@@ -64,8 +64,8 @@ async def add_memories(
 ) -> ImportReport:
     """Add memories in one transaction; each is a NewMemory or a dict of add_memory's keywords.
 
-    With on_error "raise" the first refused memory undoes all: InvalidMemory, whose field begins with
-    its place, "memories[3].tags". With "skip" it is left out and told of in the report.
+    With on_error "raise" the first refused memory undoes all: InvalidMemory, whose field begins
+    with its place, "memories[3].tags". With "skip" it is left out and told of in the report.
     """
     if on_error not in ("raise", "skip"):
         raise InvalidMemory("on_error", 'should be "raise" or "skip"')
@@ -178,6 +178,8 @@ async def import_user(
             except InvalidMemory as error:
                 raise InvalidMemory(f"line {number}, {error.field}", error.rule) from None
             if line.id is not None:
+                if line.id in ids:
+                    raise InvalidMemory(f"line {number}, id", "another line has it")
                 ids[line.id] = memory.id
             fresh = memory.outcome == "created"
             created += fresh

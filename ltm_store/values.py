@@ -6,12 +6,14 @@ import json
 import math
 import unicodedata
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from enum import Enum
 from typing import Annotated, Any, TypeAlias
 from uuid import UUID
 
 from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, StrictFloat, StrictInt
+from pydantic_core import from_json
 
 from ltm_store import limits
 from ltm_store.errors import InvalidMemory
@@ -39,6 +41,13 @@ def within_content(text: str) -> str:
     return text
 
 
+def within_query(text: str) -> str:
+    """The text itself, unless it is longer than a query may be."""
+    if len(text.encode()) > limits.QUERY_BYTES:
+        raise ValueError(f"longer than {limits.QUERY_BYTES} bytes of UTF-8")
+    return text
+
+
 def word(value: object) -> object:
     """The value of an enumeration's member; anything else as it is."""
     return value.value if isinstance(value, Enum) else value
@@ -54,10 +63,13 @@ def utc(value: datetime) -> datetime:
         raise ValueError("outside the years 1 to 9999") from None
 
 
-def _datetime_or_text(value: object) -> object:
-    if not isinstance(value, datetime | str):
+def _datetime(value: object) -> datetime:
+    if isinstance(value, str):  # not pydantic's reading, which takes digits for Unix seconds
+        with suppress(ValueError):
+            value = datetime.fromisoformat(value)
+    if not isinstance(value, datetime):
         raise ValueError("should be a datetime or ISO 8601 text")
-    return value
+    return utc(value)
 
 
 Text = Annotated[str, AfterValidator(storable)]
@@ -73,7 +85,7 @@ Int32 = Annotated[StrictInt, Field(ge=-(2**31), le=2**31 - 1)]
 Category = Annotated[Text, Field(max_length=limits.CATEGORY_CHARS)]
 SourceId = Annotated[Text, Field(max_length=limits.SOURCE_ID_CHARS)]
 IdempotencyKey = Annotated[Text, Field(min_length=1, max_length=limits.IDEMPOTENCY_KEY_CHARS)]
-Moment = Annotated[datetime, BeforeValidator(_datetime_or_text), AfterValidator(utc)]
+Moment = Annotated[datetime, BeforeValidator(_datetime)]
 
 
 def unique_tags(tags: Iterable[str]) -> tuple[str, ...]:
@@ -126,6 +138,17 @@ def checked_json(value: Any) -> Any:
 
 
 JsonObject = Annotated[dict[str, JsonValue], BeforeValidator(checked_json)]
+
+
+def load_json(text: str) -> JsonValue:
+    """JSON of a row as Python values; a number of too many digits for Python stays text."""
+    try:
+        value: JsonValue = from_json(text)
+    except ValueError:
+        value = json.loads(
+            text, parse_int=lambda digits: int(digits) if len(digits) < 4300 else digits
+        )
+    return value
 
 
 def dump_json(value: object) -> str:

@@ -171,7 +171,7 @@ COMMENT ON COLUMN ltm_memories.idempotency_key IS
 'The caller''s key for this add: a repeated add with the same key finds this row.';
 COMMENT ON COLUMN ltm_memories.version IS
 'Goes up by one at each change, for compare-and-set updates.';
-COMMENT ON COLUMN ltm_memories.expires_at IS 'From this moment on no read returns the memory.';
+COMMENT ON COLUMN ltm_memories.expires_at IS 'The memory is in no read as of this moment or later.';
 COMMENT ON COLUMN ltm_memories.importance_rank IS
 'Order key of importance, kept by the database: ltm_importance_rank of this row.';
 

@@ -190,11 +190,19 @@ CROSS JOIN
 -- if query
 CROSS JOIN to_tsvector('english', $19) AS q
 CROSS JOIN
+    LATERAL (  -- a tsvector holds 1 MB: of long words in a script of many bytes less is looked at
+        SELECT
+            CASE
+                WHEN octet_length(left(m.content, $20)) <= 250000 THEN left(m.content, $20)
+                ELSE left(m.content, 60000)
+            END AS searched
+    ) AS c
+CROSS JOIN
     LATERAL (
         SELECT
             array_agg(w.lexeme ORDER BY w.lexeme) AS matched_terms,
             count(*)::double precision / length(q) AS text_score
-        FROM unnest(to_tsvector('english', concat_ws(' ', left(m.content, $20), m.tags))) AS w
+        FROM unnest(to_tsvector('english', concat_ws(' ', c.searched, m.tags))) AS w
         INNER JOIN unnest(q) AS a ON a.lexeme = w.lexeme
     ) AS t
 -- end if
@@ -229,10 +237,21 @@ LIMIT $3;
 --     created_by varchar, metadata text, parent_memory_id bigint, expires_at timestamptz,
 --     is_archived boolean, archive_reason text, tags text, tag_names text[], context_data text,
 --     context_types text[], context_keys text[], context_values text[],
---     context_confidences double precision[], replace_context flag
+--     context_confidences double precision[], replace_context flag, guarded flag
 -- ) :one Memory
 -- Change the given fields of a memory, if it is still at the expected version.
-WITH locked AS (
+WITH
+-- if guarded
+-- The rows of tags and contexts are replaced as this statement's snapshot shows them. Where another
+-- update came in between, nothing is found, and the caller runs the statement again.
+seen AS (
+    SELECT m.version
+    FROM ltm_memories AS m
+    WHERE m.user_id = $1 AND m.id = $2
+),
+-- end if
+
+locked AS (
     SELECT m.id
     FROM ltm_memories AS m
     WHERE
@@ -240,6 +259,7 @@ WITH locked AS (
         AND m.id = $2
         AND (m.expires_at IS NULL OR m.expires_at > $3)
         AND ($4::integer IS NULL OR m.version = $4)
+        AND m.version = (SELECT s.version FROM seen AS s)  -- if guarded
     FOR NO KEY UPDATE
 ),
 
@@ -338,6 +358,54 @@ RETURNING
     m.context_data::text AS enhanced_context,
     ltm_dynamic_importance(m.importance_rank, $3) AS dynamic_importance;
 
+-- name: lock_for_delete(user_id bigint, memory_id bigint) :one
+-- Lock a memory and those that mention it, in the order of their ids; tell whether it is there.
+-- From then on nobody can link to it, and the next statement sees every link that was made before.
+WITH neighbours AS (
+    SELECT c.id
+    FROM ltm_memories AS c
+    WHERE c.user_id = $1 AND c.parent_memory_id = $2
+    UNION
+    SELECT r.source_memory_id AS id
+    FROM ltm_memory_relationships AS r
+    WHERE r.user_id = $1 AND r.target_memory_id = $2
+),
+
+below AS MATERIALIZED (
+    SELECT m.id
+    FROM ltm_memories AS m
+    WHERE
+        m.user_id = $1 AND m.id IN (
+            SELECT n.id FROM neighbours AS n
+            WHERE n.id < $2
+        )
+    ORDER BY m.id
+    FOR NO KEY UPDATE
+),
+
+target AS MATERIALIZED (
+    SELECT m.id
+    FROM ltm_memories AS m
+    WHERE m.user_id = $1 AND m.id = $2 AND (SELECT count(*) FROM below) >= 0
+    FOR UPDATE
+),
+
+above AS MATERIALIZED (
+    SELECT m.id
+    FROM ltm_memories AS m
+    WHERE
+        m.user_id = $1
+        AND m.id IN (
+            SELECT n.id FROM neighbours AS n
+            WHERE n.id > $2
+        )
+        AND (SELECT count(*) FROM target) >= 0
+    ORDER BY m.id
+    FOR NO KEY UPDATE
+)
+
+SELECT (SELECT count(*) FROM above) >= 0 AND EXISTS (SELECT 1 FROM target) AS found;
+
 -- name: delete_memory(user_id bigint, memory_id bigint, now timestamptz) :one
 -- Delete a memory and all that hangs on it: its children lose their parent, neighbours their mention.
 WITH affected AS (
@@ -348,32 +416,26 @@ WITH affected AS (
     SELECT r.source_memory_id AS id
     FROM ltm_memory_relationships AS r
     WHERE r.user_id = $1 AND r.target_memory_id = $2
-    UNION
-    SELECT $2 AS id
-),
-
-locked AS (
-    SELECT m.id
-    FROM ltm_memories AS m
-    WHERE m.user_id = $1 AND m.id IN (SELECT a.id FROM affected AS a)
-    ORDER BY m.id
-    FOR UPDATE
 ),
 
 released AS (
     UPDATE ltm_memories AS m
     SET
         parent_memory_id = nullif(m.parent_memory_id, $2),
-        related_memory_ids = jsonb_path_query_array(
-            m.related_memory_ids, '$[*] ? (@ != $gone)', jsonb_build_object('gone', $2)
-        ),
+        related_memory_ids = CASE jsonb_typeof(m.related_memory_ids)
+            WHEN 'array'
+                THEN
+                    jsonb_path_query_array(
+                        m.related_memory_ids, '$[*] ? (@ != $gone)', jsonb_build_object('gone', $2)
+                    )
+            ELSE m.related_memory_ids
+        END,
         last_modified = timezone('utc', $3::timestamptz),
         version = m.version + 1
-    FROM locked AS l
-    WHERE m.user_id = $1 AND m.id = l.id AND m.id <> $2
+    FROM affected AS a
+    WHERE m.user_id = $1 AND m.id = a.id
 )
 
 DELETE FROM ltm_memories AS m
-USING locked AS l
-WHERE m.user_id = $1 AND m.id = $2 AND l.id = $2
+WHERE m.user_id = $1 AND m.id = $2
 RETURNING m.id;

@@ -79,23 +79,22 @@ SELECT
 FROM related AS r
 INNER JOIN ltm_memories AS o ON o.user_id = $1 AND o.id = r.target_memory_id;
 
+-- name: lock_source(user_id bigint, memory_id bigint) :one
+-- Lock a memory, so that the next statement sees every link that another one made from it.
+SELECT m.id
+FROM ltm_memories AS m
+WHERE m.user_id = $1 AND m.id = $2
+FOR NO KEY UPDATE;
+
 -- name: unrelate(
 --     user_id bigint, source_memory_id bigint, target_memory_id bigint, relationship_type text
 -- ) :one
 -- Remove the link of this type, or every link from source to target; tell how many.
-WITH source AS (
-    SELECT m.id
-    FROM ltm_memories AS m
-    WHERE m.user_id = $1 AND m.id = $2
-    FOR NO KEY UPDATE
-),
-
-unrelated AS (
+WITH unrelated AS (
     DELETE FROM ltm_memory_relationships AS r
-    USING source AS s
     WHERE
         r.user_id = $1
-        AND r.source_memory_id = s.id
+        AND r.source_memory_id = $2
         AND r.target_memory_id = $3
         AND ($4::text IS NULL OR r.relationship_type = $4)
     RETURNING r.id
@@ -110,6 +109,7 @@ mirrored AS (
     WHERE
         m.user_id = $1
         AND m.id = $2
+        AND jsonb_typeof(m.related_memory_ids) = 'array'
         AND EXISTS (SELECT 1 FROM unrelated)
         AND NOT EXISTS (
             SELECT 1

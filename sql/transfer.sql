@@ -86,10 +86,12 @@ WITH linked AS (
         r.description,
         timezone('utc', coalesce(r.created_at, $15)),
         timezone('utc', r.last_accessed)
-    FROM json_to_recordset($12::text::json) AS r (
-        target_memory_id bigint, relationship_type text, strength double precision,
-        description text, created_at timestamptz, last_accessed timestamptz
-    )
+    FROM
+        json_to_recordset($12::text::json)
+            AS r (
+                target_memory_id bigint, relationship_type text, strength double precision,
+                description text, created_at timestamptz, last_accessed timestamptz
+            )
     ON CONFLICT (user_id, source_memory_id, target_memory_id, relationship_type) DO NOTHING
 ),
 
@@ -122,11 +124,13 @@ tagged AS (
         usage_count = d.usage_count,
         first_used = timezone('utc', d.first_used),
         last_used = timezone('utc', d.last_used)
-    FROM json_to_recordset($14::text::json) AS d (
-        tag_name text, tag_category text, tag_importance double precision,
-        tag_confidence double precision, usage_count integer, first_used timestamptz,
-        last_used timestamptz
-    )
+    FROM
+        json_to_recordset($14::text::json)
+            AS d (
+                tag_name text, tag_category text, tag_importance double precision,
+                tag_confidence double precision, usage_count integer, first_used timestamptz,
+                last_used timestamptz
+            )
     WHERE t.user_id = $1 AND t.memory_id = $2 AND lower(t.tag_name) = lower(d.tag_name)
 )
 

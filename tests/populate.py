@@ -18,13 +18,16 @@ _CHILDREN = (
     "INSERT INTO ltm_contexts (user_id, memory_id, context_type, context_key, context_value) "
     "SELECT user_id, id, 'spatial', 'city', context_data #>> '{spatial,city}' FROM ltm_memories "
     "WHERE user_id BETWEEN $1 AND $2 AND $3::bigint > 0",
+    "INSERT INTO ltm_memory_access (user_id, memory_id, access_method) "
+    "SELECT user_id, id, 'direct' FROM ltm_memories, generate_series(1, 3) "
+    "WHERE user_id BETWEEN $1 AND $2 AND $3::bigint > 0",
 )
 
 
 async def populate(
     connection: asyncpg.Connection, *, users: int, memories: int, first_user: int = 1
 ) -> None:
-    """Give users memories with a context, two tags and three relationships each; analyse."""
+    """Give users memories with a context, two tags, three links and accesses each; analyse."""
     await connection.execute("SET statement_timeout = 0")
     await connection.execute(_MEMORIES, users, memories, first_user)
     for statement in _CHILDREN:

@@ -10,12 +10,12 @@ import pytest
 
 from ltm_store import (
     InvalidMemory,
+    LtmError,
     SchemaOutdated,
     Unavailable,
     add_memory,
     archive_memory,
     connect,
-    delete_memory,
     get_analytics,
     get_memories,
     get_memory,
@@ -24,7 +24,6 @@ from ltm_store import (
     relate,
     restore_memory,
     search_memories,
-    unrelate,
     update_importance,
     update_memory,
 )
@@ -54,10 +53,8 @@ CALLS = {
     "archive": lambda db, m: archive_memory(db, 1, m),
     "restore": lambda db, m: restore_memory(db, 1, m),
     "relate": lambda db, m: relate(db, 1, m, m + 1),
-    "unrelate": lambda db, m: unrelate(db, 1, m, m + 1),
     "record_access": lambda db, m: record_access(db, 1, [m]),
     "get_analytics": lambda db, m: get_analytics(db, 1),
-    "delete": lambda db, m: delete_memory(db, 1, m),
 }
 
 
@@ -134,6 +131,64 @@ async def test_an_external_user_of_an_undone_transaction_is_not_remembered(db):
         numbers = await conn.fetch("SELECT user_id FROM ltm_external_users")
     assert again.user_id != undone.user_id
     assert [row[0] for row in numbers] == [again.user_id]
+
+
+async def test_a_task_cancelled_while_its_transaction_begins_loses_no_others_write(dsn):
+    async with connect(dsn, max_size=1, access_tracking="off") as db:
+
+        async def begin():
+            async with db.transaction():
+                raise AssertionError("cancelled before")
+
+        for turns in range(1, 4):
+            task = asyncio.ensure_future(begin())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait([task])
+            memory = await add_memory(db, 1, "kept")
+            other = await asyncpg.connect(dsn)
+            assert await get_memory(other, 1, memory.id) is not None
+            await other.close()
+
+
+async def test_a_transaction_that_an_error_undid_does_not_end_as_if_it_were_committed(db):
+
+    async def undone():
+        async with db.transaction() as conn:
+            await add_memory(conn, 1, "x")
+            with suppress(InvalidMemory):
+                await add_memory(conn, 1, "y", parent_memory_id=10**12)
+
+    with pytest.raises(LtmError, match="nothing was committed"):
+        await undone()
+    assert await search_memories(db, 1) == []
+    async with db.transaction() as conn:
+        await add_memory(conn, 1, "x")
+        with suppress(InvalidMemory):
+            async with conn.transaction():
+                await add_memory(conn, 1, "y", parent_memory_id=10**12)
+    assert len(await search_memories(db, 1)) == 1
+
+
+async def test_what_is_set_in_a_transaction_is_reset(dsn):
+    async with connect(dsn, max_size=1) as db:
+        async with db.transaction() as conn:
+            await conn.execute("SET search_path = nowhere")
+        assert await search_memories(db, 1) == []
+
+
+async def test_a_read_succeeds_where_accesses_cannot_be_recorded(dsn, caplog):
+    async with connect(dsn) as db:
+        memory = await add_memory(db, 1, "x")
+        async with db.transaction() as conn:
+            name = await conn.fetchval("SELECT current_database()")
+            await conn.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    async with connect(dsn) as db:
+        assert await get_memory(db, 1, memory.id) is not None
+        assert "not recorded" in caplog.text
+        with pytest.raises(Unavailable, match="read-only"):
+            await add_memory(db, 1, "y")
 
 
 async def test_an_exhausted_pool_fails_within_the_deadline(dsn):
@@ -255,6 +310,12 @@ async def test_a_missing_database_or_role_is_unavailable(server):
         await connect(with_database(server, "no_such_database"))
 
 
+@pytest.mark.parametrize("dsn", ["postgresql://x@h:abc/x", "postgresql://x@a..b/x"])
+async def test_a_dsn_that_cannot_be_read_is_refused(dsn):
+    with pytest.raises((InvalidMemory, Unavailable)):
+        await connect(dsn, timeout=DEADLINE)
+
+
 async def test_what_is_no_postgresql_is_unavailable():
     async def babble(reader, writer):
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
@@ -281,7 +342,13 @@ async def test_the_dsn_comes_from_the_environment_when_called(dsn, monkeypatch):
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("access_tracking", "sometimes"), ("max_size", 0), ("min_size", 99), ("timeout", 0)],
+    [
+        ("access_tracking", "sometimes"),
+        ("max_size", 0),
+        ("min_size", 99),
+        ("timeout", 0),
+        ("timeout", float("inf")),
+    ],
 )
 def test_options_that_make_no_sense_are_refused(option, value):
     with pytest.raises(InvalidMemory):

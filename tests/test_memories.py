@@ -6,6 +6,7 @@ import logging
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
+import asyncpg
 import pytest
 
 from ltm_store import (
@@ -28,6 +29,7 @@ from ltm_store import (
     relate,
     restore_memory,
     search_memories,
+    unrelate,
     update_importance,
     update_memory,
 )
@@ -379,7 +381,7 @@ BAD: dict[str, list[object]] = {
     "metadata": [{"a": float("nan")}, {"a": "\0"}, {"a": {1}}, {"a": "x" * 300_000}, {1: 2}, []],
     "related_memory_ids": [[10**12], ["5"], [2**63]],
     "parent_memory_id": [10**12, "5"],
-    "created_at": ["yesterday", 5, 1.5],
+    "created_at": ["yesterday", "2024", 5, 1.5],
     "expires_at": ["soon"],
     "idempotency_key": ["", "x" * 256],
 }
@@ -515,3 +517,113 @@ async def test_rows_as_an_older_program_leaves_them_are_read_and_changed(conn, v
     changed = await update_memory(conn, 1, number, metadata={"a": 1}, tags=["b"])
     assert changed is not None
     assert (changed.metadata, changed.tags) == ({"a": 1}, ("b",))
+
+
+async def waiting(dsn, call):
+    """A call, started and now waiting for a lock that another connection holds."""
+    watcher = await asyncpg.connect(dsn)
+    task = asyncio.ensure_future(call)
+    while not await watcher.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+        assert not task.done()
+    await watcher.close()
+    return task
+
+
+async def test_updates_that_wait_for_each_other_leave_the_details_in_step(db, dsn):
+    memory = await add_memory(db, 1, "x", tags=["old"], enhanced_context=FULL)
+    async with db.transaction() as conn:
+        await update_memory(
+            conn, 1, memory.id, tags=["a"], enhanced_context={"spatial": {"city": "Graz"}}
+        )
+        task = await waiting(
+            dsn,
+            update_memory(
+                db, 1, memory.id, tags=["b"], enhanced_context={"spatial": {"city": "Wien"}}
+            ),
+        )
+    changed = await asyncio.wait_for(task, 60)
+    assert changed is not None
+    assert (changed.tags, changed.version) == (("b",), 3)
+    async with db.transaction() as conn:
+        assert [row["tag_name"] for row in await rows(conn, "ltm_memory_tags")] == ["b"]
+        assert [row["context_value"] for row in await rows(conn, "ltm_contexts")] == ["Wien"]
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        lambda c, i, other: add_memory(c, 1, "new", parent_memory_id=i),
+        lambda c, i, other: add_memory(c, 1, "new", related_memory_ids=[i]),
+        lambda c, i, other: relate(c, 1, other, i),
+    ],
+)
+async def test_a_delete_that_waits_for_a_new_link_takes_it_along(db, dsn, link):
+    other = await add_memory(db, 1, "other")
+    memory = await add_memory(db, 1, "x")
+    async with db.transaction() as conn:
+        await link(conn, memory.id, other.id)
+        task = await waiting(dsn, delete_memory(db, 1, memory.id))
+    assert await asyncio.wait_for(task, 60) is True
+    for left in await search_memories(db, 1):
+        assert (left.parent_memory_id, left.related_memory_ids) == (None, ())
+
+
+async def test_unrelating_at_once_leaves_the_mirror_in_step(db, dsn):
+    a, b = [(await add_memory(db, 1, name)).id for name in "ab"]
+    for kind in ("causes", "follows"):
+        await relate(db, 1, a, b, kind)
+    async with db.transaction() as conn:
+        await unrelate(conn, 1, a, b, "causes")
+        task = await waiting(dsn, unrelate(db, 1, a, b, "follows"))
+    assert await asyncio.wait_for(task, 60) is True
+    read = await get_memory(db, 1, a)
+    assert read is not None
+    assert read.related_memory_ids == ()
+    await relate(db, 1, a, b, "causes")
+    async with db.transaction() as conn:
+        await relate(conn, 1, a, b, "follows")
+        task = await waiting(dsn, unrelate(db, 1, a, b, "causes"))
+    assert await asyncio.wait_for(task, 60) is True
+    read = await get_memory(db, 1, a)
+    assert read is not None
+    assert read.related_memory_ids == (b,)
+
+
+async def test_a_mirror_that_an_older_program_left_as_json_null_stays(conn):
+    a, b = [(await add_memory(conn, 1, name)).id for name in "ab"]
+    await conn.execute(
+        "INSERT INTO ltm_memory_relationships (user_id, source_memory_id, target_memory_id, "
+        "relationship_type) VALUES (1, $1, $2, 'causes'), (1, $1, $2, 'follows')",
+        *(a, b),
+    )
+    await conn.execute("UPDATE ltm_memories SET related_memory_ids = 'null' WHERE id = $1", a)
+    await unrelate(conn, 1, a, b, "causes")
+    await unrelate(conn, 1, a, b, "follows")
+    await delete_memory(conn, 1, b)
+    stored = "SELECT related_memory_ids::text FROM ltm_memories WHERE id = $1"
+    assert await conn.fetchval(stored, a) == "null"
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("20240101", datetime(2024, 1, 1, tzinfo=UTC)),
+        ("2024-01-01T12:00:00+01:00", datetime(2024, 1, 1, 11, tzinfo=UTC)),
+        ("2024-01-01T12:00:00Z", datetime(2024, 1, 1, 12, tzinfo=UTC)),
+    ],
+)
+async def test_iso_text_is_a_moment(conn, text, moment):
+    assert (await add_memory(conn, 1, "x", created_at=text)).created_at == moment
+
+
+async def test_a_stored_number_beyond_pythons_digits_is_read(conn):
+    memory = await add_memory(conn, 1, "x")
+    digits = "9" * 5000
+    await conn.execute(
+        "UPDATE ltm_memories SET memory_metadata = $1::text::jsonb, "
+        "context_data = $2::text::jsonb WHERE id = $3",
+        *(f'{{"n": {digits}}}', f'{{"spatial": {{"n": {digits}}}}}', memory.id),
+    )
+    read = await get_memory(conn, 1, memory.id)
+    assert read is not None
+    assert read.metadata == {"n": digits}

@@ -198,6 +198,18 @@ async def test_objects_live_in_the_first_schema_of_the_search_path(empty):
     assert moved
 
 
+async def test_a_schema_in_front_gets_tables_of_its_own(empty):
+    migrate.apply(empty)
+    connection = await asyncpg.connect(empty)
+    await connection.execute("CREATE SCHEMA app")
+    front = f"{empty}&options=-csearch_path%3Dapp,public"
+    assert migrate.status(front).applied == []
+    assert migrate.apply(front) == migration_ids()
+    await connection.execute("SET search_path = app")
+    assert await fingerprint(connection)
+    await connection.close()
+
+
 async def test_status_tells_what_is_pending_by_its_exit_code(empty):
     before = command("status", dsn=empty)
     assert (before.returncode, before.stdout.count("pending")) == (1, len(migration_ids()))
@@ -213,6 +225,13 @@ def test_wrong_usage_and_a_missing_server_have_their_exit_codes():
     assert missing.returncode == 1
     assert missing.stderr.startswith("failed: ")
     assert missing.stderr.count("\n") == 1
+
+
+def test_a_dsn_that_cannot_be_read_is_not_repeated():
+    done = command("status", "--dsn", "postgresq://u:secret@h/db")
+    assert done.returncode == 1
+    assert done.stderr.startswith("failed: this is not a DSN")
+    assert "secret" not in done.stderr + done.stdout
 
 
 async def test_an_unmigrated_database_is_refused_by_name(empty):

@@ -29,7 +29,10 @@ async def memories(conn):
         "importance_score": 8,
         "confidence_score": 0.9,
         "metadata": {"room": {"floor": 3}},
-        "enhanced_context": {"spatial": {"city": "Graz", "is_home": True}},
+        "enhanced_context": {
+            "spatial": {"city": "Graz", "is_home": True},
+            "temporal": {"timestamp": "2026-03-02T08:30:00+01:00", "timezone": "Europe/Vienna"},
+        },
         "created_at": NOW,
     }
     other = {
@@ -69,6 +72,10 @@ FILTERS = [
     ({"context_data": EnhancedContext(spatial=SpatialContext(city="Wien"))}, "b"),
     ({"context_data": {"spatial": {"city": "Rom"}}}, ""),
     ({"metadata": {"room": {"floor": 3}}}, "a"),
+    ({"metadata": {}}, "acb"),
+    ({"context_data": {}}, "acb"),
+    ({"context_data": {"temporal": {"timestamp": "2026-03-02T08:30:00+01:00"}}}, "a"),
+    ({"context_data": {"temporal": {"day_of_week": "Monday"}}}, "a"),
     ({"min_importance": 5}, "ac"),
     ({"min_confidence": 0.6}, "ac"),
     ({"created_after": NOW - timedelta(days=9)}, "ac"),
@@ -155,6 +162,13 @@ async def test_hostile_queries_are_words(conn, memories, query):
     assert ("coffee" in query) == bool(found)
 
 
+async def test_a_memory_of_long_words_in_a_script_of_many_bytes_spoils_no_search(conn):
+    words = "-".join(chr(0x0E01 + n % 40) * 4 + chr(0x4E00 + n) for n in range(33_000))
+    await add_memory(conn, 1, words[:200_000])
+    coffee = await add_memory(conn, 1, "Drinks coffee")
+    assert [hit.id for hit in await search_memories(conn, 1, "coffee")] == [coffee.id]
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -167,6 +181,8 @@ async def test_hostile_queries_are_words(conn, memories, query):
         ("min_confidence", float("nan")),
         ("importance_weight", -1),
         ("context_data", []),
+        ("context_data", {"temporal": {"weekday": "monday"}}),
+        ("query", "x" * 250_001),
         ("metadata", {"a": float("inf")}),
         ("created_after", "today"),
         ("tags", "work"),

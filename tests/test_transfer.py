@@ -183,12 +183,13 @@ async def test_links_inside_a_file_lead_to_the_stored_memories(conn):
         ({"content": "x", "related_memory_ids": [9]}, "line 2, related_memory_ids"),
         ({"content": "x", "parent_memory_id": 9}, "line 2, parent_memory_id"),
         ({"id": 7, "content": "x", "parent_memory_id": 7}, "line 2, parent_memory_id"),
+        ({"id": 1, "content": "x"}, "line 2, id"),
         ({"content": "x", "relationships": [{"strength": 2}]}, "line 2, relationships.0.target_me"),
     ],
 )
 async def test_a_bad_line_is_named_and_nothing_is_stored(db, line, field):
     with pytest.raises(InvalidMemory) as caught:
-        await import_user(db, "alice", [{"content": "fine"}, line])
+        await import_user(db, "alice", [{"id": 1, "content": "fine"}, line])
     assert caught.value.field.startswith(field)
     assert await search_memories(db, "alice") == []
 
@@ -295,7 +296,7 @@ async def test_the_demo_replaces_its_own_memories_and_no_others(dsn):
 
 async def test_the_import_command(db, dsn, tmp_path):
     file = tmp_path / "memories.jsonl"
-    file.write_text('{"content": "a"}\n{"content": "b"}\n')
+    file.write_text('\ufeff{"content": "a\u2028"}\n\n{"content": "b"}\n', encoding="utf-8")
     done = ltm_store("import", str(file), "--user", "alice", dsn=dsn)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("2 memories created")
