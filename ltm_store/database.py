@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager, suppress
 from types import TracebackType
-from typing import Any, Final, Literal, NamedTuple, Self, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, Self, TypeAlias, TypedDict
 
 import asyncpg
 
@@ -34,6 +34,17 @@ STATEMENTS_KEPT: Final = 256  # prepared in a connection, more than there are sh
 LONGEST_TIMEOUT: Final = 86_400.0  # seconds
 MIGRATIONS_READ: Final = 10_000
 _log = logging.getLogger(__name__)
+
+
+class Options(TypedDict, total=False):
+    """The keyword arguments of connect()."""
+
+    access_tracking: Tracking
+    timeout: float
+    min_size: int
+    max_size: int
+    pgbouncer: bool
+    check_schema: bool
 
 
 class Stats(NamedTuple):

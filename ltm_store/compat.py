@@ -1,0 +1,327 @@
+"""The original application's functions, with its parameters and its dicts.
+
+They work on a process-wide default database, opened on first use, one per event loop; `configure`
+says which. Errors are raised.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Final, TypedDict, Unpack
+
+from pydantic import JsonValue
+from pydantic_core import to_jsonable_python
+
+from ltm_store import analytics, memories, relationships
+from ltm_store.contexts import EnhancedContext
+from ltm_store.database import Database, Options, connect
+from ltm_store.models import Memory, MemoryType, Relationship
+from ltm_store.values import UserId
+
+Row = dict[str, JsonValue]
+
+_TOP_TAGS: Final = 5
+_SUMMARY_CHARS: Final = 100
+_OLD_COLUMNS: Final = (
+    "id",
+    "content",
+    "tags",
+    "importance_score",
+    "context",
+    "created_at",
+    "last_accessed",
+)
+_databases: dict[asyncio.AbstractEventLoop, asyncio.Future[Database]] = {}
+_configured: tuple[str | None, Options] = (None, {})
+
+
+def configure(dsn: str | None = None, **options: Unpack[Options]) -> None:
+    """Choose the database of these functions, with the arguments of connect().
+
+    It is used from the next opening on: call it first, or after close().
+    """
+    global _configured
+    _configured = (dsn, options)
+
+
+async def close() -> None:
+    """Close the default database of this event loop; the next call opens it again."""
+    opening = _databases.pop(asyncio.get_running_loop(), None)
+    if opening is not None and not opening.cancelled() and opening.exception() is None:
+        await opening.result().close()
+
+
+async def _database() -> Database:
+    loop = asyncio.get_running_loop()
+    opening = _databases.get(loop)
+    if opening is None:
+        for ended in [other for other in _databases if other.is_closed()]:
+            del _databases[ended]
+        dsn, options = _configured
+        opening = _databases[loop] = asyncio.ensure_future(_opened(connect(dsn, **options)))
+    try:
+        return await asyncio.shield(opening)
+    except BaseException:
+        if opening.done() and _databases.get(loop) is opening:  # tried anew by the next call
+            del _databases[loop]
+        raise
+
+
+async def _opened(database: Database) -> Database:
+    return await database
+
+
+class _Details(TypedDict, total=False):
+    """The keywords that add_ltm_memory shares with add_enhanced_ltm_memory."""
+
+    enhanced_context: EnhancedContext | Mapping[str, object] | None
+    memory_type: str | None
+    category: str | None
+    confidence_score: float
+    source_type: str | None
+    source_id: str | None
+    created_by: str
+    metadata: Mapping[str, JsonValue] | None
+    related_memory_ids: Sequence[int] | None
+    parent_memory_id: int | None
+
+
+def _columns(memory: Memory) -> Row:
+    """A memory as a dict of every column, moments as ISO 8601 text."""
+    own = {"enhanced_context", "relationships", "outcome"}
+    names = [name for name in Memory.model_fields if name not in own]
+    values: dict[str, object] = {name: getattr(memory, name) for name in names}
+    values["context_data"] = memory.enhanced_context and memory.enhanced_context.stored()
+    for name, value in values.items():
+        if isinstance(value, datetime):
+            values[name] = value.isoformat()
+    row: Row = to_jsonable_python(values)
+    return row
+
+
+def _context(memory: Memory) -> dict[str, JsonValue]:
+    """A context as {type: {key: value}}."""
+    if memory.enhanced_context is None:
+        return {}
+    stored = memory.enhanced_context.stored()
+    custom = {
+        context.context_type: context.context_data
+        for context in memory.enhanced_context.custom_contexts
+    }
+    stored.pop("custom_contexts", None)
+    found: dict[str, JsonValue] = {
+        name: {key: value for key, value in fields.items() if key != "confidence"}
+        for name, fields in stored.items()
+        if isinstance(fields, dict)
+    }
+    if custom:
+        found["custom"] = dict(custom)
+    return found
+
+
+def _summary(content: str) -> str:
+    return content if len(content) <= _SUMMARY_CHARS else content[:_SUMMARY_CHARS] + "..."
+
+
+def _related(link: Relationship) -> Row:
+    other = link.related_memory
+    return {
+        "id": link.id,
+        "relationship_type": link.relationship_type,
+        "strength": link.strength,
+        "description": link.description,
+        "related_memory": {
+            "id": other.id,
+            "content": _summary(other.content),
+            "memory_type": other.memory_type,
+            "importance_score": other.importance_score,
+        },
+    }
+
+
+async def add_enhanced_ltm_memory(
+    user_id: UserId,
+    content: str,
+    tags: Sequence[str],
+    importance_score: int = 1,
+    context: str | None = None,
+    enhanced_context: EnhancedContext | Mapping[str, object] | None = None,
+    memory_type: str | None = None,
+    category: str | None = None,
+    confidence_score: float = 1.0,
+    source_type: str | None = None,
+    source_id: str | None = None,
+    created_by: str = "system",
+    metadata: Mapping[str, JsonValue] | None = None,
+    related_memory_ids: Sequence[int] | None = None,
+    parent_memory_id: int | None = None,
+) -> Row:
+    """Store a memory and return it as a dict of every column; see ltm_store.add_memory.
+
+    Without a memory_type it is an "insight", without a category "general".
+    """
+    memory = await memories.add_memory(
+        await _database(),
+        user_id,
+        content,
+        tags=tags,
+        importance_score=importance_score,
+        confidence_score=confidence_score,
+        context=context,
+        enhanced_context=enhanced_context,
+        memory_type=MemoryType.INSIGHT if memory_type is None else memory_type,
+        category="general" if category is None else category,
+        source_type=source_type,
+        source_id=source_id,
+        created_by=created_by,
+        metadata=metadata,
+        related_memory_ids=related_memory_ids or (),
+        parent_memory_id=parent_memory_id,
+    )
+    return _columns(memory)
+
+
+async def get_enhanced_ltm_memory(memory_id: int, user_id: UserId) -> Row | None:
+    """A memory as a dict of every column, with its enhanced_context and relationships."""
+    memory = await memories.get_memory(
+        await _database(), user_id, memory_id, include_relationships=True
+    )
+    if memory is None:
+        return None
+    links: list[JsonValue] = [
+        {
+            "id": link.id,
+            "type": link.relationship_type,
+            "strength": link.strength,
+            "description": link.description,
+            "related_memory_id": link.related_memory.id,
+        }
+        for link in memory.relationships or ()
+    ]
+    return {**_columns(memory), "enhanced_context": _context(memory), "relationships": links}
+
+
+async def search_enhanced_ltm_memories(
+    user_id: UserId,
+    query: str,
+    limit: int = 5,
+    min_importance: int = 1,
+    memory_type: str | None = None,
+    category: str | None = None,
+    tags: Sequence[str] | None = None,
+    source_type: str | None = None,
+    include_context: bool = True,
+) -> list[Row]:
+    """The memories that match, best first, as dicts of every column; see search_memories."""
+    hits = await memories.search_memories(
+        await _database(),
+        user_id,
+        query,
+        limit=limit,
+        min_importance=min_importance,
+        memory_type=memory_type,
+        category=category,
+        tags=tags,
+        source_type=source_type,
+        include_context=include_context,
+    )
+    if not include_context:
+        return [_columns(hit) for hit in hits]
+    return [{**_columns(hit), "enhanced_context": _context(hit)} for hit in hits]
+
+
+async def get_memory_relationships(memory_id: int, user_id: UserId) -> list[Row]:
+    """The links of a memory in both directions, with a summary of the other memory."""
+    found = await relationships.get_relationships(await _database(), user_id, memory_id)
+    return [_related(link) for link in found]
+
+
+async def update_memory_importance(memory_id: int, user_id: UserId, new_importance: int) -> bool:
+    """Set the base importance of a memory; tell whether there is one."""
+    changed = await memories.update_importance(
+        await _database(), user_id, memory_id, new_importance
+    )
+    return changed is not None
+
+
+async def archive_memory(memory_id: int, user_id: UserId, reason: str = "User request") -> bool:
+    """Archive a memory; tell whether there is one."""
+    archived = await memories.archive_memory(await _database(), user_id, memory_id, reason=reason)
+    return archived is not None
+
+
+async def get_memory_analytics(user_id: UserId) -> Row:
+    """Totals, distributions, averages and the most recalled memories of a user."""
+    figures = await analytics.get_analytics(await _database(), user_id)
+    row: Row = to_jsonable_python(
+        figures,
+        include={
+            "total_memories",
+            "type_distribution",
+            "category_distribution",
+            "average_importance",
+            "average_dynamic_importance",
+            "most_accessed_memories",
+        },
+    )
+    return row
+
+
+async def run_ltm_enhancement_migration(database_url: str) -> None:
+    """Apply the migrations to a database."""
+    from ltm_store import dsn, migrate  # of an extra
+
+    await asyncio.to_thread(migrate.apply, dsn.normalise(database_url))
+
+
+def _before(row: Row) -> Row:
+    """The columns of before the enhancement."""
+    return {name: row[name] for name in _OLD_COLUMNS}
+
+
+async def add_ltm_memory(
+    user_id: UserId,
+    content: str,
+    tags: Sequence[str],
+    importance_score: int = 1,
+    context: str | None = None,
+    **details: Unpack[_Details],
+) -> Row:
+    """Store a memory; see add_enhanced_ltm_memory. Returns the dict of before the enhancement."""
+    row = await add_enhanced_ltm_memory(
+        user_id, content, tags, importance_score, context, **details
+    )
+    return _before(row)
+
+
+async def search_ltm_memories(
+    user_id: UserId, query: str, limit: int = 5, min_importance: int = 1
+) -> list[Row]:
+    """The memories that match, best first."""
+    hits = await memories.search_memories(
+        await _database(), user_id, query, limit=limit, min_importance=min_importance
+    )
+    return [_before(_columns(hit)) for hit in hits]
+
+
+async def get_relevant_ltm_memories(user_id: UserId, context: str, limit: int = 3) -> list[Row]:
+    """The memories whose content or tags share words with the context, best first."""
+    return await search_ltm_memories(user_id, context, limit)
+
+
+async def delete_ltm_memory(user_id: UserId, memory_id: int) -> bool:
+    """Delete a memory; tell whether there was one."""
+    return await memories.delete_memory(await _database(), user_id, memory_id)
+
+
+async def get_ltm_memory_stats(user_id: UserId) -> dict[str, object]:
+    """How many memories a user has, their average importance, and the five most used tags."""
+    figures = await analytics.get_analytics(await _database(), user_id)
+    return {
+        "total_memories": figures.total_memories,
+        "average_importance": figures.average_importance or 0,
+        "top_tags": list(figures.tag_distribution.items())[:_TOP_TAGS],
+        "user_id": user_id,
+    }

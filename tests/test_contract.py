@@ -1,0 +1,118 @@
+"""What callers can rely on: public names, signatures and defaults."""
+
+import inspect
+
+import pytest
+
+import ltm_store
+from ltm_store import compat
+
+SIGNATURES = {
+    "add_memory": "db, user_id, content, *, tags=(), importance_score=5, confidence_score=1.0, "
+    "context=None, enhanced_context=None, memory_type=None, category=None, source_type=None, "
+    "source_id=None, source_position=None, created_by='system', metadata=None, "
+    "related_memory_ids=(), parent_memory_id=None, created_at=None, expires_at=None, "
+    "idempotency_key=None",
+    "add_memories": "db, user_id, memories, *, on_error='raise'",
+    "get_memory": "db, user_id, memory_id, *, include_relationships=False, as_of=None, "
+    "access_context=None",
+    "get_memories": "db, user_id, memory_ids",
+    "search_memories": "db, user_id, query=None, *, memory_type=None, category=None, tags=None, "
+    "tags_any=None, source_type=None, source_id=None, context_data=None, metadata=None, "
+    "min_importance=None, min_confidence=None, created_after=None, created_before=None, "
+    "accessed_after=None, include_archived=False, include_context=True, importance_weight=0.1, "
+    "limit=10, as_of=None",
+    "update_memory": "db, user_id, memory_id, *, expected_version=None, **fields",
+    "update_importance": "db, user_id, memory_id, importance_score",
+    "archive_memory": "db, user_id, memory_id, *, reason=None",
+    "restore_memory": "db, user_id, memory_id",
+    "delete_memory": "db, user_id, memory_id",
+    "relate": "db, user_id, source_id, target_id, relationship_type='related', *, strength=1.0, "
+    "description=None",
+    "unrelate": "db, user_id, source_id, target_id, relationship_type=None",
+    "get_relationships": "db, user_id, memory_id",
+    "record_access": "db, user_id, memory_ids, *, access_method='direct', access_context=None, "
+    "user_query=None",
+    "get_analytics": "db, user_id, *, as_of=None",
+    "export_user": "db, user_id",
+    "import_user": "db, user_id, lines",
+    "forget_user": "db, user_id",
+    "format_for_prompt": "hits, *, max_chars",
+    "connect": "dsn=None, *, access_tracking='immediate', timeout=10.0, min_size=1, max_size=10, "
+    "pgbouncer=False, check_schema=True",
+}
+COMPAT = {
+    "add_enhanced_ltm_memory": "user_id, content, tags, importance_score=1, context=None, "
+    "enhanced_context=None, memory_type=None, category=None, confidence_score=1.0, "
+    "source_type=None, source_id=None, created_by='system', metadata=None, "
+    "related_memory_ids=None, parent_memory_id=None",
+    "get_enhanced_ltm_memory": "memory_id, user_id",
+    "search_enhanced_ltm_memories": "user_id, query, limit=5, min_importance=1, memory_type=None, "
+    "category=None, tags=None, source_type=None, include_context=True",
+    "get_memory_relationships": "memory_id, user_id",
+    "update_memory_importance": "memory_id, user_id, new_importance",
+    "archive_memory": "memory_id, user_id, reason='User request'",
+    "get_memory_analytics": "user_id",
+    "run_ltm_enhancement_migration": "database_url",
+    "add_ltm_memory": "user_id, content, tags, importance_score=1, context=None, **details",
+    "search_ltm_memories": "user_id, query, limit=5, min_importance=1",
+    "get_relevant_ltm_memories": "user_id, context, limit=3",
+    "delete_ltm_memory": "user_id, memory_id",
+    "get_ltm_memory_stats": "user_id",
+    "configure": "dsn=None, **options",
+    "close": "",
+}
+
+
+def signature(function: object) -> str:
+    assert callable(function)
+    shown = []
+    star = False
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is parameter.KEYWORD_ONLY and not star:
+            shown.append("*")
+            star = True
+        shown.append(str(parameter.replace(annotation=parameter.empty)).replace(" = ", "="))
+    return ", ".join(shown)
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_a_public_function_has_the_promised_signature(name):
+    assert signature(getattr(ltm_store, name)) == SIGNATURES[name]
+    assert name in ltm_store.__all__
+
+
+@pytest.mark.parametrize("name", COMPAT)
+def test_a_function_of_the_original_has_the_promised_signature(name):
+    assert signature(getattr(compat, name)) == COMPAT[name]
+
+
+@pytest.mark.parametrize("name", ltm_store.__all__)
+def test_everything_public_is_documented(name):
+    assert (inspect.getdoc(getattr(ltm_store, name)) or "").strip()
+
+
+def test_the_limits_of_the_models_are_those_of_the_schema():
+    """Each limit stands in a CHECK or a type of the migrations."""
+    from ltm_store import limits
+    from ltm_store.resources import resource_dir
+
+    schema = "".join(p.read_text() for p in resource_dir("migrations").glob("*.sql"))
+    for text in (
+        f"octet_length(content) <= {limits.CONTENT_BYTES}",
+        f"jsonb_array_length(tags) <= {limits.TAGS}",
+        f"^.{{{limits.TAG_CHARS + 1}}}",
+        f"tag_name varchar({limits.TAG_CHARS})",
+        f"octet_length(memory_metadata::text) <= {limits.JSON_BYTES}",
+        f"octet_length(context_data::text) <= {limits.JSON_BYTES}",
+        f"strict $.**{{{limits.JSON_DEPTH + 1}}}",
+        f"context_key varchar({limits.CONTEXT_KEY_CHARS})",
+        f"memory_type varchar({limits.WORD_CHARS})",
+        f"relationship_type varchar({limits.WORD_CHARS})",
+        f"category varchar({limits.CATEGORY_CHARS})",
+        f"char_length(source_id) <= {limits.SOURCE_ID_CHARS}",
+        f"char_length(idempotency_key) BETWEEN 1 AND {limits.IDEMPOTENCY_KEY_CHARS}",
+        f"char_length(external_id) BETWEEN 1 AND {limits.EXTERNAL_ID_CHARS}",
+        f"MINVALUE -{limits.USER_ID}",
+    ):
+        assert text in schema.replace("(\n        char", "(char"), text
