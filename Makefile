@@ -15,8 +15,11 @@ demo: $(VENV)/embedded ## A year of memories on a PostgreSQL of its own: searche
 test: $(VENV)/dev ## The tests on one PostgreSQL
 	$(WITHOUT_DSN) $(BIN)/pytest
 
-check: lint ## What CI runs: lint, types and the tests
-	$(WITHOUT_DSN) $(BIN)/pytest
+check: lint ## What CI runs: lint, types, tests on PostgreSQL 15, 16 and 18 and in odd sessions
+	$(WITHOUT_DSN) LTM_TEST_PG=18 $(BIN)/pytest
+	$(WITHOUT_DSN) LTM_TEST_PG=18 LTM_TEST_ODD=1 $(BIN)/pytest
+	$(WITHOUT_DSN) LTM_TEST_PG=16 $(BIN)/pytest
+	$(WITHOUT_DSN) LTM_TEST_PG=15 $(BIN)/pytest
 
 lint: $(VENV)/dev ## Style, types, layers, SQL
 	$(BIN)/ruff format --check ltm_store tests

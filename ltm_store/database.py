@@ -70,6 +70,7 @@ class _Pool:
         self._out: set[Connection] = set()
         self._opening = 0
         self._waiting: deque[asyncio.Future[Connection | None]] = deque()
+        self._leaving: set[asyncio.Task[None]] = set()
         self.closed = False
 
     @property
@@ -134,6 +135,8 @@ class _Pool:
 
     def release(self, connection: Connection) -> None:
         """Take a connection back; one that is broken or inside a transaction is thrown away."""
+        if connection not in self._out:
+            return  # discarded
         if not connection.is_closed() and connection.is_in_transaction():
             connection.terminate()
         if self.closed and not connection.is_closed():
@@ -144,6 +147,17 @@ class _Pool:
         elif not self._wake(connection):
             self._out.discard(connection)
             self._idle.append(connection)
+
+    def discard(self, connection: Connection) -> None:
+        """Do without a connection that did not answer in time.
+
+        asyncpg asks the server to cancel the statement; the goodbye waits for that, within bounds.
+        """
+        self._out.discard(connection)
+        self._wake(None)
+        task = asyncio.ensure_future(_goodbye(connection))
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
 
     def drop_idle(self) -> None:
         """Throw away the idle connections: the server that they led to is gone."""
@@ -156,14 +170,17 @@ class _Pool:
         while self._wake(None):
             pass
         idle, self._idle = self._idle, []
-        goodbyes = asyncio.gather(
-            *(connection.close(timeout=timeout) for connection in idle), return_exceptions=True
-        )
+        goodbyes = asyncio.gather(*map(_goodbye, idle), *self._leaving)
         with suppress(TimeoutError):
             await asyncio.wait_for(goodbyes, timeout)
         for connection in [*idle, *self._out]:
             if not connection.is_closed():
                 connection.terminate()
+
+
+async def _goodbye(connection: Connection) -> None:
+    with suppress(Exception):
+        await connection.close(timeout=CLOSE_SECONDS)
 
 
 class _Connection(asyncpg.Connection):
@@ -297,6 +314,9 @@ class Database(Handle):
             try:
                 remaining = max(deadline - clock(), 0.001)
                 return await connection.fetch(sql, *arguments, timeout=remaining)
+            except TimeoutError:
+                self._pool.discard(connection)
+                raise
             except CONNECTION_LOST:
                 if not connection.is_closed():
                     raise
@@ -364,8 +384,8 @@ class Database(Handle):
         return self._pool.stats
 
     async def close(self) -> None:
-        """Close every connection within 5 seconds. Never raises because the server is gone."""
-        await self._pool.close(CLOSE_SECONDS)
+        """Close every connection, within 5 seconds. Never raises because the server is gone."""
+        await self._pool.close(min(CLOSE_SECONDS, self.timeout))
 
 
 async def _translated(call: Awaitable[None]) -> None:

@@ -71,8 +71,8 @@ tagged AS (
         $1,
         a.id,
         t.tag_name,
-        timezone('utc', $2),
-        timezone('utc', $2)
+        timezone('utc', $15),
+        timezone('utc', $15)
     FROM added AS a CROSS JOIN unnest($20::text[]) AS t (tag_name)
     WHERE a.outcome = 'created'
     ON CONFLICT DO NOTHING

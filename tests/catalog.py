@@ -44,4 +44,5 @@ ORDER BY 1
 
 async def fingerprint(connection: asyncpg.Connection) -> list[str]:
     """Every object of the library's schema in the current schema, one text each."""
+    await connection.execute("SET timezone = 'UTC'")  # in which moments are shown
     return [row[0] for row in await connection.fetch(_QUERY)]

@@ -1,5 +1,7 @@
 """Databases for the tests: clones of a migrated one, shared by the tests that roll back."""
 
+import json
+import os
 from collections.abc import AsyncIterator, Iterator
 from itertools import count
 
@@ -18,10 +20,12 @@ settings.register_profile(
 )
 settings.load_profile("ltm")
 _numbers = count(1)
+ODD = bool(os.environ.get("LTM_TEST_ODD"))
+"""Run on a server in another time zone, with connections that encode JSON in their own way."""
 
 
 def pytest_report_header() -> str:
-    return f"server: {servers.choice()}"
+    return f"server: {servers.choice()}" + (", odd sessions" if ODD else "")
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +41,8 @@ async def admin(server: str) -> AsyncIterator[asyncpg.Connection]:
     connection = await asyncpg.connect(server)
     for setting in ("fsync", "full_page_writes", "synchronous_commit"):
         await connection.execute(f"ALTER SYSTEM SET {setting} = off")
+    if ODD:
+        await connection.execute("ALTER SYSTEM SET timezone = 'Asia/Kolkata'")
     await connection.execute("SELECT pg_reload_conf()")
     yield connection
     await connection.close()
@@ -90,6 +96,10 @@ async def db(dsn: str) -> AsyncIterator[Database]:
 @pytest.fixture(scope="session")
 async def session_conn(shared: str) -> AsyncIterator[asyncpg.Connection]:
     connection = await asyncpg.connect(shared)
+    for kind in ("json", "jsonb") if ODD else ():
+        await connection.set_type_codec(
+            kind, encoder=json.dumps, decoder=json.loads, schema="pg_catalog"
+        )
     yield connection
     await connection.close()
 

@@ -242,7 +242,7 @@ def test_what_an_older_program_stored_is_read(stored, extra, venue):
 async def test_foreign_leaves_survive_being_written_back(conn):
     memory = await add_memory(conn, 1, "x")
     await conn.execute(
-        "UPDATE ltm_memories SET context_data = $1 WHERE id = $2",
+        "UPDATE ltm_memories SET context_data = $1::text::jsonb WHERE id = $2",
         *('{"spatial": {"city": "Graz", "planet": "Mars"}}', memory.id),
     )
     read = await get_memory(conn, 1, memory.id)

@@ -1,26 +1,25 @@
-"""The README's code runs as it is written."""
+"""The README's code runs as it is written, and gives what it shows."""
 
+import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
-import asyncpg
 import pytest
 
+from ltm_store import Database, embedded, import_user
+from ltm_store.resources import demo_lines
+
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+README = ROOT / "README.md"
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
+PYTHON = [text for language, text in BLOCKS if language == "python"]
+TOUR = [(text, BLOCKS[i + 1][1]) for i, (language, text) in enumerate(BLOCKS) if language == "sql"]
 
 
-def blocks(language: str) -> list[str]:
-    found = [text for name, text in BLOCKS if name == language]
-    assert found
-    return found
-
-
-@pytest.mark.parametrize("code", blocks("python"))
+@pytest.mark.parametrize("code", PYTHON)
 async def test_python_runs(code, dsn):
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
@@ -35,14 +34,33 @@ async def test_python_runs(code, dsn):
     assert "morning" in done.stdout
 
 
-@pytest.mark.parametrize("code", blocks("sql"))
-async def test_sql_runs(code, conn: asyncpg.Connection):
-    await conn.fetch(code)
+async def test_the_tour_in_psql_shows_what_psql_shows(db: Database, dsn: str):
+    """After a change of the demo: LTM_SNAPSHOT=write make test, and read the difference."""
+    await import_user(db, "demo-livia", map(json.loads, demo_lines()))
+    text = README.read_text()
+    for query, shown in TOUR:
+        done = subprocess.run(
+            [embedded.psql(), "-X", "-c", query, dsn],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PAGER": ""},
+            timeout=60,
+            check=True,
+        )
+        output = "\n".join(line.rstrip() for line in done.stdout.strip("\n").splitlines()) + "\n"
+        if os.environ.get("LTM_SNAPSHOT") == "write":
+            text = text.replace(
+                f"{query}```\n\n```text\n{shown}", f"{query}```\n\n```text\n{output}"
+            )
+        else:
+            assert output == shown
+    if text != README.read_text():
+        README.write_text(text)
 
 
 def test_every_make_target_that_is_named_exists():
     makefile = (ROOT / "Makefile").read_text()
-    named = set(re.findall(r"(?:`|^)make ([a-z]+)", README, re.MULTILINE))
+    named = set(re.findall(r"(?:`|^)make ([a-z]+)", README.read_text(), re.MULTILINE))
     assert named >= {"demo", "test", "check"}
     for target in named:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
