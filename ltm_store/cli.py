@@ -8,8 +8,11 @@ import subprocess
 from pathlib import Path
 from typing import Annotated
 
-import typer
-from rich.console import Console
+try:
+    import typer
+    from rich.console import Console
+except ImportError:
+    raise SystemExit("failed: install ltm_store[cli], which brings typer and rich") from None
 
 from ltm_store import dsn as dsns
 from ltm_store import embedded

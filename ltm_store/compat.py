@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Final, TypedDict, Unpack
 
@@ -49,24 +50,20 @@ def configure(dsn: str | None = None, **options: Unpack[Options]) -> None:
 async def close() -> None:
     """Close the default database of this event loop; the next call opens it again."""
     opening = _databases.pop(asyncio.get_running_loop(), None)
-    if opening is not None and not opening.cancelled() and opening.exception() is None:
-        await opening.result().close()
+    if opening is not None:
+        with suppress(Exception):  # what could not be opened need not be closed
+            await (await opening).close()
 
 
 async def _database() -> Database:
     loop = asyncio.get_running_loop()
     opening = _databases.get(loop)
-    if opening is None:
+    if opening is None or (opening.done() and (opening.cancelled() or opening.exception())):
         for ended in [other for other in _databases if other.is_closed()]:
             del _databases[ended]
         dsn, options = _configured
         opening = _databases[loop] = asyncio.ensure_future(_opened(connect(dsn, **options)))
-    try:
-        return await asyncio.shield(opening)
-    except BaseException:
-        if opening.done() and _databases.get(loop) is opening:  # tried anew by the next call
-            del _databases[loop]
-        raise
+    return await asyncio.shield(opening)
 
 
 async def _opened(database: Database) -> Database:
@@ -111,11 +108,13 @@ def _context(memory: Memory) -> dict[str, JsonValue]:
         for context in memory.enhanced_context.custom_contexts
     }
     stored.pop("custom_contexts", None)
+    extra = stored.pop("extra", None)
     found: dict[str, JsonValue] = {
         name: {key: value for key, value in fields.items() if key != "confidence"}
         for name, fields in stored.items()
-        if isinstance(fields, dict)
     }
+    if extra:
+        found["extra"] = extra
     if custom:
         found["custom"] = dict(custom)
     return found
@@ -190,17 +189,18 @@ async def get_enhanced_ltm_memory(memory_id: int, user_id: UserId) -> Row | None
     )
     if memory is None:
         return None
-    links: list[JsonValue] = [
-        {
-            "id": link.id,
-            "type": link.relationship_type,
-            "strength": link.strength,
-            "description": link.description,
-            "related_memory_id": link.related_memory.id,
-        }
-        for link in memory.relationships or ()
-    ]
+    links = [_link(link) for link in memory.relationships or ()]
     return {**_columns(memory), "enhanced_context": _context(memory), "relationships": links}
+
+
+def _link(link: Relationship) -> JsonValue:
+    return {
+        "id": link.id,
+        "type": link.relationship_type,
+        "strength": link.strength,
+        "description": link.description,
+        "related_memory_id": link.related_memory.id,
+    }
 
 
 async def search_enhanced_ltm_memories(
@@ -214,9 +214,13 @@ async def search_enhanced_ltm_memories(
     source_type: str | None = None,
     include_context: bool = True,
 ) -> list[Row]:
-    """The memories that match, best first, as dicts of every column; see search_memories."""
+    """The memories that match, best first, as get_enhanced_ltm_memory's dicts.
+
+    See ltm_store.search_memories. Without include_context their enhanced_context is empty.
+    """
+    database = await _database()
     hits = await memories.search_memories(
-        await _database(),
+        database,
         user_id,
         query,
         limit=limit,
@@ -227,9 +231,19 @@ async def search_enhanced_ltm_memories(
         source_type=source_type,
         include_context=include_context,
     )
-    if not include_context:
-        return [_columns(hit) for hit in hits]
-    return [{**_columns(hit), "enhanced_context": _context(hit)} for hit in hits]
+    async with database.transaction() as connection:  # on which nothing is tracked
+        links = {
+            hit.id: await relationships.get_relationships(connection, user_id, hit.id)
+            for hit in hits
+        }
+    return [
+        {
+            **_columns(hit),
+            "enhanced_context": _context(hit),
+            "relationships": [_link(link) for link in links[hit.id]],
+        }
+        for hit in hits
+    ]
 
 
 async def get_memory_relationships(memory_id: int, user_id: UserId) -> list[Row]:

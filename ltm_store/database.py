@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Final, Literal, NamedTuple, Self, TypeAlias, TypedDict
 
 import asyncpg
+from asyncpg.transaction import Transaction
 
 from ltm_store import dsn as dsns
 from ltm_store import embedded, resources
@@ -23,10 +24,10 @@ from ltm_store.errors import (
     Unavailable,
     translate,
 )
-from ltm_store.execute import Handle, fetch_rows
+from ltm_store.execute import SNAPSHOT, Handle, fetch_rows, translated
 from ltm_store.models import AccessDetails
 
-Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+Connection: TypeAlias = "_Connection"
 Tracking = Literal["immediate", "off"]
 
 CLOSE_SECONDS: Final = 5.0
@@ -184,7 +185,20 @@ async def _goodbye(connection: Connection) -> None:
 
 
 class _Connection(asyncpg.Connection):
-    """A connection that does not take a COMMIT for one when the server answers ROLLBACK."""
+    """A connection with a bound for each statement, in seconds, which can be changed.
+
+    It does not take a COMMIT for one when the server answers ROLLBACK.
+    """
+
+    bound: float | None = None
+
+    async def fetch(
+        self, query: str, *args: Any, timeout: float | None = None, **options: Any
+    ) -> list[Any]:
+        """The rows of a query; see asyncpg."""
+        limit = self.bound if timeout is None else timeout
+        rows: list[Any] = await super().fetch(query, *args, timeout=limit, **options)
+        return rows
 
     async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:
         """The status of a command; see asyncpg."""
@@ -214,7 +228,7 @@ class Database(Handle):
             raise InvalidMemory("max_size", "should be at least 1 and min_size")
         if not 0 < timeout <= LONGEST_TIMEOUT:
             raise InvalidMemory("timeout", f"should be 0 to {LONGEST_TIMEOUT} seconds")
-        self.external_users: dict[str, int] = {}
+        self.external_users: dict[str, tuple[int, float]] = {}
         self.timeout = timeout
         self._dsn = dsn
         self._tracking = access_tracking
@@ -351,33 +365,63 @@ class Database(Handle):
                 _log.warning("%d accesses were not recorded", len(memory_ids))
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Connection]:
+    async def transaction(
+        self, *, unbounded: bool = False, snapshot: bool = False
+    ) -> AsyncIterator[Connection]:
         """A connection inside a transaction of its own: committed at the end, undone by an error.
 
-        It is an ordinary asyncpg connection; every function takes it, and nothing is tracked on it.
-        What is SET in it is reset afterwards. Raises Unavailable when none is free within the
-        timeout or the server is gone, LtmError when an error inside, caught or not, made the server
-        undo what should be committed.
+        It is an ordinary asyncpg connection; every function takes it, and nothing is tracked on
+        it. What is SET in it is reset afterwards. Each statement in it may take the timeout, with
+        `unbounded` a day; with `snapshot` they only read, and see one state of the database.
+        Raises Unavailable when none is free within the timeout or the server is gone, LtmError
+        when an error inside, caught or not, made the server undo what should be committed.
         """
-        connection = await self._acquire(asyncio.get_running_loop().time() + self.timeout)
+        connection, transaction = await self._begun(snapshot)
         try:
-            transaction = connection.transaction()
-            try:
-                await _translated(transaction.start())
-            except BaseException:
-                connection.terminate()  # whether it is inside a transaction is unknown
-                raise
+            if unbounded:
+                connection.bound = LONGEST_TIMEOUT
+                await fetch_rows(connection, "lift_statement_timeout")
             try:
                 yield connection
             except BaseException:
-                if not connection.is_closed():
-                    await _translated(transaction.rollback())
+                await self._undone(connection, transaction)
                 raise
-            await _translated(transaction.commit())
-            if not self._pgbouncer:
-                await _translated(connection.reset())
+            await translated(transaction.commit)
+            await self._cleaned(connection)
         finally:
+            connection.bound = self.timeout
             self._pool.release(connection)
+
+    async def _begun(self, snapshot: bool) -> tuple[_Connection, Transaction]:
+        """A connection that has begun a transaction; a lost one is replaced once."""
+        deadline = asyncio.get_running_loop().time() + self.timeout
+        for last in (False, True):
+            connection = await self._acquire(deadline)
+            transaction = connection.transaction(**SNAPSHOT if snapshot else {})
+            try:
+                await translated(transaction.start)
+            except BaseException as error:
+                lost = connection.is_closed()
+                connection.terminate()  # whether it is inside a transaction is unknown
+                self._pool.release(connection)
+                if last or not lost or not isinstance(error, Unavailable):
+                    raise
+                self._pool.drop_idle()
+            else:
+                return connection, transaction
+        raise AssertionError("returned or raised")
+
+    async def _undone(self, connection: _Connection, transaction: Transaction) -> None:
+        """Roll back; what made it necessary is raised by the caller, whatever happens here."""
+        try:
+            await transaction.rollback()
+            await self._cleaned(connection)
+        except Exception:
+            connection.terminate()
+
+    async def _cleaned(self, connection: _Connection) -> None:
+        if not self._pgbouncer:
+            await translated(connection.reset)
 
     def stats(self) -> Stats:
         """What the pool is doing now."""
@@ -386,18 +430,6 @@ class Database(Handle):
     async def close(self) -> None:
         """Close every connection, within 5 seconds. Never raises because the server is gone."""
         await self._pool.close(min(CLOSE_SECONDS, self.timeout))
-
-
-async def _translated(call: Awaitable[None]) -> None:
-    try:
-        await call
-    except Exception as error:
-        ours = translate(error)
-        if ours is None:
-            raise
-    else:
-        return
-    raise ours
 
 
 def _embedded_and_migrated() -> str:

@@ -67,11 +67,16 @@ def _json_objects(lines: Iterable[str]) -> Iterator[dict[str, object]]:
     for number, text in enumerate(lines, 1):
         try:
             value = json.loads(text)
+        except json.JSONDecodeError as error:
+            rule = f"is not JSON: {error.msg} (column {error.colno})"
         except (ValueError, RecursionError):
-            value = None
-        if not isinstance(value, dict):
-            raise InvalidMemory(f"line {number}", "should be a JSON object")
-        yield value
+            rule = "holds JSON that is too large"
+        else:
+            rule = "should be a JSON object"
+            if isinstance(value, dict):
+                yield value
+                continue
+        raise InvalidMemory(f"line {number}", rule)
 
 
 async def show(db: Database, console: Console) -> None:
@@ -223,7 +228,7 @@ def _analytics(console: Console, analytics: Analytics) -> None:
 
 
 def _psql_menu(console: Console, user_id: int) -> None:
-    console.print("[bold]make psql[/] opens the same database. Try there:\n")
+    console.print("[bold]make psql[/] (ltm-store psql) opens the database. Try there:\n")
     for command, meaning in _PSQL:
         console.print(f"  [dim]-- {meaning}[/]")
         console.print(

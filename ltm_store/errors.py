@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import ssl
 from typing import TYPE_CHECKING
 
@@ -126,6 +127,10 @@ def translate(error: BaseException) -> LtmError | None:
     """Return our error for one of asyncpg, the server or the network, or None to let it pass."""
     if isinstance(error, asyncio.TimeoutError):
         return Unavailable("no answer within the timeout")
+    if isinstance(error, asyncpg.ClientConfigurationError):
+        return InvalidMemory("dsn", "should begin with postgresql://")
+    if isinstance(error, socket.gaierror):
+        return Unavailable("the server's host name was not found")
     state = getattr(error, "sqlstate", None)
     if isinstance(error, asyncpg.PostgresError) and isinstance(state, str):
         for known in (state, state[:2]):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, MutableMapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import asyncpg
@@ -17,24 +18,29 @@ from ltm_store.values import UserId, known_user
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
+    from asyncpg.transaction import Transaction
 
     Connection: TypeAlias = asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]
     Pool: TypeAlias = asyncpg.Pool[asyncpg.Record]
 
+SNAPSHOT: dict[str, Any] = {"isolation": "repeatable_read", "readonly": True}
 POOL_TIMEOUT = 10.0  # seconds that a caller's own pool may take to hand out a connection
+REMEMBERED = 60.0  # seconds after which a user's number is looked up again: others may forget it
 
 
 class Handle(ABC):
     """What a Database is to the query functions: it runs statements and tracks accesses."""
 
-    external_users: MutableMapping[str, int]
+    external_users: MutableMapping[str, tuple[int, float]]  # the number, and when it was found
 
     @abstractmethod
     async def run(self, sql: str, arguments: list[Any], *, repeat: bool) -> list[Any]:
         """The rows of a statement; with `repeat` it may be sent again after a lost connection."""
 
     @abstractmethod
-    def transaction(self) -> AbstractAsyncContextManager[Connection]:
+    def transaction(
+        self, *, unbounded: bool = False, snapshot: bool = False
+    ) -> AbstractAsyncContextManager[Connection]:
         """A connection inside a transaction of its own."""
 
     @abstractmethod
@@ -51,6 +57,7 @@ class Handle(ABC):
 
 Executor: TypeAlias = "Handle | Connection | Pool"
 Row = TypeVar("Row", bound=BaseModel)
+One = TypeVar("One")
 
 
 async def _run(db: Executor, statement: Statement, arguments: tuple[Any, ...], repeat: bool) -> Any:
@@ -106,25 +113,28 @@ async def internal_id(db: Executor, user_id: UserId) -> int | None:
     return await _number(db, user_id, "find_user")
 
 
-async def interned_id(db: Executor, user_id: UserId) -> int:
-    """The same for a write: an external id that is new is given a number."""
-    number = await _number(db, user_id, "intern_user")
+async def interned_id(db: Executor, user_id: UserId, *, anew: bool = False) -> int:
+    """The same for a write: an external id that is new is given a number.
+
+    With `anew` what was remembered of the user is looked up again.
+    """
+    number = await _number(db, user_id, "intern_user", anew)
     if number is None:
         raise AssertionError("intern_user returns a number")
     return number
 
 
-async def _number(db: Executor, user_id: UserId, statement: str) -> int | None:
+async def _number(db: Executor, user_id: UserId, statement: str, anew: bool = False) -> int | None:
     user = known_user(user_id)
     if isinstance(user, int):
         return user
     # A number is kept on a Database alone: what a caller's connection finds may still roll back.
     known = db.external_users if isinstance(db, Handle) else {}
-    if user in known:
-        return known[user]
+    if not anew and user in known and time.monotonic() < known[user][1] + REMEMBERED:
+        return known[user][0]
     number: int | None = await fetch_value(db, statement, user, repeat=True)
     if number is not None:
-        known[user] = number
+        known[user] = (number, time.monotonic())
     return number
 
 
@@ -142,18 +152,56 @@ async def track(
         await db.accessed(user_id, memory_ids, method, context, query)
 
 
+async def translated(call: Callable[[], Awaitable[One]]) -> One:
+    """What a call of asyncpg's gives, its errors as ours."""
+    try:
+        return await call()
+    except Exception as error:
+        ours = translate(error)
+        if ours is None:
+            raise
+    raise ours
+
+
 @asynccontextmanager
-async def in_transaction(db: Executor) -> AsyncIterator[Connection]:
-    """A connection inside a transaction: a new one, or a savepoint of the caller's."""
+async def in_transaction(
+    db: Executor, *, unbounded: bool = False, snapshot: bool = False
+) -> AsyncIterator[Connection]:
+    """A connection inside a transaction: a new one, or a savepoint of the caller's.
+
+    With `unbounded` a Database's timeout does not hold for its statements. With `snapshot` a new
+    one only reads, and sees one state of the database.
+    """
     if isinstance(db, Handle):
-        async with db.transaction() as connection:
+        async with db.transaction(unbounded=unbounded, snapshot=snapshot) as connection:
             yield connection
     elif isinstance(db, asyncpg.Pool):
-        async with db.acquire(timeout=POOL_TIMEOUT) as acquired, acquired.transaction():
-            yield acquired
+        connection = await translated(lambda: db.acquire(timeout=POOL_TIMEOUT))
+        try:
+            async with _begun(connection, **SNAPSHOT if snapshot else {}):
+                yield connection
+        finally:
+            await db.release(connection)
     else:
-        async with db.transaction():
+        async with _begun(db):
             yield db
+
+
+@asynccontextmanager
+async def _begun(connection: Connection, **options: Any) -> AsyncIterator[None]:
+    async def begin() -> Transaction:
+        transaction = connection.transaction(**options)
+        await transaction.start()
+        return transaction
+
+    transaction = await translated(begin)
+    try:
+        yield
+    except BaseException:
+        with suppress(Exception):  # what made it necessary is raised
+            await transaction.rollback()
+        raise
+    await translated(transaction.commit)
 
 
 @asynccontextmanager
@@ -163,8 +211,12 @@ async def locking(db: Executor) -> AsyncIterator[Connection]:
     Inside a transaction of the caller's that is the caller's connection itself. (Two statements,
     because a statement that waited for a lock goes on with what it saw before it waited.)
     """
-    if isinstance(db, Handle | asyncpg.Pool) or not db.is_in_transaction():
+    if isinstance(db, Handle | asyncpg.Pool) or not await translated(lambda: _inside(db)):
         async with in_transaction(db) as connection:
             yield connection
     else:
         yield db
+
+
+async def _inside(connection: Connection) -> bool:
+    return connection.is_in_transaction()

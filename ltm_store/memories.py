@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import TypedDict, Unpack
+from typing import Final, TypedDict, Unpack
 
 from pydantic import JsonValue
 
 from ltm_store import limits
 from ltm_store.contexts import EnhancedContext, store_context
-from ltm_store.errors import Conflict, InvalidMemory
+from ltm_store.errors import Conflict, InvalidMemory, Unavailable
 from ltm_store.execute import (
     Executor,
     fetch_many,
@@ -23,8 +23,10 @@ from ltm_store.execute import (
     track,
 )
 from ltm_store.models import AccessDetails, Filters, Memory, MemoryChanges, MemoryHit, NewMemory
-from ltm_store.values import UserId, dump_json, memory_number, moment
+from ltm_store.values import UserId, dump_json, memory_number, moment, whole_number
 
+FORGOTTEN: Final = "this user is being forgotten"
+_ATTEMPTS: Final = 100  # of an update, where others come in between
 _log = logging.getLogger(__name__)
 
 
@@ -92,11 +94,18 @@ async def add_memory(
     """
     given = dict(locals())
     new = NewMemory.checked({name: given[name] for name in NewMemory.model_fields})
-    return await store(db, await interned_id(db, user_id), new)
+    for anew in (False, True):
+        memory = await store(db, await interned_id(db, user_id, anew=anew), new)
+        if memory is not None:
+            return memory
+    raise Unavailable(FORGOTTEN)
 
 
-async def store(db: Executor, user: int, new: NewMemory) -> Memory:
-    """Store a validated memory under the number of its user; see add_memory."""
+async def store(db: Executor, user: int, new: NewMemory) -> Memory | None:
+    """Store a validated memory under the number of its user; see add_memory.
+
+    None when the number is nobody's any more, because its user was forgotten.
+    """
     now = moment(None)
     context_data, *context_columns = _context_arguments(new.enhanced_context)
     try:
@@ -126,15 +135,14 @@ async def store(db: Executor, user: int, new: NewMemory) -> Memory:
             list(new.tags) or None,
             list(new.related_memory_ids) or None,
             *context_columns,
+            user < 0,
             repeat=new.idempotency_key is not None,
         )
     except InvalidMemory as error:
         if error.field != "target_memory_id":
             raise
         raise InvalidMemory("related_memory_ids", error.rule) from None
-    if memory is None:
-        raise AssertionError("add_memory returns a row or raises")
-    if memory.outcome == "existing" and memory.content != new.content:
+    if memory and memory.outcome == "existing" and memory.content != new.content:
         _log.warning("memory %d has this idempotency_key and another content", memory.id)
     return memory
 
@@ -286,14 +294,14 @@ async def _change(
     given = changes.model_fields_set
     number = memory_number(memory_id)
     if expected_version is not None:
-        memory_number(expected_version, "expected_version")
+        whole_number(expected_version, "expected_version")
     now = moment(None)
     context_arguments = _context_arguments(changes.enhanced_context)
     user = await internal_id(db, user_id)
     if user is None:
         return None
     retagged, replaced = "tags" in given, "enhanced_context" in given
-    while True:
+    for _ in range(_ATTEMPTS):
         memory = await fetch_one(
             db,
             "update_memory",
@@ -332,6 +340,7 @@ async def _change(
             return None
         if expected_version is not None and current.version != expected_version:
             raise Conflict(current)
+    raise Unavailable("other updates of this memory came in between each time")
 
 
 async def update_importance(

@@ -24,6 +24,7 @@ try:
     import yoyo  # noqa: F401
 except ImportError:
     raise SystemExit("failed: install ltm_store[migrate], which brings yoyo and psycopg") from None
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.errors import DeadlockDetected, LockNotAvailable
 from yoyo import read_migrations
 from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
@@ -231,6 +232,12 @@ def status(dsn: str) -> Status:
     return Status(applied, [name for name in migration_ids() if name not in applied])
 
 
+def _place(dsn: str) -> str:
+    """Which database a DSN leads to, without the password."""
+    parts = conninfo_to_dict(dsn)
+    return f"{parts.get('dbname') or 'the default database'} at {parts.get('host') or 'localhost'}"
+
+
 def _say(line: str) -> None:
     print(line, flush=True)
 
@@ -245,7 +252,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, meaning in (
         ("apply", "apply what is pending (the default)"),
-        ("rollback", "roll back the last migration"),
+        ("rollback", "roll back the last migration, dropping its tables with their rows"),
         ("status", "tell what is applied and what is pending"),
     ):
         command = commands.add_parser(name, help=meaning)
@@ -274,7 +281,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return 1 if pending else 0
             case _:
                 done = apply(dsn, report=_say)
-                _say(f"{len(done)} applied" if done else "nothing to apply, the schema is current")
+                what = f"{len(done)} applied" if done else "nothing to apply, the schema is current"
+                _say(f"{what} ({_place(dsn)})")
     except (LtmError, psycopg.Error) as error:
         message = _first_line(error) if isinstance(error, psycopg.Error) else str(error)
         print(f"failed: {message}", file=sys.stderr)

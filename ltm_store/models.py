@@ -18,6 +18,7 @@ from pydantic import (
     StrictBool,
     ValidationError,
 )
+from pydantic_core import ErrorDetails
 
 from ltm_store import limits
 from ltm_store.contexts import STORED, EnhancedContext, StoredContext
@@ -88,6 +89,26 @@ def _unique_ids(ids: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(dict.fromkeys(ids))
 
 
+_SAYINGS = {
+    "extra_forbidden": "is not a field",
+    "missing": "is missing",
+    "string_too_short": "should not be empty",
+    "too_short": "should not be empty",
+    "tuple_type": "should be a list",
+}
+_BRANCHES = {"float", "int", "str", "bool"}  # of a union, which pydantic adds to the path
+
+
+def _refusal(error: ErrorDetails) -> tuple[str, str]:
+    """The field that one of pydantic's errors is about, and the rule."""
+    path = [str(part)[:100] for part in error["loc"]]
+    if error["type"] not in ("extra_forbidden", "missing"):  # whose last part is a field's name
+        path = [part for part in path if part not in _BRANCHES]
+        path = [part for part in path if part.isidentifier() or part.isdigit()]
+    rule = _SAYINGS.get(error["type"], error["msg"].removeprefix("Value error, "))
+    return ".".join(path) or "memory", rule
+
+
 class Arguments(BaseModel):
     """A group of arguments; `checked` turns what pydantic finds into an InvalidMemory."""
 
@@ -101,8 +122,7 @@ class Arguments(BaseModel):
         except ValidationError as error:
             first = error.errors(include_input=False, include_context=False, include_url=False)[0]
         # Raised here, outside of the handler, so that no pydantic error with the input hangs on it.
-        field = ".".join(str(part)[:100] for part in first["loc"]) or "memory"
-        raise InvalidMemory(field, first["msg"].removeprefix("Value error, "))
+        raise InvalidMemory(*_refusal(first))
 
 
 class _Attributes(Arguments):
@@ -139,9 +159,9 @@ class ExportedRelationship(Arguments):
     """A link in an export; its target is the id of another line."""
 
     target_memory_id: MemoryId
-    relationship_type: Word = "related"
+    relationship_type: Text = "related"
     strength: Fraction = 1.0
-    description: LongText | None = None
+    description: Text | None = None
     created_at: Moment | None = None
     last_accessed: Moment | None = None
 
@@ -150,9 +170,9 @@ class ExportedAccess(Arguments):
     """A recall in an export."""
 
     access_timestamp: Moment | None = None
-    access_method: Word | None = None
-    access_context: LongText | None = None
-    user_query: LongText | None = None
+    access_method: Text | None = None
+    access_context: Text | None = None
+    user_query: Text | None = None
     was_relevant: StrictBool | None = None
     relevance_score: Fraction | None = None
 
@@ -161,7 +181,7 @@ class ExportedTag(Arguments):
     """The details of a tag in an export."""
 
     tag_name: Text
-    tag_category: Word | None = "general"
+    tag_category: Text | None = "general"
     tag_importance: Finite | None = 1.0
     tag_confidence: Fraction | None = 1.0
     usage_count: Int32 | None = 1
@@ -173,9 +193,15 @@ class ExportedMemory(NewMemory):
     """A line of an export, or of a file to import: the keywords of add_memory and what happened.
 
     `id` is the line's own; related_memory_ids, parent_memory_id and the relationships speak of it.
+    What the database holds passes, so that every export can be imported; its CHECKs still stand.
     """
 
     content: LongText
+    tags: tuple[Text, ...] = ()
+    memory_type: Text | None = None
+    source_type: Text | None = None
+    created_by: Text | None = "system"
+    metadata: JsonValue = None  # type: ignore[assignment]
     id: MemoryId | None = None
     relationships: tuple[ExportedRelationship, ...] = ()
     accesses: tuple[ExportedAccess, ...] = ()
@@ -183,10 +209,10 @@ class ExportedMemory(NewMemory):
     version: Int32 = 1
     access_count: Int32 = 0
     last_accessed: Moment | None = None
-    last_access_context: LongText | None = None
+    last_access_context: Text | None = None
     last_modified: Moment | None = None
     is_archived: StrictBool = False
-    archive_reason: LongText | None = None
+    archive_reason: Text | None = None
 
 
 class MemoryChanges(_Attributes):
@@ -208,7 +234,7 @@ def _context_part(part: object) -> object:
         return EnhancedContext.model_validate(part, context=STORED).stored()
     except ValidationError as error:
         first = error.errors(include_input=False, include_context=False, include_url=False)[0]
-    raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
+    raise ValueError(": ".join(_refusal(first)))
 
 
 class Filters(Arguments):

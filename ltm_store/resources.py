@@ -20,10 +20,9 @@ def migration_ids() -> list[str]:
 
 
 def read_lines(file: Path) -> list[str]:
-    """The lines of a JSON Lines file, blank ones left out."""
+    """The lines of a JSON Lines file."""
     # splitlines would also cut at U+2028, which stands as it is inside JSON strings.
-    text = file.read_text(encoding="utf-8-sig")
-    return [line for line in text.split("\n") if line.strip()]
+    return file.read_text(encoding="utf-8-sig").rstrip().split("\n")
 
 
 def demo_lines() -> list[str]:

@@ -86,7 +86,7 @@ class Statement:
         kept = []
         skipping = False
         for line in self.lines:
-            if line == _END:
+            if line.strip() == _END:
                 skipping = False
                 continue
             condition = _CONDITION.search(line)

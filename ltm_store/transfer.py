@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
-from contextlib import nullcontext
+from contextlib import asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
+import asyncpg
 from pydantic import JsonValue
 from pydantic_core import to_jsonable_python
 
-from ltm_store.errors import InvalidMemory
+from ltm_store.errors import InvalidMemory, Unavailable
 from ltm_store.execute import (
     Executor,
+    Handle,
     fetch_many,
     fetch_rows,
     fetch_value,
@@ -20,12 +22,13 @@ from ltm_store.execute import (
     internal_id,
     interned_id,
 )
-from ltm_store.memories import store
+from ltm_store.memories import FORGOTTEN, store
 from ltm_store.models import (
     ExportedMemory,
     ExportedRelationship,
     ExportRow,
     ImportReport,
+    Memory,
     NewMemory,
     RefusedMemory,
 )
@@ -71,16 +74,14 @@ async def add_memories(
         raise InvalidMemory("on_error", 'should be "raise" or "skip"')
     created = existing = linked = 0
     refused: list[RefusedMemory] = []
-    user: int | None = None
+    user = await interned_id(db, user_id, anew=True)
     index = 0
-    async with in_transaction(db) as connection:
+    async with in_transaction(db, unbounded=True) as connection:
         async for given in _each(memories):
             try:
                 new = given if isinstance(given, NewMemory) else NewMemory.checked(given)
-                if user is None:
-                    user = await interned_id(connection, user_id)
                 async with connection.transaction() if on_error == "skip" else nullcontext():
-                    memory = await store(connection, user, new)
+                    memory = await _stored(connection, user, new)
             except InvalidMemory as error:
                 if on_error == "raise":
                     field = f"memories[{index}].{error.field}"
@@ -100,22 +101,45 @@ async def add_memories(
 async def export_user(db: Executor, user_id: UserId) -> AsyncIterator[dict[str, JsonValue]]:
     """Everything that is stored of a user's memories, a dict a memory, oldest id first.
 
-    Each dict is a line of JSON Lines that import_user takes: the keywords of add_memory, an `id` of
-    its own that the other lines' links speak of, and what happened since. What has the default is
-    left out, and so are memories that have expired.
+    Each dict is a line of JSON Lines that import_user takes: the keywords of add_memory, an `id`
+    of its own that the other lines' links speak of, and what happened since. What has the default
+    is left out, and so are memories that have expired. It all is of one moment: a Database or a
+    pool lends a connection until the end, a connection of yours should be in a REPEATABLE READ
+    transaction.
     """
     user = await internal_id(db, user_id)
+    if user is None:
+        return
     now = moment(None)
-    ids: list[int] = [] if user is None else await fetch_value(db, "exported_ids", user, now)
-    after = _BEFORE_ALL
-    while ids and after < ids[-1]:
-        page = await fetch_many(db, "export_memories", ExportRow, user, after, now, _PAGE)
-        if not page:
-            return
-        for row in page:
-            if row.id <= ids[-1]:
+    async with _one_snapshot(db) as connection:
+        ids: list[int] = await fetch_value(connection, "exported_ids", user, now)
+        after = _BEFORE_ALL
+        while ids and after < ids[-1]:
+            page = await fetch_many(
+                connection, "export_memories", ExportRow, user, after, now, _PAGE
+            )
+            if not page:
+                return
+            for row in page:
                 yield _line(row, ids)
-        after = page[-1].id
+            after = page[-1].id
+
+
+@asynccontextmanager
+async def _one_snapshot(db: Executor) -> AsyncIterator[Connection]:
+    """A connection that sees one state of the database; the caller's own sees what it sees."""
+    if isinstance(db, Handle | asyncpg.Pool):
+        async with in_transaction(db, unbounded=True, snapshot=True) as connection:
+            yield connection
+    else:
+        yield db
+
+
+async def _stored(connection: Connection, user: int, new: NewMemory) -> Memory:
+    memory = await store(connection, user, new)
+    if memory is None:
+        raise Unavailable(FORGOTTEN)
+    return memory
 
 
 def _place(ids: list[int], memory_id: int | None) -> int | None:
@@ -166,20 +190,19 @@ async def import_user(
     created = existing = linked = number = 0
     ids: dict[int, int] = {}
     detailed: list[tuple[int, int, ExportedMemory]] = []
-    async with in_transaction(db) as connection:
-        user: int | None = None
+    user = await interned_id(db, user_id, anew=True)
+    async with in_transaction(db, unbounded=True) as connection:
         async for given in _each(lines):
             number += 1
             try:
                 line = given if isinstance(given, ExportedMemory) else ExportedMemory.checked(given)
-                user = await interned_id(connection, user_id) if user is None else user
+                if line.id in ids:
+                    raise InvalidMemory("id", "another line has it")
                 alone = line.model_copy(update={"related_memory_ids": (), "parent_memory_id": None})
-                memory = await store(connection, user, alone)
+                memory = await _stored(connection, user, alone)
             except InvalidMemory as error:
                 raise InvalidMemory(f"line {number}, {error.field}", error.rule) from None
             if line.id is not None:
-                if line.id in ids:
-                    raise InvalidMemory(f"line {number}, id", "another line has it")
                 ids[line.id] = memory.id
             fresh = memory.outcome == "created"
             created += fresh
@@ -187,14 +210,16 @@ async def import_user(
             if fresh and line.model_fields_set - _ADDED - {"id"}:
                 detailed.append((number, memory.id, line))
         for number, memory_id, line in detailed:
-            linked += await _import_details(connection, user, number, memory_id, line, ids)
+            try:
+                linked += await _import_details(connection, user, memory_id, line, ids)
+            except InvalidMemory as error:
+                raise InvalidMemory(f"line {number}, {error.field}", error.rule) from None
     return ImportReport(created=created, existing=existing, relationships=linked)
 
 
 async def _import_details(
     connection: Connection,
-    user: int | None,
-    number: int,
+    user: int,
     memory_id: int,
     line: ExportedMemory,
     ids: dict[int, int],
@@ -203,9 +228,9 @@ async def _import_details(
 
     def stored(field: str, target: int) -> int:
         if target not in ids:
-            raise InvalidMemory(f"line {number}, {field}", f"no line has the id {target}")
+            raise InvalidMemory(field, f"no line has the id {target}")
         if ids[target] == memory_id:
-            raise InvalidMemory(f"line {number}, {field}", "should be another memory")
+            raise InvalidMemory(field, "should be another memory")
         return ids[target]
 
     links = [

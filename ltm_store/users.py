@@ -15,11 +15,11 @@ async def forget_user(db: Executor, user_id: UserId) -> ErasureReport:
     """Delete everything that is stored of a user, all or nothing, and tell how much it was.
 
     A user known by a string loses the name, and the number is never given again. Takes as long as
-    it takes: the timeout bounds each of its statements, not the whole.
+    it takes: the timeout of a Database does not hold for it.
     """
     counts: Counter[str] = Counter({name: 0 for name in ErasedRows.model_fields})
     counts["ltm_external_users"] = 0
-    async with in_transaction(db) as connection:
+    async with in_transaction(db, unbounded=True) as connection:
         user = await internal_id(connection, user_id)
         if user is not None:
             erased = await _erase_some(connection, user, counts)
@@ -32,6 +32,8 @@ async def forget_user(db: Executor, user_id: UserId) -> ErasureReport:
 
 
 async def _erase_some(db: Executor, user: int, counts: Counter[str]) -> int:
+    if not await fetch_value(db, "lock_memories", user, _AT_ONCE):
+        return 0
     erased = await fetch_one(db, "forget_memories", ErasedRows, user, _AT_ONCE)
     if erased is None:
         return 0

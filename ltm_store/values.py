@@ -201,3 +201,10 @@ def memory_number(value: int, field: str = "memory_id") -> int:
     if type(value) is not int or abs(value) > limits.MEMORY_ID:
         raise InvalidMemory(field, "should be the id of a memory")
     return value
+
+
+def whole_number(value: int, field: str) -> int:
+    """The number itself. Raises InvalidMemory unless an integer column holds it."""
+    if type(value) is not int or abs(value) >= 2**31:
+        raise InvalidMemory(field, "should be a whole number below 2**31")
+    return value

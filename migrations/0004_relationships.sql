@@ -27,6 +27,9 @@ CREATE TABLE ltm_memory_relationships (
     CONSTRAINT ltm_memory_relationships_strength_in_range CHECK (strength BETWEEN 0 AND 1),
     CONSTRAINT ltm_memory_relationships_created_at_in_range CHECK (
         created_at BETWEEN '0001-01-01' AND '9999-12-31 23:59:59.999999'
+    ),
+    CONSTRAINT ltm_memory_relationships_last_accessed_in_range CHECK (
+        last_accessed BETWEEN '0001-01-01' AND '9999-12-31 23:59:59.999999'
     )
 );
 

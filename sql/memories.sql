@@ -37,7 +37,8 @@ FROM ltm_memories AS m;
 --     source_type varchar, source_id text, source_position integer, created_by varchar,
 --     created_at timestamptz, parent_memory_id bigint, metadata text, expires_at timestamptz,
 --     idempotency_key text, tag_names text[], related_memory_ids bigint[], context_types text[],
---     context_keys text[], context_values text[], context_confidences double precision[]
+--     context_keys text[], context_values text[], context_confidences double precision[],
+--     external flag
 -- ) :one Memory
 -- Store a memory with its contexts, tags and relationships, or find the one with this idempotency key.
 WITH added AS (
@@ -47,14 +48,23 @@ WITH added AS (
         last_modified, parent_memory_id, memory_metadata, expires_at, idempotency_key,
         related_memory_ids, dynamic_importance
     )
-    VALUES (
+    SELECT
         $1, $3, $4::text::jsonb, $5, $6, $7, $8, $9,
         $10::text::jsonb, $11, $12, $13, $14, timezone('utc', $15::timestamptz),
         timezone('utc', $2::timestamptz), $16, $17::text::jsonb, $18, $19, to_jsonb($21::bigint[]),
         ltm_dynamic_importance(
             ltm_importance_rank($7, $8, 0, NULL, timezone('utc', $15::timestamptz)), $2
         )
-    )
+    -- if external
+    -- Nobody's number: another process has forgotten this user, and the caller looks the name up anew.
+    WHERE
+        EXISTS (
+            SELECT 1
+            FROM ltm_external_users AS u
+            WHERE u.user_id = $1 AND u.external_id IS NOT NULL
+            FOR KEY SHARE
+        )
+    -- end if
     ON CONFLICT (user_id, idempotency_key) WHERE idempotency_key IS NOT NULL  -- if idempotency_key
     DO UPDATE SET idempotency_key = excluded.idempotency_key  -- if idempotency_key
     RETURNING

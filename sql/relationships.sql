@@ -9,7 +9,7 @@ SELECT
     r.description,
     CASE WHEN o.id = r.target_memory_id THEN 'outgoing' ELSE 'incoming' END AS direction,
     coalesce(r.strength, 1) AS strength,
-    timezone('utc', r.created_at) AS created_at,
+    r.created_at,
     json_build_object(
         'id', o.id,
         'content', o.content,

@@ -1,5 +1,10 @@
 -- Whole users: out, in and away.
 
+-- name: lift_statement_timeout() :one
+-- Let the statements of this transaction take as long as they take.
+-- scope: all users
+SELECT set_config('statement_timeout', '0', TRUE) AS statement_timeout;
+
 -- name: exported_ids(user_id bigint, as_of timestamptz) :one
 -- The ids of all memories of a user that have not expired, in their order.
 SELECT coalesce(array_agg(m.id ORDER BY m.id), '{}') AS ids
@@ -22,8 +27,8 @@ SELECT
                 r.relationship_type,
                 coalesce(r.strength, 1) AS strength,
                 r.description,
-                timezone('utc', r.created_at) AS created_at,
-                timezone('utc', r.last_accessed) AS last_accessed
+                r.created_at,
+                r.last_accessed
             FROM ltm_memory_relationships AS r
             WHERE r.user_id = $1 AND r.source_memory_id = m.id
             ORDER BY r.id
@@ -33,7 +38,7 @@ SELECT
         SELECT coalesce(json_agg(x), '[]')::text
         FROM (
             SELECT
-                timezone('utc', a.access_timestamp) AS access_timestamp,
+                a.access_timestamp,
                 a.access_method,
                 a.access_context,
                 a.user_query,
@@ -53,8 +58,8 @@ SELECT
                 t.tag_importance,
                 t.tag_confidence,
                 t.usage_count,
-                timezone('utc', t.first_used) AS first_used,
-                timezone('utc', t.last_used) AS last_used
+                t.first_used,
+                t.last_used
             FROM ltm_memory_tags AS t
             WHERE t.user_id = $1 AND t.memory_id = m.id
             ORDER BY t.id
@@ -144,8 +149,30 @@ SET
     last_access_context = $8,
     last_modified = timezone('utc', coalesce($9, $15)),
     is_archived = $10,
-    archive_reason = $11
+    archive_reason = $11,
+    dynamic_importance = ltm_dynamic_importance(
+        ltm_importance_rank(
+            m.importance_score,
+            m.confidence_score,
+            $6,
+            timezone('utc', $7::timestamptz),
+            m.created_at
+        ),
+        $15
+    )
 WHERE m.user_id = $1 AND m.id = $2;
+
+-- name: lock_memories(user_id bigint, row_limit bigint) :one
+-- Lock some memories of a user: from then on nobody can link to them. Tell how many.
+SELECT count(*) AS locked
+FROM (
+    SELECT m.id
+    FROM ltm_memories AS m
+    WHERE m.user_id = $1
+    ORDER BY m.id
+    LIMIT $2
+    FOR UPDATE
+) AS l;
 
 -- name: forget_memories(user_id bigint, row_limit bigint) :one ErasedRows
 -- Delete some memories of a user with all their rows; tell how many there were in each table.
@@ -155,7 +182,6 @@ WITH doomed AS (
     WHERE m.user_id = $1
     ORDER BY m.id
     LIMIT $2
-    FOR UPDATE
 ),
 
 contexts AS (

@@ -163,11 +163,12 @@ async def test_search(default):
     await add_enhanced_ltm_memory("1", "Likes black tea", ["drink"], 2)
     (found,) = await search_enhanced_ltm_memories("1", "tea", min_importance=5, tags=["drink"])
     assert found["id"] == row["id"]
-    assert found.keys() >= COLUMNS | {"enhanced_context"}
+    assert found.keys() >= COLUMNS | {"enhanced_context", "relationships"}
+    assert found == await get_enhanced_ltm_memory(row["id"], "1")
     (bare,) = await search_enhanced_ltm_memories(
         "1", "tea", category="food", memory_type="insight", include_context=False
     )
-    assert bare["context_data"] is None
+    assert (bare["context_data"], bare["enhanced_context"]) == (None, {})
     assert len(await search_enhanced_ltm_memories("1", "tea", limit=1)) == 1
 
 
@@ -225,6 +226,16 @@ async def test_the_older_functions(default):
 async def test_first_calls_at_once_open_one_database(default):
     await asyncio.gather(*(search_ltm_memories("1", "x") for _ in range(8)))
     assert len(compat._databases) == 1
+
+
+async def test_closing_while_the_first_call_opens_closes_that_database(default):
+    first = asyncio.ensure_future(search_ltm_memories("1", "x"))
+    await asyncio.sleep(0)  # up to the opening
+    (opening,) = compat._databases.values()
+    await compat.close()
+    assert (await opening).stats().open == 0
+    await asyncio.wait([first])
+    assert await search_ltm_memories("1", "x") == []
 
 
 async def test_a_database_that_could_not_be_opened_is_tried_again(dsn):

@@ -41,7 +41,11 @@ json_values = st.recursive(
     max_leaves=6,
 )
 objects = st.dictionaries(texts, json_values, max_size=3)
-moments = st.datetimes(timezones=st.sampled_from([UTC, timezone(timedelta(hours=5, minutes=45))]))
+moments = st.datetimes(
+    datetime(1, 1, 2),
+    datetime(9999, 12, 30),
+    timezones=st.sampled_from([UTC, timezone(timedelta(hours=5, minutes=45))]),
+)
 seasons = st.sampled_from(["spring", "monsoon"])
 
 

@@ -13,9 +13,11 @@ from ltm_store import (
     LtmError,
     SchemaOutdated,
     Unavailable,
+    add_memories,
     add_memory,
     archive_memory,
     connect,
+    delete_memory,
     get_analytics,
     get_memories,
     get_memory,
@@ -171,6 +173,70 @@ async def test_a_transaction_that_an_error_undid_does_not_end_as_if_it_were_comm
     assert len(await search_memories(db, 1)) == 1
 
 
+async def test_the_callers_exception_survives_a_lost_connection(db, dsn):
+    class Mine(Exception):
+        pass
+
+    async def killed():
+        async with db.transaction() as conn:
+            await kill(dsn, conn.get_server_pid())
+            raise Mine
+
+    async def committed():
+        async with db.transaction() as conn:
+            await kill(dsn, conn.get_server_pid())
+
+    with pytest.raises(Mine):
+        await killed()
+    with pytest.raises(Unavailable):
+        await committed()
+
+
+async def kill(dsn, pid):
+    other = await asyncpg.connect(dsn)
+    await other.execute("SELECT pg_terminate_backend($1)", pid)
+    while await other.fetchval("SELECT count(*) FROM pg_stat_activity WHERE pid = $1", pid):
+        pass
+    await other.close()
+
+
+async def test_a_transaction_begins_on_a_new_connection_where_the_old_one_is_gone(dsn):
+    async with connect(dsn, min_size=3) as db:
+        pids = []
+        async with db.transaction() as a, db.transaction() as b, db.transaction() as c:
+            pids += [a.get_server_pid(), b.get_server_pid(), c.get_server_pid()]
+        for pid in pids:
+            await kill(dsn, pid)
+        memory = await add_memory(db, 1, "x", idempotency_key="k")
+        for pid in pids:
+            assert await delete_memory(db, 1, memory.id) is (pid == pids[0])
+
+
+async def test_a_closed_connection_or_pool_is_unavailable_to_every_function(dsn):
+    connection = await asyncpg.connect(dsn)
+    await connection.close()
+    pool = await asyncpg.create_pool(dsn, min_size=1)
+    await pool.close()
+    for db in (connection, pool):
+        for call in (
+            get_memory(db, 1, 1),
+            delete_memory(db, 1, 1),
+            add_memories(db, 1, [{"content": "x"}]),
+        ):
+            with pytest.raises(Unavailable):
+                await call
+
+
+async def test_an_unbounded_transaction_lifts_the_timeouts_for_itself_alone(dsn):
+    async with connect(dsn, max_size=1, timeout=5) as db:
+        async with db.transaction(unbounded=True) as conn:
+            assert await conn.fetchval("SHOW statement_timeout") == "0"
+            assert conn.bound > 80_000
+        async with db.transaction() as conn:
+            assert await conn.fetchval("SHOW statement_timeout") == "5s"
+            assert conn.bound == 5
+
+
 async def test_what_is_set_in_a_transaction_is_reset(dsn):
     async with connect(dsn, max_size=1) as db:
         async with db.transaction() as conn:
@@ -310,7 +376,9 @@ async def test_a_missing_database_or_role_is_unavailable(server):
         await connect(with_database(server, "no_such_database"))
 
 
-@pytest.mark.parametrize("dsn", ["postgresql://x@h:abc/x", "postgresql://x@a..b/x"])
+@pytest.mark.parametrize(
+    "dsn", ["postgresql://x@h:abc/x", "postgresql://x@a..b/x", "mysql://x/y", "127.0.0.1/x"]
+)
 async def test_a_dsn_that_cannot_be_read_is_refused(dsn):
     with pytest.raises((InvalidMemory, Unavailable)):
         await connect(dsn, timeout=DEADLINE)

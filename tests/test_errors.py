@@ -128,6 +128,21 @@ def test_a_constraint_names_the_argument(constraint, field):
     assert refused_field(constraint) == field
 
 
+@pytest.mark.parametrize(
+    ("context", "field"),
+    [
+        ({"emotional": {"energy_level": 1.5}}, "enhanced_context.emotional.energy_level"),
+        ({"technical": {"system_info": 5}}, "enhanced_context.technical.system_info"),
+        ({"spatial": {"a planet": 5}}, "enhanced_context.spatial.a planet"),
+        ({"custom_contexts": [{"confidence": 2}]}, "enhanced_context.custom_contexts.0.confidence"),
+    ],
+)
+async def test_a_field_is_named_as_the_caller_knows_it(conn, context, field):
+    with pytest.raises(InvalidMemory) as caught:
+        await add_memory(conn, 1, "x", enhanced_context=context)
+    assert caught.value.field == field
+
+
 async def test_what_only_the_server_can_refuse_carries_no_content_either(conn):
     memory = await add_memory(conn, 1, "x", metadata={"a": MARK * 15_000})
     with pytest.raises(InvalidMemory, match="^metadata: ") as caught:

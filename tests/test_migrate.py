@@ -216,7 +216,8 @@ async def test_status_tells_what_is_pending_by_its_exit_code(empty):
     assert command(dsn=empty).returncode == 0
     after = command("status", "--dsn", empty)
     assert (after.returncode, after.stdout.count("applied")) == (0, len(migration_ids()))
-    assert command("apply", dsn=empty).stdout == "nothing to apply, the schema is current\n"
+    again = command("apply", dsn=empty).stdout
+    assert again.startswith("nothing to apply, the schema is current (ltm_test_")
 
 
 def test_wrong_usage_and_a_missing_server_have_their_exit_codes():

@@ -174,6 +174,7 @@ def test_statements_for_all_users_are_few_and_known():
         "applied_migrations",
         "find_user",
         "intern_user",
+        "lift_statement_timeout",
     }
 
 
@@ -233,6 +234,7 @@ INDEXES: dict[tuple[str, frozenset[str]], set[str]] = {
     ("relate", frozenset()): {ONE},
     ("lock_for_delete", frozenset()): {ONE, TARGET, "ltm_memories_parent_memory_id_idx"},
     ("lock_source", frozenset()): {ONE},
+    ("lock_memories", frozenset()): {"ltm_memories_pkey"},
     ("export_memories", frozenset()): {
         "ltm_memories_pkey",
         ENDS,
@@ -294,5 +296,10 @@ async def test_plan_uses_the_index_made_for_it(name, given, filled):
 
 
 def test_every_statement_has_a_plan_test():
-    whole = {"applied_migrations", "get_analytics", "exported_ids"}  # read all there is
+    whole = {
+        "applied_migrations",
+        "get_analytics",
+        "exported_ids",
+        "lift_statement_timeout",
+    }  # read all there is
     assert {name for name, _ in INDEXES} | whole | {"add_memory"} == set(ALL)

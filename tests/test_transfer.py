@@ -1,5 +1,6 @@
 """Many memories at once, whole users in and out, the demo and the command line."""
 
+import asyncio
 import json
 import os
 import subprocess
@@ -16,6 +17,7 @@ from ltm_store import (
     add_memory,
     archive_memory,
     connect,
+    delete_memory,
     export_user,
     forget_user,
     get_analytics,
@@ -29,7 +31,7 @@ from ltm_store import (
     update_memory,
 )
 from ltm_store.resources import demo_lines
-from tests.test_memories import FULL, rows
+from tests.test_memories import FULL, rows, waiting
 
 
 async def test_many_memories_are_added_in_one_transaction(conn):
@@ -179,6 +181,7 @@ async def test_links_inside_a_file_lead_to_the_stored_memories(conn):
     ("line", "field"),
     [
         ({"content": 5}, "line 2, content"),
+        ({"content": "x", "version": 0}, "line 2, version"),
         ({"content": "x", "tagz": []}, "line 2, tagz"),
         ({"content": "x", "related_memory_ids": [9]}, "line 2, related_memory_ids"),
         ({"content": "x", "parent_memory_id": 9}, "line 2, parent_memory_id"),
@@ -233,6 +236,77 @@ async def test_a_forgotten_user_is_forgotten_by_the_database_too(db):
     await forget_user(db, "alice")
     assert await search_memories(db, "alice") == []
     assert (await add_memory(db, "alice", "y")).user_id != first.user_id
+
+
+async def test_a_user_forgotten_elsewhere_gets_a_new_number_and_can_be_forgotten_again(db, dsn):
+    first = await add_memory(db, "zoe", "x")
+    async with connect(dsn) as other:
+        assert (await forget_user(other, "zoe")).counts["ltm_memories"] == 1
+        second = await add_memory(db, "zoe", "y", tags=["a"])
+        assert second.user_id != first.user_id
+        assert [m.content for m in await search_memories(other, "zoe")] == ["y"]
+        async with db.transaction() as conn:
+            await forget_user(conn, "zoe")
+        third = await add_memory(db, "zoe", "z")
+        assert third.user_id not in (first.user_id, second.user_id)
+        assert (await forget_user(other, "zoe")).counts["ltm_memories"] == 1
+    async with db.transaction() as conn:
+        assert await rows(conn, "ltm_memories") == []
+
+
+async def test_forgetting_waits_for_a_child_that_is_being_added(db, dsn):
+    memory = await add_memory(db, 1, "x")
+    async with db.transaction() as conn:
+        await add_memory(conn, 1, "child", parent_memory_id=memory.id)
+        task = await waiting(dsn, forget_user(db, 1))
+    report = await asyncio.wait_for(task, 60)
+    assert report.counts["ltm_memories"] == 2
+
+
+async def test_an_export_is_of_one_moment(db):
+    ids = [(await add_memory(db, 1, f"{n}")).id for n in range(300)]
+    await relate(db, 1, ids[0], ids[-1])
+    lines = []
+    async for line in export_user(db, 1):
+        if not lines:
+            await delete_memory(db, 1, ids[-1])
+            await add_memory(db, 1, "later")
+        lines.append(line)
+    assert [line["content"] for line in lines] == [f"{n}" for n in range(300)]
+    assert (await import_user(db, 2, lines)).relationships == 1
+
+
+async def test_what_an_older_program_left_is_exported_and_imported(conn):
+    a, b = [(await add_memory(conn, 1, name, tags=["t"])).id for name in "ab"]
+    await record_access(conn, 1, [a])
+    await relate(conn, 1, a, b)
+    for change in (
+        "UPDATE ltm_memories SET memory_type = '', created_by = '', tags = '[\"\"]'::jsonb, "
+        "memory_metadata = '[1, 2]'::jsonb, archive_reason = repeat('x', 1100000)",
+        "UPDATE ltm_memory_access SET access_method = ''",
+        "UPDATE ltm_memory_tags SET tag_category = '', tag_name = ''",
+        "UPDATE ltm_memory_relationships SET relationship_type = '', created_at = '0001-01-01', "
+        "description = repeat('x', 1100000)",
+    ):
+        await conn.execute(change)
+    await conn.execute("SET LOCAL timezone = 'America/New_York'")
+    lines = await exported(conn, 1)
+    read = await get_memory(conn, 1, a, include_relationships=True)
+    assert read is not None
+    assert read.relationships is not None
+    assert read.relationships[0].created_at == datetime(1, 1, 1, tzinfo=UTC)
+    await import_user(conn, 2, json.loads(json.dumps(lines)))
+    assert await exported(conn, 2) == lines
+
+
+async def test_a_wrong_user_is_no_bad_memory(db):
+    for call in (
+        add_memories(db, -5, [{"content": "x"}], on_error="skip"),
+        import_user(db, -5, []),
+    ):
+        with pytest.raises(InvalidMemory) as caught:
+            await call
+        assert caught.value.field == "user_id"
 
 
 async def test_forgetting_outlasts_many_statements_and_foreign_parents(conn, monkeypatch):
@@ -296,7 +370,7 @@ async def test_the_demo_replaces_its_own_memories_and_no_others(dsn):
 
 async def test_the_import_command(db, dsn, tmp_path):
     file = tmp_path / "memories.jsonl"
-    file.write_text('\ufeff{"content": "a\u2028"}\n\n{"content": "b"}\n', encoding="utf-8")
+    file.write_text('\ufeff{"content": "a\u2028"}\n{"content": "b"}\n\n', encoding="utf-8")
     done = ltm_store("import", str(file), "--user", "alice", dsn=dsn)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("2 memories created")
@@ -304,6 +378,7 @@ async def test_the_import_command(db, dsn, tmp_path):
     for text, message in (
         ('{"content": "a"}\n{"content": 5}', "failed: line 2, content: "),
         ('{"content": "a"}\n[1]', "failed: line 2: should be a JSON object"),
+        ('{"content": "a"}\n{"content"', "failed: line 2: is not JSON: "),
     ):
         file.write_text(text)
         refused = ltm_store("import", str(file), "--user", "bob", dsn=dsn)
