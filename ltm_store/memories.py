@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Final, TypedDict, Unpack
 
@@ -23,9 +23,11 @@ from ltm_store.execute import (
     track,
 )
 from ltm_store.models import AccessDetails, Filters, Memory, MemoryChanges, MemoryHit, NewMemory
+from ltm_store.queries import parse_query
 from ltm_store.values import UserId, dump_json, memory_number, moment, whole_number
 
 FORGOTTEN: Final = "this user is being forgotten"
+_PAGE: Final = 200  # memories that iterate_memories reads at once
 _ATTEMPTS: Final = 100  # of an update, where others come in between
 _log = logging.getLogger(__name__)
 
@@ -215,6 +217,7 @@ async def search_memories(
     accessed_after: datetime | None = None,
     include_archived: bool = False,
     include_context: bool = True,
+    neighbours: bool = True,
     importance_weight: float = 0.1,
     limit: int = 10,
     as_of: datetime | None = None,
@@ -237,13 +240,17 @@ async def search_memories(
     user = await internal_id(db, user_id)
     if user is None:
         return []
-    hits = await fetch_many(
-        db,
-        "search_memories",
-        MemoryHit,
-        user,
-        now,
-        filters.limit,
+    if filters.query is None:
+        hits = await _list(db, user, now, filters, filters.limit)
+    else:
+        hits = await _search(db, user, now, filters, filters.query, neighbours)
+    await track(db, user, [hit.id for hit in hits], "search", query=filters.query)
+    return hits
+
+
+def _filter_arguments(filters: Filters) -> tuple[object, ...]:
+    """The arguments that the shared conditions take, from importance_weight to context_data."""
+    return (
         filters.importance_weight,
         filters.include_context,
         filters.memory_type,
@@ -259,12 +266,91 @@ async def search_memories(
         filters.tags or None,
         filters.tags_any or None,
         _json(filters.context_data or None),
-        filters.query,
-        limits.SEARCHED_CHARS,
+    )
+
+
+async def _list(
+    db: Executor,
+    user: int,
+    now: datetime,
+    filters: Filters,
+    row_limit: int,
+    after: Memory | None = None,
+) -> list[MemoryHit]:
+    return await fetch_many(
+        db,
+        "list_memories",
+        MemoryHit,
+        user,
+        now,
+        row_limit,
+        *_filter_arguments(filters),
+        after and after.importance_rank,
+        after and after.id,
         filters.include_archived,
     )
-    await track(db, user, [hit.id for hit in hits], "search", query=filters.query)
-    return hits
+
+
+async def _search(
+    db: Executor, user: int, now: datetime, filters: Filters, query: str, neighbours: bool
+) -> list[MemoryHit]:
+    parsed = parse_query(query)
+    return await fetch_many(
+        db,
+        "search_memories",
+        MemoryHit,
+        user,
+        now,
+        filters.limit,
+        *_filter_arguments(filters),
+        parsed.words,
+        limits.QUERY_TERMS,
+        list(parsed.phrases),
+        list(parsed.exclusions),
+        neighbours,
+        filters.include_archived,
+    )
+
+
+async def iterate_memories(
+    db: Executor,
+    user_id: UserId,
+    *,
+    memory_type: str | None = None,
+    category: str | None = None,
+    tags: Iterable[str] | None = None,
+    tags_any: Iterable[str] | None = None,
+    source_type: str | None = None,
+    source_id: str | None = None,
+    context_data: EnhancedContext | Mapping[str, object] | None = None,
+    metadata: Mapping[str, JsonValue] | None = None,
+    min_importance: int | None = None,
+    min_confidence: float | None = None,
+    created_after: datetime | None = None,
+    created_before: datetime | None = None,
+    accessed_after: datetime | None = None,
+    include_archived: bool = False,
+    include_context: bool = True,
+    as_of: datetime | None = None,
+) -> AsyncIterator[Memory]:
+    """Every memory that passes the filters of search_memories, most important first.
+
+    Read page by page, so that memory stays small; each page goes on after the last memory of the
+    one before, whatever is added or deleted meanwhile. Not tracked.
+    """
+    given = dict(locals())
+    names = [name for name in Filters.model_fields if name in given]
+    filters = Filters.checked({name: given[name] for name in names})
+    now = moment(as_of)
+    user = await internal_id(db, user_id)
+    last: Memory | None = None
+    while user is not None:
+        page = await _list(db, user, now, filters, _PAGE, last)
+        for hit in page:
+            yield hit
+        if len(page) < _PAGE:
+            return
+        last = page[-1]
 
 
 async def update_memory(

@@ -14,7 +14,8 @@ when it is given; on a line of its own the condition holds up to `-- end if`. Th
 that remain are numbered anew, so that a shape has no parameter without a type.
 
 A block headed `-- columns: memory` is a SELECT whose column list replaces `m.*,  -- columns:
-memory` in the statements: the files stay valid SQL, and every statement names its columns.
+memory` in the statements; the conditions of one headed `-- conditions: filters` replace `TRUE
+-- conditions: filters`. The files stay valid SQL, and every statement names its columns.
 """
 
 from __future__ import annotations
@@ -32,8 +33,10 @@ _HEADER = re.compile(
     r":(?P<kind>one|many|exec)(?: (?P<model>\w+))?\n"
     r"-- (?P<meaning>.+)\n(?P<notes>(?:--.*\n)*)"
 )
-_BLOCK = re.compile(r"^(?=-- (?:name|columns): )", re.MULTILINE)
-_STAR = re.compile(r"^\s*\w\.\*(?P<comma>,?)  -- columns: (?P<name>\w+)$")
+_BLOCK = re.compile(r"^(?=-- (?:name|columns|conditions): )", re.MULTILINE)
+_SHARED = re.compile(r"-- (columns|conditions): \w+")
+_TRUE = re.compile(r"^(?P<before>\s*(?:AND )?)TRUE  (?P<shared>-- conditions: \w+)$")
+_STAR = re.compile(r"^\s*\w\.\*(?P<comma>,?)  (?P<shared>-- columns: \w+)$")
 _CONDITION = re.compile(r"\s*-- if (?P<negated>not )?(?P<name>\w+)$")
 _END = "-- end if"
 _WRITE = re.compile(r"\b(INSERT|UPDATE|DELETE)\b")
@@ -109,26 +112,30 @@ class Statement:
         return shape.sql, [arguments[i] for i in shape.positions]
 
 
-def _columns(block: str) -> tuple[str, list[str]]:
-    """The name of a shared column list, and its lines."""
-    header, select, *lines = block.splitlines()
-    name = header.removeprefix("-- columns: ")
-    if select != "SELECT":
-        raise ValueError(f"the columns {name} are not a SELECT")
-    return name, list(takewhile(lambda line: not line.startswith("FROM "), lines))
+def _shared(block: str) -> tuple[str, list[str]]:
+    """The header of shared lines, and the lines: a SELECT's column list or its conditions."""
+    header, *lines = block.rstrip().removesuffix(";").splitlines()
+    if header.startswith("-- columns"):
+        return header, list(takewhile(lambda line: not line.startswith("FROM "), lines[1:]))
+    return header, lines[lines.index("WHERE") + 1 :]
 
 
-def _statement(file: str, block: str, columns: Mapping[str, list[str]]) -> Statement:
+def _expanded(line: str, shared: Mapping[str, list[str]]) -> list[str]:
+    """The line, or the shared lines that it stands for."""
+    if star := _STAR.match(line):
+        *first, last = shared[star["shared"]]
+        return [*first, last + star["comma"]]
+    if true := _TRUE.match(line):
+        first_line, *rest = shared[true["shared"]]
+        return [true["before"] + first_line.strip(), *rest]
+    return [line]
+
+
+def _statement(file: str, block: str, shared: Mapping[str, list[str]]) -> Statement:
     header = _HEADER.match(block)
     if header is None:
         raise ValueError(f"{file}.sql: not a statement header: {block[:60]}")
-    body: list[str] = []
-    for line in block[header.end() :].rstrip().removesuffix(";").splitlines():
-        if star := _STAR.match(line):
-            *first, last = columns[star["name"]]
-            body += [*first, last + star["comma"]]
-        else:
-            body.append(line)
+    lines = block[header.end() :].rstrip().removesuffix(";").splitlines()
     parameters = header["parameters"].replace("\n--", " ").split(",")
     return Statement(
         name=header["name"],
@@ -137,7 +144,7 @@ def _statement(file: str, block: str, columns: Mapping[str, list[str]]) -> State
         model=header["model"],
         parameters=tuple(_parameter(text.strip()) for text in parameters if text.strip()),
         meaning=header["meaning"],
-        lines=tuple(body),
+        lines=tuple(expanded for line in lines for expanded in _expanded(line, shared)),
         all_users="-- scope: all users" in header["notes"],
     )
 
@@ -155,11 +162,11 @@ def statements() -> dict[str, Statement]:
         for path in sorted(resource_dir("sql").glob("*.sql"))
         for block in _BLOCK.split(path.read_text(encoding="utf-8"))[1:]
     ]
-    columns = dict(_columns(block) for _, block in blocks if block.startswith("-- columns: "))
+    shared = dict(_shared(block) for _, block in blocks if _SHARED.match(block))
     found: dict[str, Statement] = {}
     for file, block in blocks:
         if block.startswith("-- name: "):
-            statement = _statement(file, block, columns)
+            statement = _statement(file, block, shared)
             if statement.name in found:
                 raise ValueError(f"two statements are named {statement.name}")
             found[statement.name] = statement

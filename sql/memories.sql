@@ -174,53 +174,11 @@ WHERE m.expires_at IS NULL OR m.expires_at > $3
 ORDER BY a.place
 LIMIT cardinality($2);
 
--- name: search_memories(
---     user_id bigint, as_of timestamptz, row_limit bigint, importance_weight double precision,
---     include_context boolean, memory_type text, category text, source_type text,
---     min_importance integer, min_confidence double precision, created_after timestamptz,
---     created_before timestamptz, accessed_after timestamptz, metadata text, source_id text,
---     tags text[], tags_any text[], context_data text, query text, searched_chars integer,
---     include_archived flag
--- ) :many MemoryHit
--- Memories by live importance; with a query those that share words with it, by the share of its words.
-SELECT
-    m.*,  -- columns: memory
-    CASE WHEN $5 THEN m.context_data::text END AS enhanced_context,
-    d.dynamic_importance,
-    t.text_score,  -- if query
-    t.matched_terms,  -- if query
-    t.text_score * (1 + $4 * d.dynamic_importance / 10) AS score,  -- if query
-    d.dynamic_importance AS score,  -- if not query
-    1 + $4 * d.dynamic_importance / 10 AS boost
-FROM ltm_memories AS m
-CROSS JOIN
-    LATERAL (
-        SELECT ltm_dynamic_importance(m.importance_rank, $2) AS dynamic_importance
-    ) AS d
--- if query
-CROSS JOIN to_tsvector('english', $19) AS q
-CROSS JOIN
-    LATERAL (  -- a tsvector holds 1 MB: of long words in a script of many bytes less is looked at
-        SELECT
-            CASE
-                WHEN octet_length(left(m.content, $20)) <= 250000 THEN left(m.content, $20)
-                ELSE left(m.content, 60000)
-            END AS searched
-    ) AS c
-CROSS JOIN
-    LATERAL (
-        SELECT
-            array_agg(w.lexeme ORDER BY w.lexeme) AS matched_terms,
-            count(*)::double precision / length(q) AS text_score
-        FROM unnest(to_tsvector('english', concat_ws(' ', c.searched, m.tags))) AS w
-        INNER JOIN unnest(q) AS a ON a.lexeme = w.lexeme
-    ) AS t
--- end if
+-- conditions: filters
+SELECT 1 FROM ltm_memories AS m
 WHERE
-    m.user_id = $1
+    (m.expires_at IS NULL OR m.expires_at > $2)
     AND m.is_archived IS NOT TRUE  -- if not include_archived
-    AND (m.expires_at IS NULL OR m.expires_at > $2)
-    AND t.matched_terms IS NOT NULL  -- if query
     AND ($6::text IS NULL OR m.memory_type = $6)
     AND ($7::text IS NULL OR m.category = $7)
     AND ($8::text IS NULL OR m.source_type = $8)
@@ -229,15 +187,236 @@ WHERE
     AND ($11::timestamptz IS NULL OR m.created_at >= timezone('utc', $11))
     AND ($12::timestamptz IS NULL OR m.created_at < timezone('utc', $12))
     AND ($13::timestamptz IS NULL OR m.last_accessed >= timezone('utc', $13))
-    AND ($14::text IS NULL OR m.memory_metadata @> $14::text::jsonb)
     AND m.source_id = $15  -- if source_id
     AND lower(m.tags::text)::jsonb ?& lower($16::text[]::text)::text[]  -- if tags
     AND lower(m.tags::text)::jsonb ?| lower($17::text[]::text)::text[]  -- if tags_any
     AND m.context_data @> $18::text::jsonb  -- if context_data
-ORDER BY
-    t.text_score * (1 + $4 * d.dynamic_importance / 10) DESC,  -- if query
-    m.importance_rank DESC,
-    m.id DESC
+    AND ($14::text IS NULL OR m.memory_metadata @> $14::text::jsonb);
+
+-- name: list_memories(
+--     user_id bigint, as_of timestamptz, row_limit bigint, importance_weight double precision,
+--     include_context boolean, memory_type text, category text, source_type text,
+--     min_importance integer, min_confidence double precision, created_after timestamptz,
+--     created_before timestamptz, accessed_after timestamptz, metadata text, source_id text,
+--     tags text[], tags_any text[], context_data text, after_rank integer, after_id bigint,
+--     include_archived flag
+-- ) :many MemoryHit
+-- Memories by live importance, most important first; on demand those that come after one of them.
+SELECT
+    m.*,  -- columns: memory
+    CASE WHEN $5 THEN m.context_data::text END AS enhanced_context,
+    d.dynamic_importance,
+    d.dynamic_importance AS score,
+    1 + $4 * d.dynamic_importance / 10 AS boost
+FROM ltm_memories AS m
+CROSS JOIN
+    LATERAL (
+        SELECT ltm_dynamic_importance(m.importance_rank, $2) AS dynamic_importance
+    ) AS d
+WHERE
+    m.user_id = $1
+    AND TRUE  -- conditions: filters
+    AND (m.importance_rank, m.id) < ($19, $20)  -- if after_id
+ORDER BY m.importance_rank DESC, m.id DESC
+LIMIT $3;
+
+-- name: search_memories(
+--     user_id bigint, as_of timestamptz, row_limit bigint, importance_weight double precision,
+--     include_context boolean, memory_type text, category text, source_type text,
+--     min_importance integer, min_confidence double precision, created_after timestamptz,
+--     created_before timestamptz, accessed_after timestamptz, metadata text, source_id text,
+--     tags text[], tags_any text[], context_data text, query text, term_limit bigint,
+--     phrases text[], exclusions text[], neighbours boolean, include_archived flag
+-- ) :many MemoryHit
+-- Memories that hold words of the query, by how rare those are among the user's memories.
+WITH asked AS MATERIALIZED (
+    SELECT
+        q.lexeme,
+        q.quoted::tsquery AS anywhere,
+        (q.quoted || ':A')::tsquery AS in_content
+    FROM (
+        SELECT
+            u.lexeme,
+            '''' || replace(replace(u.lexeme, '\', '\\'), '''', '''''') || '''' AS quoted
+        FROM unnest(to_tsvector('ltm', $19)) AS u
+        ORDER BY u.positions[1], u.lexeme
+        LIMIT $20
+    ) AS q
+),
+
+demanded AS MATERIALIZED (
+    SELECT
+        (
+            SELECT string_agg('(' || t.phrase::text || ')', ' & ')::tsquery
+            FROM (SELECT phraseto_tsquery('ltm', p) AS phrase FROM unnest($21::text[]) AS p) AS t
+            WHERE numnode(t.phrase) > 0
+        ) AS phrases,
+        (
+            SELECT string_agg('(' || t.phrase::text || ')', ' | ')::tsquery
+            FROM (SELECT phraseto_tsquery('ltm', p) AS phrase FROM unnest($22::text[]) AS p) AS t
+            WHERE numnode(t.phrase) > 0
+        ) AS exclusions
+),
+
+-- One scan of the index of words, which holds the user in each of its keys.
+candidates AS MATERIALIZED (
+    SELECT
+        m.id,
+        m.source_id,
+        m.source_position,
+        m.search_vector,
+        (
+            (d.phrases IS NULL OR m.search_vector @@ d.phrases)
+            AND (d.exclusions IS NULL OR NOT m.search_vector @@ d.exclusions)
+            AND TRUE  -- conditions: filters
+        ) AS passes
+    FROM ltm_memories AS m
+    CROSS JOIN demanded AS d
+    WHERE
+        m.user_id = $1
+        AND ltm_search_terms(m.user_id, m.search_vector)
+        && (SELECT array_agg($1::bigint || ':' || a.lexeme) FROM asked AS a)
+),
+
+matched AS MATERIALIZED (
+    SELECT
+        c.id,
+        c.source_id,
+        c.source_position,
+        c.passes,
+        a.lexeme,
+        CASE WHEN c.search_vector @@ a.in_content THEN 1.0 ELSE 0.5 END::double precision AS weight
+    FROM candidates AS c
+    CROSS JOIN asked AS a
+    WHERE c.search_vector @@ a.anywhere
+),
+
+-- Beyond 10,000 memories their number matters little.
+size AS MATERIALIZED (
+    SELECT count(*) AS memories
+    FROM (
+        SELECT 1 FROM ltm_memories AS m
+        WHERE m.user_id = $1 LIMIT 10000
+    ) AS x
+),
+
+-- How rare a word is does not depend on the filters.
+frequencies AS MATERIALIZED (
+    SELECT
+        f.lexeme,
+        ln(1 + (greatest(n.memories, f.holders) - f.holders + 0.5) / (f.holders + 0.5))
+        ::double precision AS idf,
+        f.holders > greatest(n.memories / 2, 100) AS is_common
+    FROM (
+        SELECT
+            w.lexeme,
+            count(*) AS holders
+        FROM matched AS w
+        GROUP BY w.lexeme
+    ) AS f
+    CROSS JOIN size AS n
+),
+
+-- A word of most memories says nothing where a rarer one is found.
+kept AS MATERIALIZED (
+    SELECT
+        f.lexeme,
+        f.idf
+    FROM frequencies AS f
+    WHERE NOT f.is_common OR NOT EXISTS (
+        SELECT 1 FROM frequencies AS g
+        WHERE NOT g.is_common
+    )
+),
+
+own AS MATERIALIZED (
+    SELECT
+        w.id,
+        w.source_id,
+        w.source_position,
+        w.passes,
+        sum(k.idf * w.weight ORDER BY k.lexeme) AS own_score,
+        array_agg(k.lexeme ORDER BY k.lexeme) AS matched_terms
+    FROM matched AS w
+    INNER JOIN kept AS k ON w.lexeme = k.lexeme
+    GROUP BY w.id, w.source_id, w.source_position, w.passes
+),
+
+-- What answers a question stands beside it: places of one source lend weight to each other.
+lent AS MATERIALIZED (
+    SELECT
+        m.id,
+        sum(l.own_score * o.share ORDER BY o.step) AS lent_score
+    FROM (
+        SELECT
+            w.own_score,
+            w.source_id,
+            w.source_position
+        FROM own AS w
+        WHERE $23 AND w.source_position IS NOT NULL
+        ORDER BY w.own_score DESC, w.id DESC
+        LIMIT 200
+    ) AS l
+    CROSS JOIN (VALUES (1, 0.5), (-1, 0.3), (2, 0.2), (-2, 0.1)) AS o (step, share)
+    INNER JOIN ltm_memories AS m
+        ON
+            m.user_id = $1
+            AND m.source_id = l.source_id
+            AND m.source_position = l.source_position + o.step
+    GROUP BY m.id
+),
+
+-- The best, and those that only stand beside one (at most 800), of which it is not known yet
+-- whether they pass.
+pool AS MATERIALIZED (
+    SELECT
+        t.id,
+        sum(t.score ORDER BY t.is_lent)::double precision AS text_score,
+        coalesce(max(t.matched_terms), '{}') AS matched_terms
+    FROM (
+        SELECT
+            w.id,
+            FALSE AS is_lent,
+            w.own_score AS score,
+            w.matched_terms,
+            w.passes
+        FROM own AS w
+        UNION ALL
+        SELECT
+            l.id,
+            TRUE AS is_lent,
+            l.lent_score AS score,
+            NULL AS matched_terms,
+            NULL AS passes
+        FROM lent AS l
+    ) AS t
+    GROUP BY t.id
+    HAVING bool_and(t.passes) IS NOT FALSE
+    ORDER BY sum(t.score ORDER BY t.is_lent) DESC, t.id DESC
+    LIMIT greatest(200, $3::bigint) + 800
+)
+
+SELECT
+    m.*,  -- columns: memory
+    CASE WHEN $5 THEN m.context_data::text END AS enhanced_context,
+    d.dynamic_importance,
+    p.text_score,
+    p.matched_terms,
+    b.boost,
+    p.text_score * b.boost AS score
+FROM pool AS p
+INNER JOIN ltm_memories AS m ON m.user_id = $1 AND m.id = p.id
+CROSS JOIN demanded AS q
+CROSS JOIN
+    LATERAL (
+        SELECT ltm_dynamic_importance(m.importance_rank, $2) AS dynamic_importance
+    ) AS d
+CROSS JOIN LATERAL (SELECT 1 + $4 * d.dynamic_importance / 10 AS boost) AS b
+WHERE
+    (q.phrases IS NULL OR m.search_vector @@ q.phrases)
+    AND (q.exclusions IS NULL OR NOT m.search_vector @@ q.exclusions)
+    AND TRUE  -- conditions: filters
+ORDER BY p.text_score * b.boost DESC, m.importance_rank DESC, m.id DESC
 LIMIT $3;
 
 -- name: update_memory(

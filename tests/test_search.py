@@ -1,15 +1,22 @@
-"""Searching: the filters, the simple text match, hostile queries."""
+"""Searching: the filters, the ranking, hostile queries."""
 
+import asyncio
+import math
+import random
 from datetime import UTC, datetime, timedelta
 
+import asyncpg
 import pytest
 
 from ltm_store import (
     EnhancedContext,
     InvalidMemory,
     SpatialContext,
+    add_memories,
     add_memory,
     archive_memory,
+    iterate_memories,
+    migrate,
     record_access,
     search_memories,
 )
@@ -123,9 +130,8 @@ async def test_archived_memories_are_found_when_asked_for(conn, memories):
 
 async def test_a_hit_says_why(conn, memories):
     found = await search_memories(conn, 1, "drinking tomatoes", importance_weight=0.5, as_of=NOW)
-    first = found[0]
-    assert (first.text_score, first.matched_terms) == (1, ("drink", "tomato"))
-    assert found[1].text_score == 0.5
+    assert [hit.matched_terms for hit in found] == [("drink", "tomato"), ("drink",)]
+    assert found[0].text_score > found[1].text_score > 0
     for hit in found:
         assert hit.boost == pytest.approx(1 + 0.5 * hit.dynamic_importance / 10)
         assert hit.score == pytest.approx(hit.text_score * hit.boost)
@@ -140,6 +146,212 @@ async def test_without_a_query_the_score_is_the_live_importance(conn, memories):
 async def test_contexts_can_be_left_out(conn, memories):
     for hit in await search_memories(conn, 1, include_context=False):
         assert hit.enhanced_context is None
+
+
+SHARES = {1: 0.5, -1: 0.3, 2: 0.2, -2: 0.1}
+
+
+async def reference(conn, user, query, neighbours=True):
+    """Text scores of all memories of a user, computed in Python from their lexemes."""
+    asked = await conn.fetchval("SELECT tsvector_to_array(to_tsvector('ltm', $1))", query)
+    rows = await conn.fetch(
+        "SELECT id, source_id, source_position, tsvector_to_array(search_vector) AS words, "
+        "tsvector_to_array(ts_filter(search_vector, '{a}')) AS content "
+        "FROM ltm_memories WHERE user_id = $1",
+        user,
+    )
+    size = min(len(rows), 10_000)
+    holders = {word: sum(word in row["words"] for row in rows) for word in asked}
+    found = {word: n for word, n in holders.items() if n}
+    rare = {word for word, n in found.items() if n <= max(size // 2, 100)}
+    kept = rare or set(found)
+
+    def idf(word):
+        n = max(size, found[word])
+        return math.log(1 + (n - found[word] + 0.5) / (found[word] + 0.5))
+
+    own = {
+        row["id"]: sum(
+            idf(word) * (1 if word in row["content"] else 0.5)
+            for word in sorted(kept)
+            if word in row["words"]
+        )
+        for row in rows
+    }
+    places = {(row["source_id"], row["source_position"]): row["id"] for row in rows}
+    scores = {number: score for number, score in own.items() if score}
+    for row in rows if neighbours else ():
+        for step, share in SHARES.items():
+            place = (row["source_id"], (row["source_position"] or 0) + step)
+            if row["source_position"] is not None and own[row["id"]] and place in places:
+                other = places[place]
+                scores[other] = scores.get(other, 0) + own[row["id"]] * share
+    return scores
+
+
+@pytest.fixture
+async def conversations(conn):
+    """150 turns of conversations and 30 memories without a place, of words of every frequency."""
+    draw = random.Random(3)
+    words = [f"word{n}" for n in range(60)]
+
+    def content():
+        return " ".join(words[int(60 ** draw.random()) - 1] for _ in range(8))
+
+    for n in range(150):
+        await add_memory(
+            conn,
+            1,
+            content(),
+            source_id=f"conversation {n // 15}",
+            source_position=n % 15,
+            tags=[draw.choice(words)],
+            category=draw.choice(words),
+            memory_type="fact" if n % 3 else "goal",
+        )
+    for _ in range(30):
+        await add_memory(conn, 1, content())
+
+
+QUERIES = ["word3 word17 word40", "word1 word2", "word59", "word1", "Word5, word6; word7? word8!"]
+
+
+@pytest.mark.parametrize("query", QUERIES)
+@pytest.mark.parametrize("neighbours", [True, False])
+async def test_scores_equal_the_reference(conn, conversations, query, neighbours):
+    expected = await reference(conn, 1, query, neighbours)
+    hits = await search_memories(conn, 1, query, neighbours=neighbours, limit=1000)
+    assert {hit.id for hit in hits} == set(expected)
+    for hit in hits:
+        assert hit.text_score == pytest.approx(expected[hit.id], rel=1e-9, abs=1e-9)
+    order = [(-hit.score, -hit.importance_rank, -hit.id) for hit in hits]
+    assert order == sorted(order)
+
+
+async def test_a_filter_changes_no_score(conn, conversations):
+    query = QUERIES[0]
+    scores = {hit.id: hit.text_score for hit in await search_memories(conn, 1, query, limit=1000)}
+    goals = await search_memories(conn, 1, query, memory_type="goal", limit=1000)
+    assert goals
+    assert {hit.memory_type for hit in goals} == {"goal"}
+    assert all(hit.text_score == scores[hit.id] for hit in goals)
+
+
+async def test_another_users_memories_change_no_score(conn, conversations):
+    query = QUERIES[0]
+    before = [(hit.id, hit.score) for hit in await search_memories(conn, 1, query)]
+    for n in range(50):
+        await add_memory(conn, 2, f"{query} {n}")
+    assert [(hit.id, hit.score) for hit in await search_memories(conn, 1, query)] == before
+
+
+async def test_an_answer_beside_a_question_is_found(conn):
+    said = ["Shall we talk about the cello?", "Yes, it was the best evening of the year.", "Good."]
+    ids = [
+        (await add_memory(conn, 1, text, source_id="talk", source_position=n)).id
+        for n, text in enumerate(said)
+    ]
+    hits = await search_memories(conn, 1, "cello")
+    assert [hit.id for hit in hits] == ids
+    assert [hit.matched_terms for hit in hits] == [("cello",), (), ()]
+    alone = await search_memories(conn, 1, "cello", neighbours=False)
+    assert [hit.id for hit in alone] == ids[:1]
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("green tea", "abc"),
+        ('"green tea"', "a"),
+        ('"green tea" garden', "a"),
+        ("tea -green", "b"),
+        ('tea -"green tea"', "bc"),
+        ("green -nothing", "ac"),
+        ('"tea', "abc"),
+        ("well-known", "d"),
+        ("- tea", "abc"),
+        ("-tea", ""),
+    ],
+)
+async def test_phrases_and_exclusions_as_people_type_them(conn, query, expected):
+    contents = {
+        "a": "A cup of green tea",
+        "b": "Tea in the evening",
+        "c": "Tea on a green table",
+        "d": "A well-known place",
+    }
+    ids = {(await add_memory(conn, 1, text)).id: name for name, text in contents.items()}
+    found = await search_memories(conn, 1, query, importance_weight=0)
+    assert "".join(sorted(ids[hit.id] for hit in found)) == expected
+
+
+async def test_rare_words_count_more_than_common_ones_and_content_more_than_tags(conn):
+    for n in range(20):
+        await add_memory(conn, 1, f"tea number {n}")
+    rare = await add_memory(conn, 1, "tea with bergamot")
+    tagged = await add_memory(conn, 1, "something else", tags=["bergamot"])
+    found = await search_memories(conn, 1, "tea bergamot", importance_weight=0, limit=3)
+    assert [hit.id for hit in found][:2] == [rare.id, tagged.id]
+
+
+async def test_the_configuration_ltm_is_the_setting_for_language(empty):
+    connection = await asyncpg.connect(empty)
+    await connection.execute("CREATE TEXT SEARCH CONFIGURATION ltm (COPY = german)")
+    migrate.apply(empty)
+    memory = await add_memory(connection, 1, "Die Häuser am Fluss")
+    assert [hit.id for hit in await search_memories(connection, 1, "das Haus")] == [memory.id]
+    migrate.rollback(empty, everything=True)
+    kept = "SELECT count(*) FROM pg_ts_config WHERE cfgname = 'ltm'"
+    assert await connection.fetchval(kept) == 1, "not ours to drop"
+    await connection.close()
+
+
+async def test_the_same_call_gives_the_same_page(db):
+    draw = random.Random(5)
+    await add_memories(
+        db,
+        1,
+        [
+            {
+                "content": " ".join(f"word{int(40 ** draw.random())}" for _ in range(8)),
+                "source_id": f"s{n // 10}",
+                "source_position": n % 10,
+            }
+            for n in range(300)
+        ],
+    )
+    query = "word3 word9 word20"
+    moment = datetime.now(UTC)
+
+    async def page():
+        return [(h.id, h.score) for h in await search_memories(db, 1, query, as_of=moment)]
+
+    expected = await page()
+
+    async def disturb():
+        for n in range(10):
+            await add_memories(db, 2, [{"content": f"{query} {m}"} for m in range(20)])
+            async with db.transaction() as conn:
+                await conn.execute("ANALYZE ltm_memories" if n % 2 else "SET LOCAL jit = on")
+
+    task = asyncio.ensure_future(disturb())
+    for _ in range(100):
+        assert await page() == expected
+    await task
+
+
+async def test_iterating_reads_every_memory_once_while_others_are_added(conn, monkeypatch):
+    monkeypatch.setattr("ltm_store.memories._PAGE", 7)
+    for n in range(40):
+        await add_memory(conn, 1, f"{n}", importance_score=1 + n % 10, created_at=NOW)
+    await add_memory(conn, 1, "other", memory_type="goal")
+    seen = []
+    async for memory in iterate_memories(conn, 1, created_before=NOW + timedelta(days=1)):
+        seen.append(memory.content)
+        await add_memory(conn, 1, "later", created_at=NOW + timedelta(days=2))
+    assert sorted(map(int, seen)) == list(range(40))
+    assert [m.content async for m in iterate_memories(conn, 1, memory_type="goal")] == ["other"]
+    assert [m async for m in iterate_memories(conn, "nobody")] == []
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,15 @@
+DROP FUNCTION ltm_search_terms(bigint, tsvector);
+
+-- Only the configuration that the migration made.
+DO $$
+BEGIN
+    IF EXISTS (
+        SELECT 1 FROM pg_ts_config AS c
+        WHERE c.cfgname = 'ltm'
+            AND c.cfgnamespace = current_schema()::regnamespace
+            AND obj_description(c.oid, 'pg_ts_config') LIKE '%made by it%'
+    ) THEN
+        DROP TEXT SEARCH CONFIGURATION ltm;
+    END IF;
+END
+$$;

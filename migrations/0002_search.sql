@@ -1,0 +1,27 @@
+-- How words are found: in which language, and under keys that begin with the user.
+-- depends: 0001_importance
+
+-- The one setting for language: a configuration named ltm that is there already is kept.
+DO $$
+BEGIN
+    IF NOT EXISTS (
+        SELECT 1 FROM pg_ts_config WHERE cfgname = 'ltm' AND pg_ts_config_is_visible(oid)
+    ) THEN
+        CREATE TEXT SEARCH CONFIGURATION ltm (COPY = pg_catalog.english);
+        COMMENT ON TEXT SEARCH CONFIGURATION ltm IS 'How ltm_store finds words: made by it, as english.';
+    END IF;
+END
+$$;
+
+CREATE FUNCTION ltm_search_terms(user_id bigint, search_vector tsvector)
+RETURNS text[]
+LANGUAGE sql
+IMMUTABLE
+PARALLEL SAFE
+RETURN (
+    SELECT array_agg(user_id || ':' || t.lexeme)
+    FROM unnest(tsvector_to_array(search_vector)) AS t (lexeme)
+);
+
+COMMENT ON FUNCTION ltm_search_terms(bigint, tsvector) IS
+'The words of a memory, each with its user in front, as the index of words holds them.';
