@@ -18,6 +18,7 @@ from ltm_store.memories import (
     add_memory,
     archive_memory,
     delete_memory,
+    explain_search,
     get_memories,
     get_memory,
     iterate_memories,
@@ -36,6 +37,7 @@ from ltm_store.models import (
     NewMemory,
     Relationship,
     RelationshipType,
+    SearchExplanation,
     SourceType,
 )
 from ltm_store.prompts import format_for_prompt
@@ -64,6 +66,7 @@ __all__ = [
     "Relationship",
     "RelationshipType",
     "SchemaOutdated",
+    "SearchExplanation",
     "SocialContext",
     "SourceType",
     "SpatialContext",
@@ -75,6 +78,7 @@ __all__ = [
     "archive_memory",
     "connect",
     "delete_memory",
+    "explain_search",
     "export_user",
     "forget_user",
     "format_for_prompt",

@@ -22,7 +22,16 @@ from ltm_store.execute import (
     locking,
     track,
 )
-from ltm_store.models import AccessDetails, Filters, Memory, MemoryChanges, MemoryHit, NewMemory
+from ltm_store.models import (
+    AccessDetails,
+    Filters,
+    Memory,
+    MemoryChanges,
+    MemoryHit,
+    NewMemory,
+    SearchExplanation,
+    SearchFindings,
+)
 from ltm_store.queries import parse_query
 from ltm_store.values import UserId, dump_json, memory_number, moment, whole_number
 
@@ -309,6 +318,82 @@ async def _search(
         list(parsed.exclusions),
         neighbours,
         filters.include_archived,
+    )
+
+
+async def explain_search(
+    db: Executor,
+    user_id: UserId,
+    query: str | None,
+    memory_id: int,
+    *,
+    memory_type: str | None = None,
+    category: str | None = None,
+    tags: Iterable[str] | None = None,
+    tags_any: Iterable[str] | None = None,
+    source_type: str | None = None,
+    source_id: str | None = None,
+    context_data: EnhancedContext | Mapping[str, object] | None = None,
+    metadata: Mapping[str, JsonValue] | None = None,
+    min_importance: int | None = None,
+    min_confidence: float | None = None,
+    created_after: datetime | None = None,
+    created_before: datetime | None = None,
+    accessed_after: datetime | None = None,
+    include_archived: bool = False,
+    include_context: bool = True,
+    neighbours: bool = True,
+    importance_weight: float = 0.1,
+    limit: int = 10,
+    as_of: datetime | None = None,
+) -> SearchExplanation:
+    """Why search_memories with these arguments returns a memory, or why not. Not tracked."""
+    given = dict(locals())
+    filters = Filters.checked({name: given[name] for name in Filters.model_fields})
+    number, now = memory_number(memory_id), moment(as_of)
+    user = await internal_id(db, user_id)
+    parsed = parse_query(filters.query or "")
+    findings = None
+    if user is not None:
+        findings = await fetch_one(
+            db,
+            "explain_search",
+            SearchFindings,
+            user,
+            now,
+            number,
+            *_filter_arguments(filters)[2:],
+            parsed.words,
+            limits.QUERY_TERMS,
+            list(parsed.phrases),
+            list(parsed.exclusions),
+            filters.include_archived,
+        )
+    if user is None or findings is None:
+        return SearchExplanation(
+            is_returned=False, causes=("missing",), rank=None, matched_terms=(), hit=None
+        )
+    wide = filters.model_copy(update={"limit": limits.HITS})
+    if filters.query is None:
+        hits = await _list(db, user, now, wide, limits.HITS)
+    else:
+        hits = await _search(db, user, now, wide, filters.query, neighbours)
+    rank, hit = next(((n, h) for n, h in enumerate(hits, 1) if h.id == number), (None, None))
+    causes = [name for name, passed in findings if passed is False]
+    if rank is not None:
+        causes = [] if rank <= filters.limit else ["limit"]
+    elif not causes and filters.query is None:
+        causes = ["cut"]
+    elif not causes:
+        kept = {term for other in hits for term in other.matched_terms}
+        only_common = bool(findings.matched_terms) and kept.isdisjoint(findings.matched_terms)
+        causes = ["common_words" if only_common else "cut" if findings.matched_terms else "query"]
+    return SearchExplanation(
+        is_returned=rank is not None and rank <= filters.limit,
+        causes=tuple(causes),
+        rank=rank,
+        matched_terms=findings.matched_terms,
+        hit=hit,
     )
 
 

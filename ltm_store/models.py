@@ -401,6 +401,47 @@ class MemoryHit(Memory):
     matched_terms: tuple[str, ...] = ()
 
 
+class SearchFindings(Row):
+    """Which conditions of a search a memory meets, and which of its words were asked for."""
+
+    expires_at: bool
+    include_archived: bool
+    memory_type: bool
+    category: bool
+    source_type: bool
+    min_importance: bool
+    min_confidence: bool
+    created_after: bool
+    created_before: bool
+    accessed_after: bool
+    metadata: bool
+    source_id: bool
+    tags: bool
+    tags_any: bool
+    context_data: bool
+    phrases: bool
+    exclusions: bool
+    matched_terms: tuple[str, ...]
+
+
+class SearchExplanation(Row):
+    """Why a search returns a memory, or why not.
+
+    `hit` is the memory with its score parts where it is among the first 1000, `rank` its place from
+    1; `is_returned` when that is within the limit. Otherwise `causes` names what keeps it out:
+    "missing" (no such memory of this user), "expires_at", the arguments that it does not pass
+    ("memory_type", "tags", "include_archived", ...), "phrases" and "exclusions" of the query,
+    "query" (no word in common), "common_words" (the words in common are in most memories, and
+    rarer ones were found), "limit" (its rank is beyond it), "cut" (it is beyond the first 1000).
+    """
+
+    is_returned: bool
+    causes: tuple[str, ...]
+    rank: int | None
+    matched_terms: tuple[str, ...]
+    hit: MemoryHit | None
+
+
 class Analytics(Row):
     """Figures over all memories of a user that have not expired, archived ones included.
 

@@ -419,6 +419,60 @@ WHERE
 ORDER BY p.text_score * b.boost DESC, m.importance_rank DESC, m.id DESC
 LIMIT $3;
 
+-- name: explain_search(
+--     user_id bigint, as_of timestamptz, memory_id bigint, memory_type text, category text,
+--     source_type text, min_importance integer, min_confidence double precision,
+--     created_after timestamptz, created_before timestamptz, accessed_after timestamptz,
+--     metadata text, source_id text, tags text[], tags_any text[], context_data text, query text,
+--     term_limit bigint, phrases text[], exclusions text[], include_archived boolean
+-- ) :one SearchFindings
+-- Which conditions of a search one memory meets, and which of its words were asked for.
+SELECT
+    m.expires_at IS NULL OR m.expires_at > $2 AS expires_at,
+    $21 OR m.is_archived IS NOT TRUE AS include_archived,
+    ($4::text IS NULL OR m.memory_type = $4) IS TRUE AS memory_type,
+    ($5::text IS NULL OR m.category = $5) IS TRUE AS category,
+    ($6::text IS NULL OR m.source_type = $6) IS TRUE AS source_type,
+    $7::integer IS NULL OR coalesce(m.importance_score, 1) >= $7 AS min_importance,
+    $8::double precision IS NULL OR coalesce(m.confidence_score, 1) >= $8 AS min_confidence,
+    ($9::timestamptz IS NULL OR m.created_at >= timezone('utc', $9)) IS TRUE AS created_after,
+    ($10::timestamptz IS NULL OR m.created_at < timezone('utc', $10)) IS TRUE AS created_before,
+    ($11::timestamptz IS NULL OR m.last_accessed >= timezone('utc', $11)) IS TRUE AS accessed_after,
+    ($12::text IS NULL OR m.memory_metadata @> $12::text::jsonb) IS TRUE AS metadata,
+    ($13::text IS NULL OR m.source_id = $13) IS TRUE AS source_id,
+    (
+        $14::text[] IS NULL OR lower(m.tags::text)::jsonb ?& lower($14::text[]::text)::text[]
+    ) IS TRUE AS tags,
+    (
+        $15::text[] IS NULL OR lower(m.tags::text)::jsonb ?| lower($15::text[]::text)::text[]
+    ) IS TRUE AS tags_any,
+    ($16::text IS NULL OR m.context_data @> $16::text::jsonb) IS TRUE AS context_data,
+    NOT EXISTS (
+        SELECT 1
+        FROM unnest($19::text[]) AS p (words)
+        CROSS JOIN LATERAL (SELECT phraseto_tsquery('ltm', p.words) AS phrase) AS q
+        WHERE numnode(q.phrase) > 0 AND NOT m.search_vector @@ q.phrase
+    ) AS phrases,
+    NOT EXISTS (
+        SELECT 1
+        FROM unnest($20::text[]) AS p (words)
+        CROSS JOIN LATERAL (SELECT phraseto_tsquery('ltm', p.words) AS phrase) AS q
+        WHERE numnode(q.phrase) > 0 AND m.search_vector @@ q.phrase
+    ) AS exclusions,
+    array(
+        SELECT a.lexeme
+        FROM (
+            SELECT u.lexeme
+            FROM unnest(to_tsvector('ltm', $17)) AS u
+            ORDER BY u.positions[1], u.lexeme
+            LIMIT $18
+        ) AS a
+        INNER JOIN unnest(m.search_vector) AS w ON a.lexeme = w.lexeme
+        ORDER BY a.lexeme
+    ) AS matched_terms
+FROM ltm_memories AS m
+WHERE m.user_id = $1 AND m.id = $3;
+
 -- name: update_memory(
 --     user_id bigint, memory_id bigint, now timestamptz, expected_version integer, given text[],
 --     content text, importance_score integer, confidence_score double precision, context text,

@@ -22,6 +22,11 @@ SIGNATURES = {
     "min_importance=None, min_confidence=None, created_after=None, created_before=None, "
     "accessed_after=None, include_archived=False, include_context=True, neighbours=True, "
     "importance_weight=0.1, limit=10, as_of=None",
+    "explain_search": "db, user_id, query, memory_id, *, memory_type=None, category=None, "
+    "tags=None, tags_any=None, source_type=None, source_id=None, context_data=None, "
+    "metadata=None, min_importance=None, min_confidence=None, created_after=None, "
+    "created_before=None, accessed_after=None, include_archived=False, include_context=True, "
+    "neighbours=True, importance_weight=0.1, limit=10, as_of=None",
     "iterate_memories": "db, user_id, *, memory_type=None, category=None, tags=None, "
     "tags_any=None, source_type=None, source_id=None, context_data=None, metadata=None, "
     "min_importance=None, min_confidence=None, created_after=None, created_before=None, "

@@ -15,6 +15,7 @@ from ltm_store import (
     add_memories,
     add_memory,
     archive_memory,
+    explain_search,
     iterate_memories,
     migrate,
     record_access,
@@ -338,6 +339,65 @@ async def test_the_same_call_gives_the_same_page(db):
     for _ in range(100):
         assert await page() == expected
     await task
+
+
+WHY_NOT = [
+    ("coffee", {}, ()),
+    ("tomato", {}, ("query",)),
+    ("the of", {}, ("query",)),
+    ('"morning coffee"', {}, ("phrases",)),
+    ("coffee -morning", {}, ("exclusions",)),
+    ("coffee", {"memory_type": "fact"}, ("memory_type",)),
+    ("coffee", {"category": "home", "source_type": "manual"}, ("category", "source_type")),
+    ("coffee", {"tags": ["work", "x"], "tags_any": ["x"]}, ("tags", "tags_any")),
+    ("coffee", {"source_id": "conv_2"}, ("source_id",)),
+    ("coffee", {"context_data": {"spatial": {"city": "Rom"}}}, ("context_data",)),
+    ("coffee", {"metadata": {"room": {"floor": 9}}}, ("metadata",)),
+    ("coffee", {"min_importance": 9, "min_confidence": 1.0}, ("min_importance", "min_confidence")),
+    ("coffee", {"created_after": NOW + timedelta(days=1)}, ("created_after",)),
+    ("coffee", {"created_before": NOW}, ("created_before",)),
+    ("coffee", {"accessed_after": NOW}, ("accessed_after",)),
+    (None, {}, ()),
+    (None, {"category": "home"}, ("category",)),
+]
+
+
+@pytest.mark.parametrize(("query", "filters", "causes"), WHY_NOT, ids=str)
+async def test_what_keeps_a_memory_out_is_named(conn, memories, query, filters, causes):
+    told = await explain_search(conn, 1, query, memories["a"], **filters)
+    assert (told.causes, told.is_returned) == (causes, not causes)
+    found = await search_memories(conn, 1, query, **filters)
+    assert (memories["a"] in [hit.id for hit in found]) is told.is_returned
+    if told.is_returned:
+        assert told.rank == 1
+        assert told.hit == found[0]
+
+
+async def test_other_causes_of_absence_are_named_too(conn, memories):
+    async def causes(number, query="coffee", user=1, **filters):
+        return (await explain_search(conn, user, query, number, **filters)).causes
+
+    assert await causes(10**12) == ("missing",)
+    assert await causes(memories["a"], user=2) == ("missing",)
+    assert await causes(memories["a"], user="nobody") == ("missing",)
+    assert await causes(memories["b"], None, limit=1) == ("limit",)
+    assert await causes(memories["b"], "drinks coffee", limit=1) == ("limit",)
+    await archive_memory(conn, 1, memories["a"])
+    assert await causes(memories["a"]) == ("include_archived",)
+    gone = await add_memory(conn, 1, "coffee", expires_at=NOW)
+    assert await causes(gone.id) == ("expires_at",)
+
+
+async def test_common_words_and_the_cut_are_named_as_causes(conn):
+    await add_memories(conn, 3, ({"content": f"tea {n}"} for n in range(1300)))
+    (first,) = await search_memories(conn, 3, "tea 0", limit=1)
+    assert first.matched_terms == ("0",)
+    other = (await search_memories(conn, 3, "tea 7", limit=1))[0].id
+    told = await explain_search(conn, 3, "tea 0", other)
+    assert (told.causes, told.matched_terms) == (("common_words",), ("tea",))
+    oldest = min([m.id async for m in iterate_memories(conn, 3)])
+    assert oldest not in [hit.id for hit in await search_memories(conn, 3, "tea", limit=1000)]
+    assert (await explain_search(conn, 3, "tea", oldest)).causes == ("cut",)
 
 
 async def test_iterating_reads_every_memory_once_while_others_are_added(conn, monkeypatch):

@@ -233,6 +233,7 @@ INDEXES: dict[tuple[str, frozenset[str]], set[str]] = {
         "ltm_memories_source_idx",
         ONE,
     },
+    ("explain_search", frozenset()): {ONE},
     ("update_memory", frozenset()): {ONE},
     ("update_memory", frozenset({"tags"})): {ONE, "ltm_memory_tags_memory_id_tag_name_key"},
     ("update_memory", frozenset({"replace_context"})): {ONE, "ltm_contexts_memory_id_idx"},

@@ -130,7 +130,7 @@ async def main() -> None:
         await admin.close()
         dsn = servers.with_database(server, "ltm_bench")
         migrate.apply(dsn)
-        conn = await asyncpg.connect(dsn)
+        conn = await asyncpg.connect(dsn, server_settings={"jit": "off"})
         await populate(conn, users=1, memories=LARGE, first_user=1)
         await populate(conn, users=1, memories=SMALL, first_user=2)
         async with connect(dsn, access_tracking="off") as db:
