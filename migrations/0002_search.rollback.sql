@@ -1,3 +1,7 @@
+DROP FUNCTION ltm_user_context(bigint, jsonb);
+
+DROP FUNCTION ltm_tag_terms(bigint, jsonb);
+
 DROP FUNCTION ltm_search_terms(bigint, tsvector);
 
 -- Only the configuration that the migration made.

@@ -25,3 +25,28 @@ RETURN (
 
 COMMENT ON FUNCTION ltm_search_terms(bigint, tsvector) IS
 'The words of a memory, each with its user in front, as the index of words holds them.';
+
+CREATE FUNCTION ltm_tag_terms(user_id bigint, tags jsonb)
+RETURNS text[]
+LANGUAGE sql
+IMMUTABLE
+PARALLEL SAFE
+RETURN (
+    SELECT array_agg(user_id || ':' || lower(t.tag))
+    FROM jsonb_array_elements_text(
+        CASE jsonb_typeof(tags) WHEN 'array' THEN tags ELSE '[]' END
+    ) AS t (tag)
+);
+
+COMMENT ON FUNCTION ltm_tag_terms(bigint, jsonb) IS
+'The tags of a memory in lower case, each with its user in front, as the index of tags holds them.';
+
+CREATE FUNCTION ltm_user_context(user_id bigint, context_data jsonb)
+RETURNS jsonb
+LANGUAGE sql
+IMMUTABLE
+PARALLEL SAFE
+RETURN jsonb_build_object(user_id::text, context_data);
+
+COMMENT ON FUNCTION ltm_user_context(bigint, jsonb) IS
+'The context of a memory under its user, as the index of contexts holds it.';

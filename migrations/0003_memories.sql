@@ -217,13 +217,17 @@ ON ltm_memories (user_id, idempotency_key) WHERE idempotency_key IS NOT NULL;
 COMMENT ON INDEX ltm_memories_idempotency_key_key IS
 'One memory for each idempotency key of a user.';
 
-CREATE INDEX ltm_memories_tags_gin ON ltm_memories USING gin ((lower(tags::text)::jsonb));
+-- No pending lists: what other users have just written would cost every search.
+CREATE INDEX ltm_memories_tags_gin
+ON ltm_memories USING gin (ltm_tag_terms(user_id, tags)) WITH (fastupdate = off);
 COMMENT ON INDEX ltm_memories_tags_gin IS
-'Memories that carry all or any of some tags, in any letter case.';
+'The memories of one user that carry all or any of some tags, in any letter case.';
 
-CREATE INDEX ltm_memories_context_data_gin ON ltm_memories USING gin (context_data jsonb_path_ops);
+CREATE INDEX ltm_memories_context_data_gin
+ON ltm_memories USING gin (ltm_user_context(user_id, context_data) jsonb_path_ops)
+WITH (fastupdate = off);
 COMMENT ON INDEX ltm_memories_context_data_gin IS
-'Memories whose context contains a given JSON object.';
+'The memories of one user whose context contains a given JSON object.';
 
 CREATE INDEX ltm_memories_search_terms_gin
 ON ltm_memories USING gin (ltm_search_terms(user_id, search_vector)) WITH (fastupdate = off);

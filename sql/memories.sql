@@ -187,10 +187,24 @@ WHERE
     AND ($11::timestamptz IS NULL OR m.created_at >= timezone('utc', $11))
     AND ($12::timestamptz IS NULL OR m.created_at < timezone('utc', $12))
     AND ($13::timestamptz IS NULL OR m.last_accessed >= timezone('utc', $13))
+    -- The least rank that an access on that day gives: a bound on the index of ranks.
+    AND (
+        $13::timestamptz IS NULL
+        OR m.importance_rank >= ltm_importance_rank(1, 0, 0, timezone('utc', $13), NULL)
+    )
     AND m.source_id = $15  -- if source_id
-    AND lower(m.tags::text)::jsonb ?& lower($16::text[]::text)::text[]  -- if tags
-    AND lower(m.tags::text)::jsonb ?| lower($17::text[]::text)::text[]  -- if tags_any
-    AND m.context_data @> $18::text::jsonb  -- if context_data
+    -- if tags
+    AND ltm_tag_terms(m.user_id, m.tags)
+    @> array(SELECT $1::bigint || ':' || lower(t.tag) FROM unnest($16::text[]) AS t (tag))
+    -- end if
+    -- if tags_any
+    AND ltm_tag_terms(m.user_id, m.tags)
+    && array(SELECT $1::bigint || ':' || lower(t.tag) FROM unnest($17::text[]) AS t (tag))
+    -- end if
+    -- if context_data
+    AND ltm_user_context(m.user_id, m.context_data)
+    @> jsonb_build_object($1::bigint::text, $18::text::jsonb)
+    -- end if
     AND ($14::text IS NULL OR m.memory_metadata @> $14::text::jsonb);
 
 -- name: list_memories(

@@ -17,6 +17,7 @@ from pglast.visitors import Visitor
 import ltm_store
 from ltm_store import models
 from ltm_store.statements import Shape, Statement, statements
+from tests.populate import populate
 
 ALL = statements()
 PYTHON = "\n".join(
@@ -306,6 +307,43 @@ async def test_plan_uses_the_index_made_for_it(name, given, filled):
     for wanted in INDEXES[name, given]:
         assert used.intersection(wanted.split(" or ")), (wanted, used)
     assert "Seq Scan" not in plan
+
+
+CHEAP = [
+    ("search_memories", frozenset()),
+    ("list_memories", frozenset()),
+    ("list_memories", frozenset({"tags"})),
+    ("list_memories", frozenset({"tags_any"})),
+    ("list_memories", frozenset({"context_data"})),
+    ("list_memories", frozenset({"source_id"})),
+    ("get_relationships", frozenset()),
+]
+
+
+async def buffers(connection: asyncpg.Connection) -> list[int]:
+    """How many buffers some statements touch for one user."""
+    touched = []
+    for name, given in CHEAP:
+        statement = ALL[name]
+        shape = statement.shape(
+            tuple(statement.parameters[i][0] in given for i in statement.conditions)
+        )
+        arguments = [ARGUMENTS.get(statement.parameters[i][0]) for i in shape.positions]
+        explain = f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {shape.sql}"
+        plan = json.loads(await connection.fetchval(explain, *arguments))[0]["Plan"]
+        touched.append(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
+    return touched
+
+
+async def test_ten_times_as_much_of_others_costs_a_user_nothing(dsn):
+    connection = await asyncpg.connect(dsn)
+    await populate(connection, users=5, memories=300)
+    before = await buffers(connection)
+    await populate(connection, users=45, memories=300, first_user=100)
+    after = await buffers(connection)
+    await connection.close()
+    for (name, given), few, many in zip(CHEAP, before, after, strict=True):
+        assert many <= 1.3 * few + 12, (name, given, few, many)  # some levels of the trees more
 
 
 def test_every_statement_has_a_plan_test():

@@ -15,6 +15,7 @@ from ltm_store import Database, add_memory, connect, get_analytics, get_memory, 
 from ltm_store import search_memories as search
 from ltm_store.execute import fetch_value
 from tests import servers
+from tests.bench.recall import recall
 from tests.populate import populate
 
 ROUNDS, CALLS = 5, 200
@@ -137,8 +138,11 @@ async def main() -> None:
             await reads(db, conn, table)
         await writes(conn, table)
         await hot_share(conn, table)
+        recalled = await recall(conn)
         await conn.close()
-    Console(width=100).print(table)
+    console = Console(width=100)
+    console.print(table)
+    console.print(recalled)
 
 
 asyncio.run(main())
