@@ -1,8 +1,8 @@
 """Recall on dialogues made here, with known answers: ours beside what plain PostgreSQL offers.
 
 Conversations are turns of words of very different frequency. A question about a turn
-uses some of its words, in other forms, among common ones; the turn that answers often comes next and
-shares few words with the question, as people talk.
+uses some of its words, in other forms, among common ones; the turn that answers often comes next
+and shares few words with the question, as people talk.
 """
 
 import random

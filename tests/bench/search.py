@@ -9,8 +9,9 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 import asyncpg
 from rich.console import Console
@@ -65,15 +66,20 @@ async def measure(conn: asyncpg.Connection, table: Table) -> None:
     def query(kind: str) -> str:
         return " ".join(f"w{draw.randint(*WORDS[kind])}" for _ in range(4))
 
+    async def ours(user: int, kind: str) -> str:
+        return await median(lambda: search_memories(conn, user, query(kind)))
+
+    async def plain(user: int, kind: str) -> str:
+        return await median(lambda: conn.fetch(PLAIN, user, query(kind)))
+
+    async def listed(user: int, filters: Mapping[str, Any]) -> str:
+        return await median(lambda: search_memories(conn, user, **filters))
+
     for kind in WORDS:
-        table.add_row(
-            kind,
-            *[await median(lambda u=u: search_memories(conn, u, query(kind))) for u in (5, LARGE)],
-            *[await median(lambda u=u: conn.fetch(PLAIN, u, query(kind))) for u in (5, LARGE)],
-        )
+        cells = [await how(user, kind) for how in (ours, plain) for user in (5, LARGE)]
+        table.add_row(kind, *cells)
     for name, filters in FILTERS.items():
-        cells = [await median(lambda u=u: search_memories(conn, u, **filters)) for u in (5, LARGE)]
-        table.add_row(f"list, {name}", *cells)
+        table.add_row(f"list, {name}", *[await listed(user, filters) for user in (5, LARGE)])
 
 
 async def main() -> None:
