@@ -22,6 +22,8 @@ from ltm_store import (
     add_memory,
     archive_memory,
     delete_memory,
+    export_user,
+    get_analytics,
     get_memories,
     get_memory,
     get_relationships,
@@ -517,6 +519,10 @@ async def test_rows_as_an_older_program_leaves_them_are_read_and_changed(conn, v
     assert [hit.id for hit in await search_memories(conn, 1)] == [number]
     assert [hit.id for hit in await search_memories(conn, 1, "x")] == [number]
     await search_memories(conn, 1, tags=["a"], tags_any=["b"])
+    assert (await get_analytics(conn, 1)).total_memories == 1
+    assert await get_relationships(conn, 1, number) == []
+    assert await record_access(conn, 1, [number]) == 1
+    assert [line["content"] async for line in export_user(conn, 1)] == ["x"]
     changed = await update_memory(conn, 1, number, metadata={"a": 1}, tags=["b"])
     assert changed is not None
     assert (changed.metadata, changed.tags) == ({"a": 1}, ("b",))
