@@ -1,3 +1,5 @@
+DROP FUNCTION ltm_plan_for_values(bigint);
+
 DROP FUNCTION ltm_user_context(bigint, jsonb);
 
 DROP FUNCTION ltm_tag_terms(bigint, jsonb);

@@ -50,3 +50,17 @@ RETURN jsonb_build_object(user_id::text, context_data);
 
 COMMENT ON FUNCTION ltm_user_context(bigint, jsonb) IS
 'The context of a memory under its user, as the index of contexts holds it.';
+
+-- Never inlined, because it is STRICT and its body is not. A plan made for the values themselves knows
+-- the answer and forgets the call; one made for any values carries its cost and is not preferred.
+CREATE FUNCTION ltm_plan_for_values(row_limit bigint)
+RETURNS bigint
+LANGUAGE sql
+IMMUTABLE
+STRICT
+PARALLEL SAFE
+COST 1000000
+RETURN CASE WHEN row_limit IS NULL THEN row_limit END;
+
+COMMENT ON FUNCTION ltm_plan_for_values(bigint) IS
+'NULL; compared with a column, it makes the planner look at the values of a statement each time.';

@@ -229,6 +229,7 @@ CROSS JOIN
     ) AS d
 WHERE
     m.user_id = $1
+    AND m.id IS DISTINCT FROM ltm_plan_for_values($3)
     AND TRUE  -- conditions: filters
     AND (m.importance_rank, m.id) < ($19, $20)  -- if after_id
 ORDER BY m.importance_rank DESC, m.id DESC

@@ -309,6 +309,19 @@ async def test_plan_uses_the_index_made_for_it(name, given, filled):
     assert "Seq Scan" not in plan
 
 
+async def test_a_plan_for_any_filters_of_a_list_is_never_cheap(filled):
+    """It would read and sort all of the user's memories, so the planner should not come to it."""
+    statement = ALL["list_memories"]
+    shape = statement.shape((False,) * len(statement.conditions))
+    async with filled.transaction():
+        await filled.execute("SET LOCAL plan_cache_mode = force_generic_plan")
+        await filled.execute(f"PREPARE listed AS {shape.sql}")
+        nulls = ", ".join(["NULL"] * len(shape.positions))
+        plan = await filled.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE listed({nulls})")
+        await filled.execute("DEALLOCATE listed")
+    assert json.loads(plan)[0]["Plan"]["Total Cost"] > 100_000
+
+
 CHEAP = [
     ("search_memories", frozenset()),
     ("list_memories", frozenset()),
