@@ -272,8 +272,8 @@ def _filter_arguments(filters: Filters) -> tuple[object, ...]:
         filters.accessed_after,
         _json(filters.metadata or None),
         filters.source_id,
-        filters.tags or None,
-        filters.tags_any or None,
+        _json(filters.tags or None),
+        _json(filters.tags_any or None),
         _json(filters.context_data or None),
     )
 

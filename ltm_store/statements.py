@@ -10,7 +10,7 @@ A long header goes on in comment lines up to its kind: :one (a row or None), :ma
 lines and is not sent.
 
 A line that ends in `-- if tags` is left out when `tags` is None or false, one in `-- if not tags`
-when it is given; on a line of its own the condition holds up to `-- end if`. The placeholders
+when it is given; on a line of its own the condition holds up to its `-- end if`. The placeholders
 that remain are numbered anew, so that a shape has no parameter without a type.
 
 A block headed `-- columns: memory` is a SELECT whose column list replaces `m.*,  -- columns:
@@ -87,16 +87,17 @@ class Statement:
     def _shaped(self, given: tuple[bool, ...]) -> Shape:
         chosen = {self.parameters[i][0]: on for i, on in zip(self.conditions, given, strict=True)}
         kept = []
-        skipping = False
+        blocks: list[bool] = []  # the open ones, outermost first: whether each is left out
         for line in self.lines:
-            if line.strip() == _END:
-                skipping = False
-                continue
             condition = _CONDITION.search(line)
-            left_out = condition and chosen[condition["name"]] is bool(condition["negated"])
-            if condition and condition.start() == 0:
-                skipping = bool(left_out)
-            elif not (skipping or left_out):
+            left_out = condition is not None and (
+                chosen[condition["name"]] is bool(condition["negated"])
+            )
+            if line.strip() == _END:
+                blocks.pop()
+            elif condition and condition.start() == 0:
+                blocks.append(left_out)
+            elif not (left_out or any(blocks)):
                 kept.append(line[: condition.start()] if condition else line)
         text = "\n".join(kept)
         numbers = sorted({int(number) for number in _PLACEHOLDER.findall(text)})

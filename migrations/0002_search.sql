@@ -31,6 +31,7 @@ RETURNS text[]
 LANGUAGE sql
 IMMUTABLE
 PARALLEL SAFE
+COST 400
 RETURN (
     SELECT array_agg(user_id || ':' || lower(t.tag))
     FROM jsonb_array_elements_text(

@@ -199,10 +199,25 @@ CREATE INDEX ltm_memories_id_idx ON ltm_memories (id);
 COMMENT ON INDEX ltm_memories_id_idx IS
 'One memory by its id alone, for programs that do not know the user.';
 
+-- What comes after the id is looked at in the index itself: a filter that few of many memories pass
+-- reads few of the rows.
 CREATE INDEX ltm_memories_importance_rank_idx
-ON ltm_memories (user_id, importance_rank DESC, id DESC) WHERE is_archived IS NOT TRUE;
+ON ltm_memories (
+    user_id, importance_rank DESC, id DESC,
+    importance_score, created_at, memory_type, category, source_type
+)
+WHERE is_archived IS NOT TRUE;
 COMMENT ON INDEX ltm_memories_importance_rank_idx IS
 'A user''s memories in the order of their importance at any moment, archived ones left out.';
+
+CREATE INDEX ltm_memories_archived_rank_idx
+ON ltm_memories (
+    user_id, importance_rank DESC, id DESC,
+    importance_score, created_at, memory_type, category, source_type
+)
+WHERE is_archived;
+COMMENT ON INDEX ltm_memories_archived_rank_idx IS
+'The archived ones in the same order, for a reader that wants them too.';
 
 CREATE INDEX ltm_memories_source_idx
 ON ltm_memories (user_id, source_id, source_position) WHERE source_id IS NOT NULL;

@@ -182,7 +182,7 @@ WHERE
     AND ($6::text IS NULL OR m.memory_type = $6)
     AND ($7::text IS NULL OR m.category = $7)
     AND ($8::text IS NULL OR m.source_type = $8)
-    AND ($9::integer IS NULL OR coalesce(m.importance_score, 1) >= $9)
+    AND ($9::integer IS NULL OR $9 <= 1 OR m.importance_score >= $9)
     AND ($10::double precision IS NULL OR coalesce(m.confidence_score, 1) >= $10)
     AND ($11::timestamptz IS NULL OR m.created_at >= timezone('utc', $11))
     AND ($12::timestamptz IS NULL OR m.created_at < timezone('utc', $12))
@@ -193,14 +193,8 @@ WHERE
         OR m.importance_rank >= ltm_importance_rank(1, 0, 0, timezone('utc', $13), NULL)
     )
     AND m.source_id = $15  -- if source_id
-    -- if tags
-    AND ltm_tag_terms(m.user_id, m.tags)
-    @> array(SELECT $1::bigint || ':' || lower(t.tag) FROM unnest($16::text[]) AS t (tag))
-    -- end if
-    -- if tags_any
-    AND ltm_tag_terms(m.user_id, m.tags)
-    && array(SELECT $1::bigint || ':' || lower(t.tag) FROM unnest($17::text[]) AS t (tag))
-    -- end if
+    AND ltm_tag_terms(m.user_id, m.tags) @> ltm_tag_terms($1, $16::text::jsonb)  -- if tags
+    AND ltm_tag_terms(m.user_id, m.tags) && ltm_tag_terms($1, $17::text::jsonb)  -- if tags_any
     -- if context_data
     AND ltm_user_context(m.user_id, m.context_data)
     @> jsonb_build_object($1::bigint::text, $18::text::jsonb)
@@ -212,7 +206,7 @@ WHERE
 --     include_context boolean, memory_type text, category text, source_type text,
 --     min_importance integer, min_confidence double precision, created_after timestamptz,
 --     created_before timestamptz, accessed_after timestamptz, metadata text, source_id text,
---     tags text[], tags_any text[], context_data text, after_rank integer, after_id bigint,
+--     tags text, tags_any text, context_data text, after_rank integer, after_id bigint,
 --     include_archived flag
 -- ) :many MemoryHit
 -- Memories by live importance, most important first; on demand those that come after one of them.
@@ -222,16 +216,40 @@ SELECT
     d.dynamic_importance,
     d.dynamic_importance AS score,
     1 + $4 * d.dynamic_importance / 10 AS boost
-FROM ltm_memories AS m
+FROM
+    (
+        (
+            SELECT m.*
+            FROM ltm_memories AS m
+            WHERE
+                m.user_id = $1
+                AND m.is_archived IS NOT TRUE  -- if include_archived
+                AND m.id IS DISTINCT FROM ltm_plan_for_values($3)
+                AND TRUE  -- conditions: filters
+                AND (m.importance_rank, m.id) < ($19, $20)  -- if after_id
+            ORDER BY m.importance_rank DESC, m.id DESC
+            LIMIT $3
+        )
+        -- if include_archived
+        UNION ALL
+        (
+            SELECT m.*
+            FROM ltm_memories AS m
+            WHERE
+                m.user_id = $1
+                AND m.is_archived
+                AND m.id IS DISTINCT FROM ltm_plan_for_values($3)
+                AND TRUE  -- conditions: filters
+                AND (m.importance_rank, m.id) < ($19, $20)  -- if after_id
+            ORDER BY m.importance_rank DESC, m.id DESC
+            LIMIT $3
+        )
+        -- end if
+    ) AS m
 CROSS JOIN
     LATERAL (
         SELECT ltm_dynamic_importance(m.importance_rank, $2) AS dynamic_importance
     ) AS d
-WHERE
-    m.user_id = $1
-    AND m.id IS DISTINCT FROM ltm_plan_for_values($3)
-    AND TRUE  -- conditions: filters
-    AND (m.importance_rank, m.id) < ($19, $20)  -- if after_id
 ORDER BY m.importance_rank DESC, m.id DESC
 LIMIT $3;
 
@@ -240,7 +258,7 @@ LIMIT $3;
 --     include_context boolean, memory_type text, category text, source_type text,
 --     min_importance integer, min_confidence double precision, created_after timestamptz,
 --     created_before timestamptz, accessed_after timestamptz, metadata text, source_id text,
---     tags text[], tags_any text[], context_data text, query text, term_limit bigint,
+--     tags text, tags_any text, context_data text, query text, term_limit bigint,
 --     phrases text[], exclusions text[], neighbours boolean, include_archived flag
 -- ) :many MemoryHit
 -- Memories that hold words of the query, by how rare those are among the user's memories.
@@ -438,7 +456,7 @@ LIMIT $3;
 --     user_id bigint, as_of timestamptz, memory_id bigint, memory_type text, category text,
 --     source_type text, min_importance integer, min_confidence double precision,
 --     created_after timestamptz, created_before timestamptz, accessed_after timestamptz,
---     metadata text, source_id text, tags text[], tags_any text[], context_data text, query text,
+--     metadata text, source_id text, tags text, tags_any text, context_data text, query text,
 --     term_limit bigint, phrases text[], exclusions text[], include_archived boolean
 -- ) :one SearchFindings
 -- Which conditions of a search one memory meets, and which of its words were asked for.
@@ -456,10 +474,12 @@ SELECT
     ($12::text IS NULL OR m.memory_metadata @> $12::text::jsonb) IS TRUE AS metadata,
     ($13::text IS NULL OR m.source_id = $13) IS TRUE AS source_id,
     (
-        $14::text[] IS NULL OR lower(m.tags::text)::jsonb ?& lower($14::text[]::text)::text[]
+        $14::text IS NULL
+        OR ltm_tag_terms(m.user_id, m.tags) @> ltm_tag_terms($1, $14::text::jsonb)
     ) IS TRUE AS tags,
     (
-        $15::text[] IS NULL OR lower(m.tags::text)::jsonb ?| lower($15::text[]::text)::text[]
+        $15::text IS NULL
+        OR ltm_tag_terms(m.user_id, m.tags) && ltm_tag_terms($1, $15::text::jsonb)
     ) IS TRUE AS tags_any,
     ($16::text IS NULL OR m.context_data @> $16::text::jsonb) IS TRUE AS context_data,
     NOT EXISTS (

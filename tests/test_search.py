@@ -23,6 +23,7 @@ from ltm_store import (
 )
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+DEADLINE = 10  # seconds that connect() allows a call
 
 
 @pytest.fixture
@@ -415,24 +416,53 @@ async def test_iterating_reads_every_memory_once_while_others_are_added(conn, mo
     assert [m async for m in iterate_memories(conn, "nobody")] == []
 
 
-@pytest.mark.parametrize(
-    "query",
-    [
-        "a & ! (",
-        "':* | '",
-        '"unclosed -phrase',
-        "%_\\",
-        "'; DROP TABLE ltm_memories; --",
-        "👩‍🚀 coffee",
-        "\u202ecoffee",
-        "word " * 10_000,
-        "x" * 5_000,
-    ],
-    ids=lambda q: ascii(q[:20]),
-)
+async def test_archived_memories_stand_among_the_others_by_importance(conn):
+    for score in range(1, 11):
+        memory = await add_memory(conn, 1, f"{score}", importance_score=score, created_at=NOW)
+        if score % 3 == 0:
+            await archive_memory(conn, 1, memory.id)
+    found = await search_memories(conn, 1, include_archived=True, limit=7, as_of=NOW)
+    assert [int(hit.content) for hit in found] == [10, 9, 8, 7, 6, 5, 4]
+    found = await search_memories(conn, 1, limit=7, as_of=NOW)
+    assert [int(hit.content) for hit in found] == [10, 8, 7, 5, 4, 2, 1]
+
+
+async def test_all_pages_hold_archived_memories_on_demand(conn, monkeypatch):
+    monkeypatch.setattr("ltm_store.memories._PAGE", 3)
+    for score in range(1, 11):
+        memory = await add_memory(conn, 1, f"{score}", importance_score=score, created_at=NOW)
+        if score % 3 == 0:
+            await archive_memory(conn, 1, memory.id)
+    all_of_them = [m async for m in iterate_memories(conn, 1, include_archived=True)]
+    assert [int(m.content) for m in all_of_them] == list(range(10, 0, -1))
+
+
+HOSTILE = [
+    "a & ! (",
+    "':* | '",
+    '"unclosed -phrase',
+    "%_\\",
+    "'; DROP TABLE ltm_memories; --",
+    "👩‍🚀 coffee",
+    "\u202ecoffee",
+    "word " * 10_000,
+    " ".join(f"memory{n}" for n in range(10_000)),
+    '"a b" -"c d" ' * 5_000,
+    "the of and",
+    "x" * 5_000,
+]
+
+
+@pytest.mark.parametrize("query", HOSTILE, ids=lambda q: ascii(q[:20]))
 async def test_hostile_queries_are_words(conn, memories, query):
     found = await search_memories(conn, 1, query)
     assert ("coffee" in query) == bool(found)
+
+
+async def test_hostile_queries_do_not_hang_on_many_memories(filled):
+    async with asyncio.timeout(10 * DEADLINE):
+        for query in HOSTILE:
+            await search_memories(filled, 5, f"{query} words about memory")
 
 
 async def test_a_memory_of_long_words_in_a_script_of_many_bytes_spoils_no_search(conn):

@@ -25,7 +25,7 @@ FILL = (
     "INSERT INTO ltm_memories (user_id, content, tags, memory_type, category, importance_score, "
     "source_id, source_position, created_at, context_data) "
     "SELECT $1::bigint + (n - 1) % $2::bigint, (SELECT string_agg('w' || floor(20000 ^ random())"
-    "::integer, ' ') FROM generate_series(1, 14) WHERE n > 0), jsonb_build_array('tag' || n % 50), "
+    "::integer, ' ') FROM generate_series(1, 14) WHERE n > 0), jsonb_build_array('tag' || n % 47), "
     "CASE WHEN n % 33333 = 7 THEN 'rare' ELSE 'fact' END, 'c' || n % 9, 1 + n % 10, "
     "'s' || n / 20, n % 20, timestamp '2025-01-01' + n % 600 * interval '1 day', "
     "jsonb_build_object('spatial', jsonb_build_object('city', 'city' || n % 700)) "
@@ -47,6 +47,8 @@ FILTERS: dict[str, dict[str, object]] = {
     "category": {"category": "c3"},
     "min_importance": {"min_importance": 9},
     "created_after": {"created_after": datetime(2026, 8, 1, tzinfo=UTC)},
+    "include_archived": {"include_archived": True},
+    "metadata of none": {"metadata": {"room": 1}},
     "accessed_after": {"accessed_after": datetime(2026, 8, 1, tzinfo=UTC)},
 }
 
