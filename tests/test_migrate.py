@@ -10,7 +10,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from ltm_store import SchemaOutdated, connect, migrate
+from ltm_store import SchemaOutdated, connect, migrate, runner
 from ltm_store.resources import migration_ids, resource_dir
 from tests.catalog import fingerprint
 
@@ -100,8 +100,8 @@ async def test_up_down_up_of_every_migration_gives_the_same_catalog(empty):
         connection = await asyncpg.connect(empty)
         assert await fingerprint(connection) == below
         await connection.close()
-        (name,) = rolled_back
-        migrate._run(empty, lambda applied, name=name: [name], "apply", lambda line: None)
+        with runner.connected(empty) as session:
+            runner.take(empty, session, rolled_back, "apply", lambda line: None)
     assert await catalog(empty) == head
 
 
@@ -160,8 +160,8 @@ async def test_a_migration_killed_before_it_is_noted_is_undone_and_taken_again(e
 
 
 async def test_a_table_in_use_is_asked_for_again(empty, monkeypatch):
-    monkeypatch.setattr(migrate, "LOCK_TIMEOUT", "20ms")
-    monkeypatch.setattr(migrate, "POLL", 0.001)
+    monkeypatch.setattr(runner, "LOCK_TIMEOUT", "20ms")
+    monkeypatch.setattr(runner, "POLL", 0.001)
     migrate.apply(empty)
     migrate.rollback(empty)
     reports: list[str] = []
