@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from ltm_store import adopt, embedded
 from ltm_store import dsn as dsns
-from ltm_store import embedded
 from ltm_store.errors import LtmError
-from ltm_store.resources import migration_ids
+from ltm_store.resources import migration_ids, optional_steps
 from ltm_store.runner import (
     MigrationFailed,
     Report,
@@ -19,6 +19,7 @@ from ltm_store.runner import (
     connected,
     place,
     take,
+    take_optional,
 )
 
 
@@ -32,13 +33,17 @@ class Status(NamedTuple):
 def apply(dsn: str, report: Report = lambda line: None) -> list[str]:
     """Apply every pending migration and return their ids; safe to run in several processes at once.
 
-    `report` gets a line after each. Raises MigrationFailed.
+    Where the original application's tables are, they are adopted: see adopt. `report` gets a line
+    after each step. Raises MigrationFailed.
     """
     with connected(dsn) as connection, alone(connection, report):
+        before = applied_ids(connection)
+        if adopt.wanted(connection):
+            adopt.adopt(dsn, connection, report)
         applied = applied_ids(connection)
         pending = [name for name in migration_ids() if name not in applied]
         take(dsn, connection, pending, "apply", report)
-    return pending
+    return [name for name in migration_ids() if name not in before]
 
 
 def rollback(
@@ -46,16 +51,35 @@ def rollback(
 ) -> list[str]:
     """Roll back the last migration, those after the id `to`, or everything; return their ids.
 
-    Raises MigrationFailed, also when `to` is not applied.
+    Everything means the original application's tables where those were adopted and it is not
+    finished. Raises MigrationFailed, also when `to` is not applied.
     """
     with connected(dsn) as connection, alone(connection, report):
         applied = applied_ids(connection)
+        if adopt.under_way(connection):
+            if not everything:
+                raise MigrationFailed(
+                    "these tables were adopted: only everything goes back (rollback --all), "
+                    "until finish_adoption"
+                )
+            adopt.go_back(dsn, connection, report)
+            return applied[::-1]
         if to is not None and to not in applied:
             raise MigrationFailed(f"{to} is not applied")
         last = [name for name in applied if to is None or name > to][::-1]
         chosen = last if everything or to is not None else last[:1]
         take(dsn, connection, chosen, "rollback", report)
     return chosen
+
+
+def optional(
+    dsn: str, name: str, *, undo: bool = False, report: Report = lambda line: None
+) -> None:
+    """Take an optional step, or undo it. Raises MigrationFailed."""
+    with connected(dsn) as connection, alone(connection, report):
+        if name == "finish_adoption" and not undo:
+            adopt.reconcile(connection, report)
+        take_optional(connection, name, undo=undo)
 
 
 def status(dsn: str) -> Status:
@@ -88,6 +112,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             reach = command.add_mutually_exclusive_group()
             reach.add_argument("--to", metavar="ID", help="roll back what came after this one")
             reach.add_argument("--all", action="store_true", help="roll back everything")
+    for name in optional_steps():
+        command = commands.add_parser(name, help="an optional step")
+        command.add_argument("--dsn", default=argparse.SUPPRESS)
+        command.add_argument("--undo", action="store_true", help="undo the step")
     arguments = parser.parse_args(argv)
     try:
         dsn = (
@@ -106,6 +134,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 for name in pending:
                     _say(f"pending  {name}")
                 return 1 if pending else 0
+            case name if name in optional_steps():
+                optional(dsn, name, undo=arguments.undo, report=_say)
+                _say(f"{name} {'undone' if arguments.undo else 'done'} ({place(dsn)})")
             case _:
                 done = apply(dsn, report=_say)
                 what = f"{len(done)} applied" if done else "nothing to apply, the schema is current"

@@ -19,6 +19,12 @@ def migration_ids() -> list[str]:
     return sorted(file.stem for file in files if not file.name.endswith(".rollback.sql"))
 
 
+def optional_steps() -> list[str]:
+    """The names of the steps that nobody gets unasked."""
+    files = (resource_dir("migrations") / "optional").glob("*.sql")
+    return sorted(file.stem for file in files if not file.name.endswith(".undo.sql"))
+
+
 def read_lines(file: Path) -> list[str]:
     """The lines of a JSON Lines file."""
     # splitlines would also cut at U+2028, which stands as it is inside JSON strings.

@@ -192,3 +192,20 @@ def take(
             _take(backend, files[name], direction, report)
         seconds = time.monotonic() - started
         report(f"[{number}/{len(names)}] {direction} {name} ({seconds:.2f} s)")
+
+
+def take_optional(connection: psycopg.Connection[Any], name: str, *, undo: bool) -> None:
+    """Run an optional step, or what undoes it, in one transaction. Raises MigrationFailed."""
+    file = resource_dir("migrations") / "optional" / f"{name}{'.undo' if undo else ''}.sql"
+    connection.execute("SELECT set_config('lock_timeout', %s, false)", [LOCK_TIMEOUT])
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            with connection.transaction():
+                connection.execute(file.read_text(encoding="utf-8"))
+        except (LockNotAvailable, DeadlockDetected):
+            time.sleep(POLL * attempt)
+        except psycopg.Error as error:
+            raise MigrationFailed(f"{name}: {first_line(error)}") from None
+        else:
+            return
+    raise MigrationFailed(f"{name}: a table was in use each of {ATTEMPTS} times")

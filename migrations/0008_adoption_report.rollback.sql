@@ -1,0 +1,1 @@
+DROP TABLE ltm_adoption_report;

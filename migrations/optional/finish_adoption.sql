@@ -1,0 +1,24 @@
+-- The original application is gone: drop its tables, and the triggers that served its way of writing.
+-- There is no way back from here.
+
+DO $$
+DECLARE
+    home text;
+    name text;
+BEGIN
+    SELECT DISTINCT s.home INTO STRICT home FROM ltm_adoption.steps AS s;
+    IF NOT EXISTS (SELECT 1 FROM ltm_adoption.steps AS s WHERE s.step = 'valid') THEN
+        RAISE EXCEPTION 'the adoption has not come to its end: apply goes on with it';
+    END IF;
+    FOREACH name IN ARRAY ARRAY[
+        'ltm_contexts', 'ltm_memories', 'ltm_memory_access', 'ltm_memory_relationships',
+        'ltm_memory_tags'
+    ] LOOP
+        EXECUTE format('DROP TRIGGER ltm_adoption_note ON %I.%I', home, name);
+        EXECUTE format('DROP TRIGGER IF EXISTS ltm_adoption_user ON %I.%I', home, name);
+    END LOOP;
+END
+$$;
+
+DROP SCHEMA ltm_adoption CASCADE;
+DROP SCHEMA ltm_original CASCADE;

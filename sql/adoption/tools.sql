@@ -1,0 +1,223 @@
+-- What adoption works with, in the schema ltm_adoption: gone with finish_adoption or the way back.
+
+CREATE TABLE steps (
+    step text PRIMARY KEY,
+    home text NOT NULL,
+    at timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE steps IS 'The steps that are done, and the schema that the tables stand in.';
+
+CREATE TABLE changes (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    kind text NOT NULL,
+    row_id bigint NOT NULL
+);
+COMMENT ON TABLE changes IS
+'What was written since it was last carried over: a memory with all its rows but accesses, or an access.';
+
+CREATE TABLE progress (
+    kind text PRIMARY KEY,
+    last_id bigint NOT NULL
+);
+COMMENT ON TABLE progress IS 'Up to which id the first copy has come.';
+
+CREATE TABLE deferred (
+    name text PRIMARY KEY,
+    table_name text NOT NULL,
+    is_index boolean NOT NULL,
+    definition text NOT NULL,
+    comment text
+);
+COMMENT ON TABLE deferred IS 'Indexes and foreign keys of the new tables, made when they are filled.';
+
+CREATE TABLE foreign_keys (
+    name text NOT NULL,
+    table_name text NOT NULL,
+    definition text NOT NULL,
+    is_outward boolean NOT NULL,
+    PRIMARY KEY (table_name, name)
+);
+COMMENT ON TABLE foreign_keys IS
+'Foreign keys of the original tables: outward ones lead to tables of the application.';
+
+CREATE TABLE sequences (
+    table_name text PRIMARY KEY,
+    sequence regclass NOT NULL
+);
+COMMENT ON TABLE sequences IS
+'Where ids of rows that nobody wrote come from: the original''s own sequences until the swap.';
+
+CREATE FUNCTION next_id(name text) RETURNS bigint LANGUAGE sql VOLATILE AS $$
+    SELECT nextval(s.sequence) FROM ltm_adoption.sequences AS s WHERE s.table_name = name
+$$;
+
+CREATE TABLE marks (
+    table_name text PRIMARY KEY,
+    last_id bigint NOT NULL
+);
+COMMENT ON TABLE marks IS 'The last id of each table at the swap; what is above was written after.';
+
+-- Triggers write down what changed. They run with the rights of who adopts, so that the program that
+-- writes needs none on this schema.
+CREATE FUNCTION note_memory() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO ltm_adoption.changes (kind, row_id)
+    SELECT DISTINCT 'memory', x.id FROM unnest(ARRAY[OLD.id, NEW.id]::bigint[]) AS x (id)
+    WHERE x.id IS NOT NULL;
+    RETURN NULL;
+END
+$$;
+
+CREATE FUNCTION note_child() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO ltm_adoption.changes (kind, row_id)
+    SELECT DISTINCT 'memory', x.id
+    FROM unnest(ARRAY[OLD.memory_id, NEW.memory_id]::bigint[]) AS x (id)
+    WHERE x.id IS NOT NULL;
+    RETURN NULL;
+END
+$$;
+
+CREATE FUNCTION note_relationship() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO ltm_adoption.changes (kind, row_id)
+    SELECT DISTINCT 'memory', x.id
+    FROM unnest(ARRAY[OLD.source_memory_id, NEW.source_memory_id]::bigint[]) AS x (id)
+    WHERE x.id IS NOT NULL;
+    RETURN NULL;
+END
+$$;
+
+CREATE FUNCTION note_access() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO ltm_adoption.changes (kind, row_id)
+    SELECT DISTINCT 'access', x.id FROM unnest(ARRAY[OLD.id, NEW.id]::bigint[]) AS x (id)
+    WHERE x.id IS NOT NULL;
+    RETURN NULL;
+END
+$$;
+
+-- JSON as it was written by a type that checks less: what jsonb refuses stays as a string.
+CREATE FUNCTION as_jsonb(written text) RETURNS jsonb LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    RETURN written::jsonb;
+EXCEPTION WHEN OTHERS THEN
+    RETURN to_jsonb(written);
+END
+$$;
+
+CREATE FUNCTION fraction(value double precision) RETURNS double precision
+LANGUAGE sql IMMUTABLE
+RETURN CASE
+    WHEN value = 'NaN' THEN 1 WHEN value < 0 THEN 0 WHEN value > 1 THEN 1 ELSE value
+END;
+
+CREATE FUNCTION finite(value double precision) RETURNS double precision
+LANGUAGE sql IMMUTABLE
+RETURN CASE WHEN value = 'NaN' OR abs(value) = 'infinity' THEN 1 ELSE value END;
+
+CREATE FUNCTION a_day(moment timestamp) RETURNS timestamp
+LANGUAGE sql IMMUTABLE
+RETURN CASE
+    WHEN moment BETWEEN '0001-01-01' AND '9999-12-31 23:59:59.999999' THEN moment
+END;
+
+-- Every word that is somewhere in the JSON, trimmed, cut, each once in any letter case; a string alone
+-- holds words between commas. Then the names that are not among them.
+CREATE FUNCTION clean_tags(tags jsonb, names text[]) RETURNS jsonb
+LANGUAGE sql IMMUTABLE
+RETURN (
+    WITH words AS (
+        SELECT s.word, l.place, s.part
+        FROM jsonb_path_query(tags, 'strict $.**') WITH ORDINALITY AS l (leaf, place)
+        CROSS JOIN LATERAL unnest(
+            CASE
+                WHEN jsonb_typeof(tags) = 'string' THEN string_to_array(tags #>> '{}', ',')
+                WHEN jsonb_typeof(l.leaf) IN ('string', 'number', 'boolean')
+                    THEN ARRAY[l.leaf #>> '{}']
+            END
+        ) WITH ORDINALITY AS s (word, part)
+        UNION ALL
+        SELECT n.name, 1000000000 + n.place, 1
+        FROM unnest(names) WITH ORDINALITY AS n (name, place)
+    ),
+    trimmed AS (
+        SELECT
+            rtrim(left(regexp_replace(normalize(w.word), '^\s+|\s+$', '', 'g'), 100)) AS tag,
+            w.place,
+            w.part
+        FROM words AS w
+    ),
+    once AS (
+        SELECT DISTINCT ON (lower(t.tag)) t.tag, t.place, t.part
+        FROM trimmed AS t
+        WHERE t.tag <> ''
+        ORDER BY lower(t.tag), t.place, t.part
+    )
+    SELECT coalesce(jsonb_agg(k.tag ORDER BY k.place, k.part), '[]')
+    FROM (SELECT o.tag, o.place, o.part FROM once AS o ORDER BY o.place, o.part LIMIT 100) AS k
+);
+
+CREATE FUNCTION context_fits(context_data jsonb) RETURNS boolean
+LANGUAGE sql IMMUTABLE
+RETURN jsonb_typeof(context_data) = 'null' OR (
+    jsonb_typeof(context_data) = 'object'
+    AND octet_length(context_data::text) <= 262144
+    AND jsonb_array_length(jsonb_path_query_array(context_data, '$.*.*')) <= 1000
+    AND NOT jsonb_path_exists(context_data, 'strict $.**{40}')
+);
+
+-- The context with those leaves that only rows have; `leaves` is an array of [type, key, value].
+CREATE FUNCTION complete_context(context_data jsonb, leaves jsonb) RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE
+    whole jsonb := CASE jsonb_typeof(context_data)
+        WHEN 'object' THEN context_data
+        WHEN 'null' THEN '{}'
+        ELSE CASE
+            WHEN context_data IS NULL THEN '{}'
+            ELSE jsonb_build_object('extra', jsonb_build_object('original', context_data))
+        END
+    END;
+    leaf jsonb;
+    section text;
+    field text;
+    value jsonb;
+BEGIN
+    FOR leaf IN SELECT l.leaf FROM jsonb_array_elements(leaves) AS l (leaf) LOOP
+        section := leaf ->> 0;
+        field := leaf ->> 1;
+        CONTINUE WHEN section IS NULL OR field IS NULL;
+        value := CASE
+            WHEN leaf ->> 2 ~ '^\s*[\[{]' THEN ltm_adoption.as_jsonb(leaf ->> 2) ELSE leaf -> 2
+        END;
+        IF section = 'custom' THEN
+            IF jsonb_typeof(coalesce(whole -> 'custom_contexts', '[]')) = 'array' AND NOT jsonb_path_exists(
+                whole, '$.custom_contexts[*] ? (@.context_type == $field)',
+                jsonb_build_object('field', field)
+            ) THEN
+                whole := whole || jsonb_build_object(
+                    'custom_contexts',
+                    coalesce(whole -> 'custom_contexts', '[]') || jsonb_build_object(
+                        'context_type', field, 'context_data',
+                        CASE jsonb_typeof(value)
+                            WHEN 'object' THEN value ELSE jsonb_build_object('value', value)
+                        END
+                    )
+                );
+            END IF;
+        ELSIF jsonb_typeof(coalesce(whole -> section, '{}')) <> 'object' THEN
+            CONTINUE;
+        ELSIF NOT coalesce(whole -> section, '{}') ? field THEN
+            whole := whole || jsonb_build_object(
+                section, coalesce(whole -> section, '{}') || jsonb_build_object(field, value)
+            );
+        END IF;
+    END LOOP;
+    RETURN whole;
+END
+$$;
