@@ -595,15 +595,29 @@ def _show(a: _Adoption, table: str, original: Original) -> None:
 def _choose_sequence(a: _Adoption, table: str) -> None:
     """Take ids from the original's own sequence where it has one, so that they are given once."""
     name = sql.Identifier(a.home, table).as_string(a.session)
-    theirs = None
-    if table in a.present():
-        theirs = _one(a.session, "SELECT pg_get_serial_sequence(%s, 'id')", name)
+    theirs = _sequence(a, name) if table in a.present() else None
     if theirs is None:
         theirs = _one(a.session, "SELECT pg_get_serial_sequence(%s, 'id')", f"ltm_next.{table}")
     _raise_sequence(a, theirs, table)
     a.session.execute(
         "INSERT INTO sequences (table_name, sequence) VALUES (%s, %s::regclass)", [table, theirs]
     )
+
+
+def _sequence(a: _Adoption, table: str) -> str | None:
+    """Where the ids of a table come from: its own sequence, or one that its default names."""
+    found: str | None = _one(
+        a.session,
+        "SELECT coalesce(pg_get_serial_sequence(%s, 'id'), (SELECT d.refobjid::regclass::text "
+        "FROM pg_attrdef AS f JOIN pg_attribute AS c ON c.attrelid = f.adrelid "
+        "AND c.attnum = f.adnum JOIN pg_depend AS d ON d.classid = 'pg_attrdef'::regclass "
+        "AND d.objid = f.oid JOIN pg_class AS s ON s.oid = d.refobjid AND s.relkind = 'S' "
+        "WHERE f.adrelid = %s::regclass AND c.attname = 'id' "
+        "AND d.refclassid = 'pg_class'::regclass LIMIT 1))",
+        table,
+        table,
+    )
+    return found
 
 
 def _raise_sequence(a: _Adoption, sequence: str, table: str) -> None:
@@ -1097,7 +1111,7 @@ def _swap_back(a: _Adoption) -> None:
             home=a.home,
         )
         _forget_keys(a, table)
-        theirs = _one(a.session, "SELECT pg_get_serial_sequence(%s, 'id')", table)
+        theirs = _sequence(a, table)
         if theirs is not None and highest[table]:
             a.session.execute("SELECT setval(%s::regclass, %s)", [theirs, highest[table]])
     for table, name, definition, _ in keys:

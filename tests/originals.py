@@ -148,15 +148,15 @@ DIRTY: list[tuple[str, str, object, bool]] = [
     ("importance_score", "11", 10, True),
     ("importance_score", "-3", 1, True),
     ("confidence_score", "NULL", None, False),
-    ("confidence_score", "7", 1.0, True),
-    ("confidence_score", "'NaN'", 1.0, True),
-    ("confidence_score", "-0.5", 0.0, True),
-    ("dynamic_importance", "'infinity'", 1.0, True),
+    ("confidence_score", "7", 1, True),
+    ("confidence_score", "'NaN'", 1, True),
+    ("confidence_score", "-0.5", 0, True),
+    ("dynamic_importance", "'infinity'", 1, True),
     ("created_at", "NULL", None, False),
-    ("created_at", "'2999-01-01'", "2999-01-01 00:00:00", False),
+    ("created_at", "'2999-01-01'", "2999-01-01T00:00:00", False),
     ("created_at", "'infinity'", None, True),
     ("created_at", "'4713-01-01 BC'", None, True),
-    ("last_accessed", "'2001-01-01'", "2001-01-01 00:00:00", False),
+    ("last_accessed", "'2001-01-01'", "2001-01-01T00:00:00", False),
     ("access_count", "-4", 0, True),
     ("access_count", "NULL", None, False),
     ("related_memory_ids", "'[999999]'", "[]", True),
@@ -233,7 +233,8 @@ async def fill(connection: asyncpg.Connection, count: int = 60) -> None:
     """Rows for whatever tables and columns are there."""
     if not await connection.fetchval(
         "SELECT column_default IS NOT NULL FROM information_schema.columns "
-        "WHERE table_name = 'ltm_memories' AND column_name = 'id'"
+        "WHERE table_name = 'ltm_memories' AND column_name = 'id' "
+        "AND table_schema = current_schema()"
     ):
         await connection.execute(
             "".join(

@@ -349,6 +349,28 @@ BEGIN
             WHERE r.source_memory_id = ANY(ids)
         );
 
+    -- A row that nobody wrote gives way to one that somebody gave the same id.
+    WITH tags AS (
+        DELETE FROM ltm_memory_tags AS t USING repaired_tags AS r
+        WHERE r.memory_id = ANY(ids) AND t.user_id = r.user_id AND t.id = r.id
+        RETURNING t.memory_id AS id
+    ),
+    contexts AS (
+        DELETE FROM ltm_contexts AS c USING repaired_contexts AS r
+        WHERE r.memory_id = ANY(ids) AND c.user_id = r.user_id AND c.id = r.id
+        RETURNING c.memory_id AS id
+    ),
+    links AS (
+        DELETE FROM ltm_memory_relationships AS l USING repaired_relationships AS r
+        WHERE r.source_memory_id = ANY(ids) AND l.user_id = r.user_id AND l.id = r.id
+        RETURNING l.source_memory_id AS id
+    )
+    INSERT INTO changes (kind, row_id)
+    SELECT 'memory', x.id
+    FROM (
+        SELECT id FROM tags UNION SELECT id FROM contexts UNION SELECT id FROM links
+    ) AS x;
+
     INSERT INTO ltm_memories (
         id, user_id, content, tags, memory_type, category, importance_score, confidence_score,
         dynamic_importance, context, context_data, source_type, source_id, created_by, created_at,
