@@ -1,19 +1,27 @@
 """Adopting the original application's database: nothing lost, nothing stopped, and the way back."""
 
 import json
-import os
-import re
 import signal
 import subprocess
 import sys
+from datetime import datetime
 
 import asyncpg
 import pytest
 
-from ltm_store import add_memory, adopt, connect, get_relationships, migrate, search_memories
+from ltm_store import (
+    add_memory,
+    adopt,
+    connect,
+    get_analytics,
+    get_relationships,
+    migrate,
+    search_memories,
+)
 from ltm_store.resources import migration_ids
 from tests import originals
 from tests.catalog import fingerprint
+from tests.old_program import OldProgram
 
 SHAPES = {
     "L0": originals.L0,
@@ -207,12 +215,259 @@ async def test_what_is_written_between_the_steps_is_there_in_the_end(
         theirs, "ltm_memory_access", accesses
     )
     for table, columns in (
-        ("ltm_memory_tags", {"memory_id", "tag_name", "usage_count"}),
+        ("ltm_memory_tags", {"memory_id", "tag_name"}),
         ("ltm_contexts", {"memory_id", "context_type", "context_key", "context_value"}),
         (
             "ltm_memory_relationships",
-            {"source_memory_id", "target_memory_id", "relationship_type", "strength"},
+            {"source_memory_id", "target_memory_id", "relationship_type"},
         ),
     ):
         assert set(details(theirs, table, columns)) <= set(details(ours, table, columns))
     assert await old.fetchval("SELECT bool_and(convalidated) FROM pg_constraint")
+
+
+KILLED = """
+import os, signal, sys
+from ltm_store import adopt, migrate
+adopt.BATCH = 7
+done, progress = adopt._Adoption.done, adopt._Bar.move
+def killed(self, step):
+    done(self, step)
+    if step == sys.argv[2]:
+        os.kill(os.getpid(), signal.SIGKILL)
+def killed_inside(self, steps):
+    progress(self, steps)
+    if sys.argv[2] == "copying" and self._done > 20:
+        os.kill(os.getpid(), signal.SIGKILL)
+adopt._Adoption.done, adopt._Bar.move = killed, killed_inside
+migrate.apply(sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("step", [*adopt.STEPS, "copying"])
+async def test_a_run_killed_at_a_step_is_taken_up_again(step, old, empty, fresh_catalog):
+    """Killed before the step's transaction commits; at the last step after all is done."""
+    await old.execute(originals.level_1())
+    await originals.fill(old)
+    before = await everything(old)
+    killed = subprocess.run([sys.executable, "-c", KILLED, empty, step], check=False, timeout=100)
+    assert killed.returncode == -signal.SIGKILL
+    await old_writes(old, 7)
+    migrate.apply(empty)
+    after = await everything(old)
+    assert set(after["ltm_memories"]) == {*before["ltm_memories"], 61} - {27}
+    assert await catalog(old) == fresh_catalog
+    tags = [row["tag_name"] for row in after["ltm_memory_tags"].values() if row["memory_id"] == 61]
+    assert sorted(tags) == (["tea"] if step == "valid" else ["step 7", "tea"])
+    assert not await old.fetchval("SELECT to_regclass('ltm_memories_adoption_id')")
+
+
+STRANGE = {
+    "ALTER TABLE ltm_memories ADD COLUMN embedding text": "the column ltm_memories.embedding",
+    "ALTER TABLE ltm_memories ALTER tags TYPE integer USING 1": "ltm_memories.tags is of the type",
+    "CREATE VIEW recent AS SELECT id FROM ltm_memories": "recent reads ltm_memories",
+    "CREATE TABLE notes (m integer REFERENCES ltm_memories (id))": "notes_m_fkey of notes leads to",
+    "CREATE FUNCTION f() RETURNS bigint RETURN (SELECT count(*) FROM ltm_tags_of)": None,
+    "CREATE TABLE ltm_external_users (id integer)": "public.ltm_external_users is in the way",
+    "CREATE SCHEMA ltm_next": "the schema ltm_next is in the way",
+    "ALTER TABLE ltm_memories ENABLE ROW LEVEL SECURITY": "has row level security",
+    "CREATE PUBLICATION p FOR TABLE ltm_memories": "ltm_memories is in the publication p",
+    "GRANT SELECT (id) ON ltm_memories TO public": "has rights on single columns",
+    "CREATE TRIGGER t AFTER INSERT ON ltm_memories FOR EACH ROW EXECUTE FUNCTION "
+    "suppress_redundant_updates_trigger()": "the trigger t stands on ltm_memories",
+    "CREATE TABLE more () INHERITS (ltm_memories)": "ltm_memories inherits or is inherited",
+    "ALTER TABLE ltm_memories DROP COLUMN content": "ltm_memories has no column content",
+    "ALTER TABLE ltm_memories DROP CONSTRAINT ltm_memories_pkey; "
+    "UPDATE ltm_memories SET id = 7": "several rows of ltm_memories have the id 7",
+    "ALTER TABLE ltm_memories DROP CONSTRAINT ltm_memories_user_id_fkey; "
+    "UPDATE ltm_memories SET user_id = -1": "has no user_id, or a negative number",
+}
+
+
+@pytest.mark.parametrize("change", [c for c, words in STRANGE.items() if words], ids=range(14))
+async def test_what_is_not_the_originals_is_refused_before_anything_changes(change, old, empty):
+    await old.execute(originals.L0)
+    await originals.fill(old, 9)
+    await old.execute(change)
+    before = await old.fetch("SELECT oid, relname, relnamespace FROM pg_class ORDER BY oid")
+    with pytest.raises(migrate.MigrationFailed, match="cannot be adopted") as caught:
+        migrate.apply(empty)
+    assert STRANGE[change] in str(caught.value)
+    assert await old.fetch("SELECT oid, relname, relnamespace FROM pg_class ORDER BY oid") == before
+
+
+async def test_tables_behind_another_schema_are_not_shadowed(old, empty):
+    await old.execute(originals.L0)
+    await old.execute("CREATE SCHEMA app")
+    with pytest.raises(migrate.MigrationFailed, match="in the schema public, but app comes first"):
+        migrate.apply(f"{empty}&options=-csearch_path%3Dapp,public")
+
+
+async def test_rights_and_owners_stay(old, empty):
+    await old.execute(originals.level_1())
+    await originals.fill(old, 9)
+    role = "ltm_test_program"
+    await old.execute(
+        f"DROP ROLE IF EXISTS {role}; CREATE ROLE {role}; GRANT SELECT, INSERT ON ltm_memories "
+        f"TO {role}; ALTER TABLE ltm_memory_tags OWNER TO {role}"
+    )
+    migrate.apply(empty)
+    rights = await old.fetchrow(
+        "SELECT has_table_privilege($1, 'ltm_memories', 'INSERT') AS old, "
+        "has_table_privilege($1, 'ltm_memories', 'DELETE') AS never, "
+        "has_table_privilege($1, 'ltm_external_users', 'SELECT') AS made, "
+        "pg_get_userbyid(relowner) AS owner FROM pg_class WHERE oid = 'ltm_memory_tags'::regclass",
+        role,
+    )
+    await old.execute("SET ROLE ltm_test_program")
+    await old.execute("INSERT INTO ltm_memories (user_id, content, tags) VALUES (1, 'x', '[]')")
+    await old.execute(f"RESET ROLE; REASSIGN OWNED BY {role} TO CURRENT_USER; DROP OWNED BY {role}")
+    await old.execute(f"DROP ROLE {role}")
+    assert tuple(rights) == (True, False, True, role)
+
+
+async def test_tables_in_use_are_waited_for_and_the_adoption_goes_on(old, empty, monkeypatch):
+    monkeypatch.setattr(adopt, "LOCK_TIMEOUT", "10ms")
+    monkeypatch.setattr(adopt, "PAUSE", 0.001)
+    monkeypatch.setattr(adopt, "ATTEMPTS", 20)
+    await old.execute(originals.L0)
+    await originals.fill(old, 9)
+    with pytest.MonkeyPatch.context() as patch:
+        run_up_to(patch, "checked")
+        migrate.apply(empty)
+    reader = await asyncpg.connect(empty)
+    reports: list[str] = []
+    async with reader.transaction():
+        await reader.execute("SELECT 1 FROM ltm_memories")
+        with pytest.raises(migrate.MigrationFailed, match="the tables were in use each of 20"):
+            migrate.apply(empty, reports.append)
+    await reader.close()
+    assert any("waiting for a moment" in line for line in reports)
+    assert migrate.apply(empty) == migration_ids()
+
+
+async def test_the_way_back_returns_the_originals_values_and_what_was_written_since(old, empty):
+    await old.execute(originals.level_2())
+    await originals.fill(old)
+    await originals.spoil(old, [*originals.DIRTY, *originals.LOOSE])
+    await old.execute(originals.LOOSE_ROWS)
+    before = await everything(old)
+    migrate.apply(empty)
+    changed = min(id_ for id_, row in before["ltm_memories"].items() if row["tags"] == "a,b")
+    await old.execute("UPDATE ltm_memories SET access_count = 77 WHERE id = $1", changed)
+    await old.execute("DELETE FROM ltm_memories WHERE id = 4")
+    await old.execute("DELETE FROM ltm_memory_tags WHERE memory_id = 6 AND tag_name = 'tea'")
+    async with connect(empty, access_tracking="off") as db:
+        ours = await add_memory(
+            db,
+            3,
+            "Ours, with all that belongs to it",
+            tags=["new"],
+            related_memory_ids=[2],
+            enhanced_context={"spatial": {"city": "Wien"}},
+        )
+        await add_memory(db, "a name", "Of no use to the original")
+    await old.execute("INSERT INTO ltm_memory_access (memory_id, access_method) VALUES (2, 'old')")
+    with pytest.raises(migrate.MigrationFailed, match="only everything goes back"):
+        migrate.rollback(empty)
+    migrate.rollback(empty, everything=True)
+
+    after = await everything(old)
+    assert set(after["ltm_memories"]) == {*before["ltm_memories"], ours.id} - {4}
+    for id_, row in before["ltm_memories"].items():
+        if id_ != 4:
+            changes = {"access_count": 77} if id_ == changed else {}
+            assert differences(row, after["ltm_memories"][id_]) == changes
+    assert after["ltm_memories"][ours.id]["content"] == "Ours, with all that belongs to it"
+    assert after["ltm_memories"][ours.id]["related_memory_ids"] == [2]
+    for table, key in (
+        ("ltm_memory_tags", "memory_id"),
+        ("ltm_contexts", "memory_id"),
+        ("ltm_memory_relationships", "source_memory_id"),
+        ("ltm_memory_access", "memory_id"),
+    ):
+        kept = {i: r for i, r in after[table].items() if i in before[table]}
+        assert kept == {
+            i: r
+            for i, r in before[table].items()
+            if 4 not in (r[key], r.get("target_memory_id"))
+            and not (table == "ltm_memory_tags" and (r[key], r["tag_name"]) == (6, "tea"))
+        }
+        added = [r[key] for i, r in after[table].items() if i not in before[table]]
+        assert added == [2 if table == "ltm_memory_access" else ours.id]
+    schemas = {row[0] for row in await old.fetch("SELECT nspname FROM pg_namespace")}
+    assert "ltm_adopted" in schemas
+    assert not schemas & {"ltm_next", "ltm_original", "ltm_adoption"}
+    assert await old.fetchval("SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal") == 0
+    assert migrate.apply(empty) == migration_ids()
+
+
+async def test_the_way_back_before_the_swap_leaves_the_original_as_it_was(old, empty):
+    await old.execute(originals.level_1())
+    await originals.fill(old)
+    before = await fingerprint(old)
+    with pytest.MonkeyPatch.context() as patch:
+        run_up_to(patch, "copied")
+        migrate.apply(empty)
+    migrate.rollback(empty, everything=True)
+    assert await fingerprint(old) == before
+    assert not await old.fetchval("SELECT to_regnamespace('ltm_adoption')")
+
+
+async def test_finishing_leaves_what_an_empty_database_gets(old, empty, fresh_catalog):
+    await old.execute(SHAPES["L0 without its foreign key"])
+    await originals.fill(old)
+    with pytest.raises(migrate.MigrationFailed, match="no adoption is under way"):
+        migrate.optional(empty, "finish_adoption")
+    migrate.apply(empty)
+    tagged = await old.fetchval(
+        "INSERT INTO ltm_memories (user_id, content, tags) VALUES (1, 'late', '[\"only here\"]') "
+        "RETURNING id"
+    )
+    await old.execute(
+        "INSERT INTO ltm_memory_relationships (source_memory_id, target_memory_id, "
+        "relationship_type) VALUES ($1, 5, 'follows')",
+        tagged,
+    )
+    await old.execute(
+        "INSERT INTO ltm_contexts (memory_id, context_type, context_key, context_value) "
+        "VALUES ($1, 'spatial', 'city', 'Linz')",
+        tagged,
+    )
+    migrate.optional(empty, "finish_adoption")
+    assert await fingerprint(old) == fresh_catalog
+    late = (await everything(old))["ltm_memories"][tagged]
+    assert late["related_memory_ids"] == [5]
+    assert late["context_data"] == {"spatial": {"city": "Linz"}}
+    assert await old.fetchval(
+        "SELECT tag_name FROM ltm_memory_tags WHERE memory_id = $1", tagged
+    ) == ("only here")
+    assert not await old.fetchval("SELECT to_regnamespace('ltm_original')")
+    with pytest.raises(migrate.MigrationFailed, match="the original tables are gone"):
+        migrate.optional(empty, "finish_adoption", undo=True)
+
+
+async def test_the_original_program_reads_and_writes_before_and_after(old, empty):
+    await old.execute(originals.level_1())
+    await old.execute("INSERT INTO users (name) VALUES ('x')")
+    program = OldProgram(empty)
+    first = await program.add("Before, with tea", ["tea"], created_at=datetime(2025, 1, 1))
+    before = await program.get(first)
+    migrate.apply(empty)
+    assert await program.get(first) == before
+    second = await program.add("After, with coffee", ["coffee"], related=[first])
+    await program.touch(second, access_count=5, importance_score=None, tags=["coffee", "late"])
+    assert (await program.get(second))["tags"] == ["coffee", "late"]
+    async with connect(empty, access_tracking="off") as db:
+        (hit,) = await search_memories(db, 1, "coffee", tags=["late"])
+        assert (hit.id, hit.access_count, hit.importance_score) == (second, 5, 1)
+        ranked = [m.id for m in await search_memories(db, 1)]
+        assert set(ranked) == {first, second}
+        (link,) = await get_relationships(db, 1, second)
+        assert (link.related_memory.id, link.strength) == (first, 0.5)
+        assert (await get_analytics(db, 1)).total_memories == 2
+        ours = await add_memory(db, 1, "Ours", tags=["ours"], related_memory_ids=[second])
+    assert (await program.get(ours.id))["related_memory_ids"] == [second]
+    await program.remove(second)
+    assert (await program.get(second)) is None
+    await program.close()
