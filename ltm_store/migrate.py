@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ltm_store import adopt, embedded
+from ltm_store import adopt, embedded, unadopt
 from ltm_store import dsn as dsns
 from ltm_store.errors import LtmError
 from ltm_store.resources import migration_ids, optional_steps
@@ -62,7 +62,7 @@ def rollback(
                     "these tables were adopted: only everything goes back (rollback --all), "
                     "until finish_adoption"
                 )
-            adopt.go_back(dsn, connection, report)
+            unadopt.go_back(dsn, connection, report)
             return applied[::-1]
         if to is not None and to not in applied:
             raise MigrationFailed(f"{to} is not applied")

@@ -156,11 +156,11 @@ def _parameter(text: str) -> tuple[str, str]:
 
 
 @cache
-def statements() -> dict[str, Statement]:
-    """Every statement by its name."""
+def statements(folder: str = "sql") -> dict[str, Statement]:
+    """Every statement of the files of a folder by its name."""
     blocks = [
         (path.stem, block)
-        for path in sorted(resource_dir("sql").glob("*.sql"))
+        for path in sorted(resource_dir("sql").parent.joinpath(folder).glob("*.sql"))
         for block in _BLOCK.split(path.read_text(encoding="utf-8"))[1:]
     ]
     shared = dict(_shared(block) for _, block in blocks if _SHARED.match(block))

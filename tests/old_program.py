@@ -103,7 +103,10 @@ class OldProgram:
             await session.commit()
             session.add_all(
                 LTMMemoryRelationship(
-                    source_memory_id=id_, target_memory_id=r, relationship_type="related", strength=0.5
+                    source_memory_id=id_,
+                    target_memory_id=r,
+                    relationship_type="related",
+                    strength=0.5,
                 )
                 for r in related or ()
             )
@@ -115,7 +118,9 @@ class OldProgram:
         async with AsyncSession(self._engine, expire_on_commit=False) as session:
             query = select(LTMMemory).where(LTMMemory.user_id == 1, LTMMemory.id == id_)
             memory = (await session.execute(query)).scalar_one_or_none()
-            return memory and {c.name: getattr(memory, c.name) for c in LTMMemory.__table__.columns}
+            if memory is None:
+                return None
+            return {c.name: getattr(memory, c.name) for c in LTMMemory.__table__.columns}
 
     async def touch(self, id_: int, **columns: object) -> None:
         """Change columns of a memory, found by its primary key alone."""

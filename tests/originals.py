@@ -1,4 +1,4 @@
-"""Databases of the original application as they are out there, with rows that nobody would design."""
+"""Databases of the original application as they are out there, with rows nobody would design."""
 
 import random
 
@@ -102,7 +102,8 @@ L2_TYPES = (
     ("varchar(100)", "varchar"),
 )
 ROWS = """
-INSERT INTO ltm_memories (user_id, content, tags, importance_score, context, created_at, last_accessed)
+INSERT INTO ltm_memories (user_id, content, tags, importance_score, context, created_at,
+    last_accessed)
 SELECT 1 + n % 5, 'Memory ' || n || ' about tea and the number ' || n * 7,
     CASE n % 3 WHEN 0 THEN '["Work", "tea"]' WHEN 1 THEN '[]' ELSE '["tag ' || n || '"]' END::json,
     1 + n % 10, CASE WHEN n % 2 = 0 THEN 'said on day ' || n END,
@@ -112,7 +113,8 @@ FROM generate_series(1, {count}) AS n;
 """
 DETAILS = """
 UPDATE ltm_memories SET memory_type = 'fact', category = 'home', confidence_score = 0.1 + 0.2,
-    context_data = '{"temporal": {"season": "winter", "confidence": 0.5}, "weather": {"sky": "blue"},
+    context_data = '{"temporal": {"season": "winter", "confidence": 0.5},
+        "weather": {"sky": "blue"},
         "custom_contexts": [{"context_type": "mine", "context_data": {"a": 1.50}}]}',
     source_type = 'conversation', source_id = 'conv_' || id, access_count = id % 9,
     memory_metadata = '{"k": [1, 2.50, null], "ü": "é"}', is_archived = id % 7 = 0
@@ -121,10 +123,12 @@ UPDATE ltm_memories SET related_memory_ids = jsonb_build_array(id + 5), parent_m
 WHERE id % 11 = 0 AND id + 5 <= (SELECT max(id) FROM ltm_memories);
 INSERT INTO ltm_contexts (memory_id, context_type, context_key, context_value, confidence)
 SELECT id, 'spatial', 'city', 'Graz', 0.7 FROM ltm_memories WHERE id % 3 = 0;
-INSERT INTO ltm_memory_relationships (source_memory_id, target_memory_id, relationship_type, strength)
+INSERT INTO ltm_memory_relationships (
+    source_memory_id, target_memory_id, relationship_type, strength)
 SELECT id, id + 10, 'follows', 0.25 FROM ltm_memories
 WHERE id % 4 = 0 AND id + 10 <= (SELECT max(id) FROM ltm_memories);
-INSERT INTO ltm_memory_access (memory_id, access_timestamp, access_method, user_query, relevance_score)
+INSERT INTO ltm_memory_access (
+    memory_id, access_timestamp, access_method, user_query, relevance_score)
 SELECT id, timestamp '2025-03-01' + id * interval '1 minute', 'search', 'tea', 0.3
 FROM ltm_memories, generate_series(1, 2) WHERE id % 2 = 1;
 INSERT INTO ltm_memory_tags (memory_id, tag_name, tag_category, usage_count)
@@ -183,9 +187,11 @@ LOOSE: list[tuple[str, str, object, bool]] = [  # where no key forbids it
 LOOSE_ROWS = """
 INSERT INTO ltm_contexts (id, memory_id, context_type, context_key, context_value) VALUES
     (9001, 888888, 'spatial', 'city', 'nowhere'), (9002, NULL, 'spatial', 'city', 'nobody');
-INSERT INTO ltm_memory_relationships (id, source_memory_id, target_memory_id, relationship_type, strength)
-VALUES (9001, 1, 6, 'similar', 7), (9002, 1, 6, 'similar', 0.5), (9003, 1, 1, 'similar', 0.5),
-    (9004, 1, 2, 'similar', 0.5), (9005, 1, 777777, 'similar', 0.5), (9006, 777777, 1, 'similar', 1);
+INSERT INTO ltm_memory_relationships (
+    id, source_memory_id, target_memory_id, relationship_type, strength) VALUES
+    (9001, 1, 6, 'similar', 7), (9002, 1, 6, 'similar', 0.5), (9003, 1, 1, 'similar', 0.5),
+    (9004, 1, 2, 'similar', 0.5), (9005, 1, 777777, 'similar', 0.5),
+    (9006, 777777, 1, 'similar', 1);
 INSERT INTO ltm_memory_tags (id, memory_id, tag_name, usage_count) VALUES
     (9001, 1, 'Loose', 1), (9002, 1, ' loose', 1), (9003, 1, NULL, 1), (9004, 888888, 'lost', 1);
 INSERT INTO ltm_memory_access (id, memory_id, access_method) VALUES (9001, 888888, 'search');
@@ -212,7 +218,9 @@ def level_2() -> str:
         for old, new in L2_TYPES:
             if not line.startswith("CREATE TABLE users"):
                 line = line.replace(old, new)
-        line = line.split(" REFERENCES")[0] + ("," if line.endswith(",") and " REFERENCES" in line else "")
+        line = line.split(" REFERENCES")[0] + (
+            "," if line.endswith(",") and " REFERENCES" in line else ""
+        )
         if "ADD COLUMN" in line or line.startswith("    "):
             end = line[-1] if line[-1] in ",;" else ""
             line = line.rstrip(",;").split(" DEFAULT")[0].replace(" NOT NULL", "") + end
@@ -277,7 +285,8 @@ async def spoil(
         if column not in there or (value == "NULL" and column in not_null):
             continue
         id_ = await connection.fetchval(
-            "INSERT INTO ltm_memories (user_id, content, tags) VALUES (2, 'spoilt', '[]') RETURNING id"
+            "INSERT INTO ltm_memories (user_id, content, tags) VALUES (2, 'spoilt', '[]') "
+            "RETURNING id"
         )
         await connection.execute(f"UPDATE ltm_memories SET {column} = {value} WHERE id = {id_}")
         spoilt[id_] = (column, after, reported)

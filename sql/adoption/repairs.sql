@@ -42,7 +42,8 @@ SELECT
     END AS related_memory_ids,
     p.id AS parent_memory_id,
     CASE
-        WHEN octet_length(o.memory_metadata::text) > 262144
+        WHEN
+            octet_length(o.memory_metadata::text) > 262144
             OR jsonb_path_exists(o.memory_metadata, 'strict $.**{33}')
             THEN NULL
         ELSE o.memory_metadata
@@ -52,27 +53,28 @@ SELECT
 FROM original_memories AS o
 LEFT JOIN original_memories AS p
     ON p.id = o.parent_memory_id AND p.user_id = o.user_id AND p.id <> o.id
-CROSS JOIN LATERAL (
-    SELECT jsonb_agg(e.id ORDER BY e.place) AS ids
-    FROM (
-        SELECT
-            q.id,
-            min(w.place) AS place
+CROSS JOIN
+    LATERAL (
+        SELECT jsonb_agg(e.id ORDER BY e.place) AS ids
         FROM (
             SELECT
-                CASE WHEN e.value ~ '^\d{1,18}$' THEN e.value::bigint END AS id,
-                e.place
-            FROM jsonb_array_elements_text(
-                CASE jsonb_typeof(o.related_memory_ids)
-                    WHEN 'array' THEN o.related_memory_ids ELSE '[]'
-                END
-            ) WITH ORDINALITY AS e (value, place)
-        ) AS w
-        INNER JOIN original_memories AS q
-            ON q.id = w.id AND q.user_id = o.user_id AND q.id <> o.id
-        GROUP BY q.id
-    ) AS e
-) AS r
+                q.id,
+                min(w.place) AS place
+            FROM (
+                SELECT
+                    CASE WHEN e.value ~ '^\d{1,18}$' THEN e.value::bigint END AS id,
+                    e.place
+                FROM jsonb_array_elements_text(
+                    CASE jsonb_typeof(o.related_memory_ids)
+                        WHEN 'array' THEN o.related_memory_ids ELSE '[]'
+                    END
+                ) WITH ORDINALITY AS e (value, place)
+            ) AS w
+            INNER JOIN original_memories AS q
+                ON q.id = w.id AND q.user_id = o.user_id AND q.id <> o.id
+            GROUP BY q.id
+        ) AS e
+    ) AS r
 CROSS JOIN LATERAL (
     SELECT CASE
         WHEN coalesce(jsonb_typeof(o.context_data), 'null') IN ('null', 'object') THEN o.context_data
@@ -172,9 +174,10 @@ FROM (
         row_number() OVER (PARTITION BY t.memory_id, lower(n.tag_name) ORDER BY t.id) AS place
     FROM original_tags AS t
     INNER JOIN original_memories AS m ON m.id = t.memory_id
-    CROSS JOIN LATERAL (
-        SELECT clean_tags('[]', ARRAY[t.tag_name]) ->> 0 AS tag_name
-    ) AS n
+    CROSS JOIN
+        LATERAL (
+            SELECT clean_tags('[]', ARRAY[t.tag_name]) ->> 0 AS tag_name
+        ) AS n
     WHERE n.tag_name IS NOT NULL
 ) AS k
 WHERE k.place = 1;
@@ -537,7 +540,12 @@ BEGIN
     WHERE o.source_memory_id = ANY(ids) AND c.is_changed
         AND (n.id IS NULL) = (c.column_name IS NULL);
 
-    PERFORM ltm_adoption.complete_details(ids);
+    -- The original writes a memory's details after it, each in a commit of its own, and must not find
+    -- them there: for memories written since the copy began they are its own affair.
+    PERFORM ltm_adoption.complete_details(array(
+        SELECT x.id FROM unnest(ids) AS x (id)
+        WHERE x.id <= (SELECT p.last_id FROM progress AS p WHERE p.kind = 'last memory')
+    ));
 END
 $$;
 

@@ -134,17 +134,19 @@ RETURN (
     WITH words AS (
         SELECT s.word, l.place, s.part
         FROM jsonb_path_query(tags, 'strict $.**') WITH ORDINALITY AS l (leaf, place)
-        CROSS JOIN LATERAL unnest(
-            CASE
-                WHEN jsonb_typeof(tags) = 'string' THEN string_to_array(tags #>> '{}', ',')
-                WHEN jsonb_typeof(l.leaf) IN ('string', 'number', 'boolean')
-                    THEN ARRAY[l.leaf #>> '{}']
-            END
-        ) WITH ORDINALITY AS s (word, part)
+        CROSS JOIN
+            LATERAL unnest(
+                CASE
+                    WHEN jsonb_typeof(tags) = 'string' THEN string_to_array(tags #>> '{}', ',')
+                    WHEN jsonb_typeof(l.leaf) IN ('string', 'number', 'boolean')
+                        THEN ARRAY[l.leaf #>> '{}']
+                END
+            ) WITH ORDINALITY AS s (word, part)
         UNION ALL
         SELECT n.name, 1000000000 + n.place, 1
         FROM unnest(names) WITH ORDINALITY AS n (name, place)
     ),
+
     trimmed AS (
         SELECT
             rtrim(left(regexp_replace(normalize(w.word), '^\s+|\s+$', '', 'g'), 100)) AS tag,
@@ -152,14 +154,19 @@ RETURN (
             w.part
         FROM words AS w
     ),
+
     once AS (
         SELECT DISTINCT ON (lower(t.tag)) t.tag, t.place, t.part
         FROM trimmed AS t
         WHERE t.tag <> ''
         ORDER BY lower(t.tag), t.place, t.part
     )
+
     SELECT coalesce(jsonb_agg(k.tag ORDER BY k.place, k.part), '[]')
-    FROM (SELECT o.tag, o.place, o.part FROM once AS o ORDER BY o.place, o.part LIMIT 100) AS k
+    FROM (
+        SELECT o.tag, o.place, o.part FROM once AS o
+        ORDER BY o.place, o.part LIMIT 100
+    ) AS k
 );
 
 CREATE FUNCTION context_fits(context_data jsonb) RETURNS boolean

@@ -1,0 +1,427 @@
+-- What adoption asks the catalog and its own notes. Run by psycopg, one at a time.
+
+-- name: steps_are_there() :one
+-- Whether an adoption was begun in this database.
+SELECT to_regclass('ltm_adoption.steps') IS NOT NULL;
+
+-- name: steps() :many
+-- The steps that are done, and in which schema the tables stand.
+SELECT
+    s.step,
+    s.home
+FROM ltm_adoption.steps AS s
+ORDER BY s.step;
+
+-- name: add_step(step text, home text) :exec
+-- Note that a step is done.
+INSERT INTO ltm_adoption.steps (step, home) VALUES ($1, $2);
+
+-- name: home() :one
+-- The schema in which new objects would be made.
+SELECT current_schema();
+
+-- name: schema_of_memories() :one
+-- The schema of the ltm_memories that a bare name finds.
+SELECT n.nspname
+FROM pg_class AS c
+INNER JOIN pg_namespace AS n ON c.relnamespace = n.oid
+WHERE c.oid = to_regclass('ltm_memories');
+
+-- name: relation(home text, name text) :one
+-- The oid of a table of a schema.
+SELECT to_regclass(format('%I.%I', $1::text, $2::text))::oid;
+
+-- name: namespace(name text) :one
+-- The oid of a schema.
+SELECT to_regnamespace($1::text)::oid;
+
+-- name: columns(home text, table_name text) :many
+-- The columns of a table: name, type, type as it is written.
+SELECT
+    a.attname,
+    t.typname,
+    format_type(a.atttypid, a.atttypmod)
+FROM pg_attribute AS a
+INNER JOIN pg_type AS t ON a.atttypid = t.oid
+WHERE
+    a.attrelid = to_regclass(format('%I.%I', $1::text, $2::text))
+    AND a.attnum > 0
+    AND NOT a.attisdropped
+ORDER BY a.attnum;
+
+-- name: obstacles(home text, tables text[]) :many
+-- What makes these tables not the original's alone, one sentence each.
+WITH theirs AS (
+    SELECT
+        c.oid,
+        c.relname,
+        c.relkind,
+        c.relrowsecurity
+    FROM pg_class AS c
+    WHERE c.relnamespace = $1::text::regnamespace AND c.relname = any($2::text[])
+)
+
+SELECT format('%s is not an ordinary table', o.relname) AS obstacle
+FROM theirs AS o
+WHERE o.relkind <> 'r'
+UNION ALL
+SELECT format('%s has row level security', o.relname)
+FROM theirs AS o
+WHERE o.relrowsecurity
+UNION ALL
+SELECT
+    format('the foreign key %s of %s leads to %s', c.conname, c.conrelid::regclass, o.relname)
+FROM pg_constraint AS c
+INNER JOIN theirs AS o ON c.confrelid = o.oid
+WHERE c.contype = 'f' AND c.conrelid NOT IN (SELECT t.oid FROM theirs AS t)
+UNION ALL
+SELECT DISTINCT format('the view or rule %s reads %s', r.ev_class::regclass, o.relname)
+FROM pg_depend AS d
+INNER JOIN theirs AS o ON d.refobjid = o.oid
+INNER JOIN pg_rewrite AS r ON d.objid = r.oid
+WHERE d.refclassid = 'pg_class'::regclass AND d.classid = 'pg_rewrite'::regclass
+UNION ALL
+SELECT DISTINCT format('the function %s reads %s', d.objid::regprocedure, o.relname)
+FROM pg_depend AS d
+INNER JOIN theirs AS o ON d.refobjid = o.oid
+WHERE d.refclassid = 'pg_class'::regclass AND d.classid = 'pg_proc'::regclass
+UNION ALL
+SELECT format('the trigger %s stands on %s', g.tgname, o.relname)
+FROM pg_trigger AS g
+INNER JOIN theirs AS o ON g.tgrelid = o.oid
+WHERE NOT g.tgisinternal
+UNION ALL
+SELECT format('%s is in the publication %s', o.relname, p.pubname)
+FROM pg_publication_rel AS r
+INNER JOIN theirs AS o ON r.prrelid = o.oid
+INNER JOIN pg_publication AS p ON r.prpubid = p.oid
+UNION ALL
+SELECT format('%s inherits or is inherited', o.relname)
+FROM theirs AS o
+INNER JOIN pg_inherits AS i ON o.oid IN (i.inhrelid, i.inhparent)
+UNION ALL
+SELECT DISTINCT format('%s has rights on single columns', o.relname)
+FROM theirs AS o
+INNER JOIN pg_attribute AS t ON o.oid = t.attrelid
+WHERE t.attacl IS NOT NULL
+UNION ALL
+SELECT format('%s.%s is in the way', $1::text, c.relname)
+FROM pg_class AS c
+WHERE
+    c.relnamespace = $1::text::regnamespace
+    AND c.relname ~ '^ltm_'
+    AND c.relname !~ '^ltm_migration'
+    AND c.relkind IN ('r', 'v', 'm')
+    AND c.relname <> all($2::text[])
+UNION ALL
+SELECT format('the schema %s is in the way', n.nspname)
+FROM pg_namespace AS n
+WHERE n.nspname IN ('ltm_next', 'ltm_original', 'ltm_adoption')
+UNION ALL
+SELECT 'the database is not in UTF8'
+WHERE current_setting('server_encoding') <> 'UTF8';
+
+-- name: has_unique_id(home text, table_name text) :one
+-- Whether a key forbids two rows of one id.
+SELECT
+    EXISTS (
+        SELECT 1
+        FROM pg_index AS i
+        INNER JOIN pg_attribute AS a
+            ON i.indrelid = a.attrelid AND i.indkey::text = a.attnum::text
+        WHERE
+            i.indrelid = format('%I.%I', $1::text, $2::text)::regclass
+            AND a.attname = 'id'
+            AND i.indisunique
+            AND i.indisvalid
+            AND i.indpred IS NULL
+    );
+
+-- name: is_indexed(home text, table_name text, column_name text) :one
+-- Whether an index begins with a column.
+SELECT
+    EXISTS (
+        SELECT 1
+        FROM pg_index AS i
+        INNER JOIN pg_attribute AS a ON i.indrelid = a.attrelid AND i.indkey[0] = a.attnum
+        WHERE
+            i.indrelid = format('%I.%I', $1::text, $2::text)::regclass
+            AND a.attname = $3
+            AND i.indisvalid
+            AND i.indpred IS NULL
+    );
+
+-- name: size(home text, table_name text) :one
+-- The bytes of a table with its indexes.
+SELECT pg_total_relation_size(format('%I.%I', $1::text, $2::text)::regclass);
+
+-- name: data_directory() :one
+-- Where the server keeps its files, if this role may know.
+SELECT
+    CASE
+        WHEN pg_has_role(current_user, 'pg_read_all_settings', 'USAGE')
+            THEN current_setting('data_directory')
+    END;
+
+-- name: defer() :exec
+-- Write down the foreign keys and GIN indexes of ltm_next.
+INSERT INTO ltm_adoption.deferred (name, table_name, is_index, definition, comment)
+SELECT
+    c.conname,
+    t.relname,
+    FALSE,
+    pg_get_constraintdef(c.oid),
+    NULL
+FROM pg_constraint AS c
+INNER JOIN pg_class AS t ON c.conrelid = t.oid
+WHERE c.contype = 'f' AND c.connamespace = 'ltm_next'::regnamespace
+UNION ALL
+SELECT
+    c.relname,
+    t.relname,
+    TRUE,
+    pg_get_indexdef(i.indexrelid),
+    obj_description(i.indexrelid, 'pg_class')
+FROM pg_index AS i
+INNER JOIN pg_class AS c ON i.indexrelid = c.oid
+INNER JOIN pg_am AS m ON c.relam = m.oid
+INNER JOIN pg_class AS t ON i.indrelid = t.oid
+WHERE m.amname = 'gin' AND c.relnamespace = 'ltm_next'::regnamespace;
+
+-- name: deferred() :many
+-- What is to be made when the tables are filled.
+SELECT
+    d.name,
+    d.table_name,
+    d.is_index,
+    d.definition,
+    d.comment,
+    to_regclass(format('ltm_next.%I', d.name)) IS NOT NULL AS is_there
+FROM ltm_adoption.deferred AS d
+ORDER BY d.name;
+
+-- name: sequence(home text, table_name text) :one
+-- Where the ids of a table come from: its own sequence, or one that its default names.
+SELECT
+    coalesce(
+        pg_get_serial_sequence(format('%I.%I', $1::text, $2::text), 'id'),
+        (
+            SELECT d.refobjid::regclass::text
+            FROM pg_attrdef AS f
+            INNER JOIN pg_attribute AS c ON f.adrelid = c.attrelid AND f.adnum = c.attnum
+            INNER JOIN pg_depend AS d
+                ON d.classid = 'pg_attrdef'::regclass AND f.oid = d.objid
+            INNER JOIN pg_class AS s ON d.refobjid = s.oid AND s.relkind = 'S'
+            WHERE
+                f.adrelid = format('%I.%I', $1::text, $2::text)::regclass
+                AND c.attname = 'id'
+                AND d.refclassid = 'pg_class'::regclass
+            LIMIT 1
+        )
+    );
+
+-- name: stands_at(sequence text) :one
+-- The last number that a sequence gave.
+SELECT pg_sequence_last_value($1::text::regclass);
+
+-- name: set_sequence(sequence text, number bigint) :one
+-- Let a sequence go on behind a number.
+SELECT setval($1::text::regclass, $2::bigint);
+
+-- name: use_sequence(table_name text, sequence text) :exec
+-- Take ids of rows that nobody wrote from this sequence.
+INSERT INTO ltm_adoption.sequences (table_name, sequence)
+VALUES ($1, $2::text::regclass)
+ON CONFLICT (table_name) DO UPDATE SET sequence = excluded.sequence;
+
+-- name: used_sequences() :many
+-- The sequence of each table, and the last number that it gave.
+SELECT
+    s.table_name,
+    pg_sequence_last_value(s.sequence) AS stands_at
+FROM ltm_adoption.sequences AS s
+ORDER BY s.table_name;
+
+-- name: add_mark(table_name text, last_id bigint) :exec
+-- Note the last id at the swap.
+INSERT INTO ltm_adoption.marks (table_name, last_id) VALUES ($1, $2);
+
+-- name: mark(table_name text) :one
+-- The last id at the swap.
+SELECT m.last_id
+FROM ltm_adoption.marks AS m
+WHERE m.table_name = $1;
+
+-- name: progress(kind text) :one
+-- Up to which id the first copy has come.
+SELECT p.last_id
+FROM ltm_adoption.progress AS p
+WHERE p.kind = $1;
+
+-- name: set_progress(kind text, last_id bigint) :exec
+-- Note up to which id the first copy has come.
+INSERT INTO ltm_adoption.progress (kind, last_id)
+VALUES ($1, $2)
+ON CONFLICT (kind) DO UPDATE SET last_id = excluded.last_id;
+
+-- name: count_changes(at_most bigint) :one
+-- How many notes of changes are left, counted up to a bound.
+SELECT count(*)
+FROM (
+    SELECT 1
+    FROM ltm_adoption.changes AS c
+    LIMIT $1
+) AS x;
+
+-- name: carry_changes(at_most bigint, is_back boolean) :one
+-- Carry over, or back, what was written; tell how many notes were taken.
+SELECT ltm_adoption.carry_changes($1, $2);
+
+-- name: note_foreign_keys(home text, tables text[]) :exec
+-- Write down the foreign keys of the original tables.
+INSERT INTO ltm_adoption.foreign_keys (name, table_name, definition, is_outward)
+SELECT
+    c.conname,
+    t.relname,
+    pg_get_constraintdef(c.oid),
+    NOT (f.relnamespace = t.relnamespace AND f.relname = any($2::text[]))
+FROM pg_constraint AS c
+INNER JOIN pg_class AS t ON c.conrelid = t.oid
+INNER JOIN pg_class AS f ON c.confrelid = f.oid
+WHERE
+    c.contype = 'f'
+    AND t.relnamespace = $1::text::regnamespace
+    AND t.relname = any($2::text[]);
+
+-- name: foreign_keys() :many
+-- The foreign keys of the original tables.
+SELECT
+    k.table_name,
+    k.name,
+    k.definition,
+    k.is_outward
+FROM ltm_adoption.foreign_keys AS k
+ORDER BY k.table_name, k.name;
+
+-- name: moves(source text, target text) :many
+-- The commands that move every object of ours from one schema to another.
+SELECT
+    format(
+        'ALTER %s %I.%I SET SCHEMA %I',
+        CASE c.relkind WHEN 'v' THEN 'VIEW' ELSE 'TABLE' END,
+        $1::text,
+        c.relname,
+        $2::text
+    ) AS command
+FROM pg_class AS c
+WHERE
+    c.relnamespace = $1::text::regnamespace
+    AND c.relkind IN ('r', 'v')
+    AND c.relname ~ '^ltm_'
+UNION ALL
+SELECT format('ALTER FUNCTION %s SET SCHEMA %I', p.oid::regprocedure, $2::text)
+FROM pg_proc AS p
+WHERE p.pronamespace = $1::text::regnamespace AND p.proname ~ '^ltm_'
+UNION ALL
+SELECT format('ALTER TEXT SEARCH CONFIGURATION %I.ltm SET SCHEMA %I', $1::text, $2::text)
+FROM pg_ts_config AS t
+WHERE
+    t.cfgnamespace = $1::text::regnamespace
+    AND t.cfgname = 'ltm'
+    AND obj_description(t.oid, 'pg_ts_config') LIKE '%made by it%';
+
+-- name: rights(home text) :many
+-- The commands that give our tables the rights and the owner that the original ones have; what the
+-- original lacks is for whoever has ltm_memories.
+WITH rights AS (
+    SELECT
+        c.relname,
+        c.relowner,
+        x.grantee,
+        x.privilege_type,
+        x.is_grantable
+    FROM pg_class AS c
+    LEFT JOIN LATERAL aclexplode(c.relacl) AS x ON TRUE
+    WHERE c.relnamespace = 'ltm_original'::regnamespace AND c.relkind = 'r'
+),
+
+moved AS (
+    SELECT
+        c.oid,
+        c.relowner,
+        coalesce(
+            (
+                SELECT min(r.relname)
+                FROM rights AS r
+                WHERE r.relname = c.relname
+            ),
+            'ltm_memories'
+        ) AS model
+    FROM pg_class AS c
+    WHERE
+        c.relnamespace = $1::text::regnamespace
+        AND c.relkind IN ('r', 'v')
+        AND c.relname ~ '^ltm_'
+)
+
+SELECT DISTINCT
+    format(
+        'GRANT %s ON %s TO %s%s',
+        r.privilege_type,
+        m.oid::regclass,
+        CASE r.grantee WHEN 0 THEN 'PUBLIC' ELSE r.grantee::regrole::text END,
+        CASE WHEN r.is_grantable THEN ' WITH GRANT OPTION' END
+    ) AS command,
+    1 AS place
+FROM moved AS m
+INNER JOIN rights AS r ON m.model = r.relname
+WHERE r.privilege_type IS NOT NULL AND r.grantee <> r.relowner
+UNION ALL
+SELECT DISTINCT
+    format('ALTER TABLE %s OWNER TO %s', m.oid::regclass, r.relowner::regrole) AS command,
+    2 AS place
+FROM moved AS m
+INNER JOIN rights AS r ON m.model = r.relname
+WHERE m.relowner <> r.relowner
+ORDER BY place, command;
+
+-- name: unchecked_keys(home text, tables text[]) :many
+-- The foreign keys that are to be checked: not those that the original never checked.
+SELECT
+    t.relname,
+    c.conname
+FROM pg_constraint AS c
+INNER JOIN pg_class AS t ON c.conrelid = t.oid
+WHERE
+    t.relnamespace = $1::text::regnamespace
+    AND t.relname = any($2::text[])
+    AND NOT c.convalidated
+    AND NOT EXISTS (
+        SELECT 1
+        FROM ltm_adoption.foreign_keys AS k
+        WHERE k.name = c.conname AND k.table_name = t.relname AND k.definition LIKE '% NOT VALID'
+    )
+ORDER BY t.relname, c.conname;
+
+-- name: summary() :many
+-- How many memories there are, and how many repairs were made.
+SELECT
+    (SELECT count(*) FROM ltm_memories) AS memories,
+    (SELECT count(*) FROM ltm_adoption_report) AS repairs;
+
+-- name: next_memories(after_id bigint, row_limit bigint) :one
+-- The ids of the next memories, whoever's they are.
+SELECT array_agg(x.id ORDER BY x.id)
+FROM (
+    SELECT m.id
+    FROM ltm_memories AS m
+    WHERE m.id > $1
+    ORDER BY m.id
+    LIMIT $2
+) AS x;
+
+-- name: complete(memory_ids bigint[]) :exec
+-- Bring the details and the own columns of some memories in step.
+SELECT
+    ltm_adoption.complete_memories($1),
+    ltm_adoption.complete_details($1);

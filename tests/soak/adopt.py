@@ -1,0 +1,128 @@
+"""`python -m tests.soak.adopt [memories]`: adopt a big database while the original program uses it.
+
+Four readers and two writers of the original's statements run all along. Prints the longest stall of
+a call, the time of each step and the errors; ends with 1 when a row or a value is lost.
+"""
+
+import asyncio
+import random
+import sys
+import time
+from collections import Counter
+
+import asyncpg
+from rich.console import Console
+
+from ltm_store import migrate
+from tests import originals, servers
+from tests.old_program import OldProgram
+
+READERS, WRITERS = 4, 2
+console = Console(width=100)
+
+
+class Load:
+    """What the program does until told to stop: its longest call, errors, what it wrote."""
+
+    def __init__(self, program: OldProgram, memories: int) -> None:
+        self.program = program
+        self.memories = memories
+        self.running = True
+        self.longest = 0.0
+        self.calls = 0
+        self.errors: Counter[str] = Counter()
+        self.added: dict[int, str] = {}
+        self.touched: dict[int, int] = {}
+
+    async def _timed(self, call):
+        started = time.perf_counter()
+        try:
+            return await call
+        except Exception as error:
+            self.errors[f"{type(error).__name__}: {str(error)[:90]}"] += 1
+            return None
+        finally:
+            self.longest = max(self.longest, time.perf_counter() - started)
+            self.calls += 1
+
+    async def read(self, draw: random.Random) -> None:
+        while self.running:
+            await self._timed(self.program.get(draw.randint(1, self.memories)))
+
+    async def write(self, draw: random.Random) -> None:
+        while self.running:
+            content = f"written {draw.random()}"
+            if id_ := await self._timed(self.program.add(content, ["tea", f"t{draw.random()}"])):
+                self.added[id_] = content
+            id_, count = draw.randint(1, self.memories), draw.randint(1, 1000)
+            if await self._timed(self.program.touch(id_, access_count=count)) is None:
+                self.touched[id_] = count
+            await asyncio.sleep(0)
+
+
+async def prepared(dsn: str, memories: int) -> None:
+    connection = await asyncpg.connect(dsn)
+    await connection.execute(originals.level_1())
+    await connection.execute(originals.ROWS.format(count=memories))
+    await connection.execute("UPDATE ltm_memories SET user_id = 1")
+    await connection.execute("VACUUM ANALYZE")
+    await connection.close()
+
+
+async def run(server: str, memories: int, statements_kept: int) -> bool:
+    admin = await asyncpg.connect(server)
+    await admin.execute("DROP DATABASE IF EXISTS ltm_soak WITH (FORCE)")
+    await admin.execute("CREATE DATABASE ltm_soak")
+    await admin.close()
+    dsn = servers.with_database(server, "ltm_soak")
+    await prepared(dsn, memories)
+    program = OldProgram(dsn, statements_kept)
+    load = Load(program, memories)
+    tasks = [asyncio.create_task(load.read(random.Random(n))) for n in range(READERS)]
+    tasks += [asyncio.create_task(load.write(random.Random(-n))) for n in range(1, 1 + WRITERS)]
+    await asyncio.sleep(2)
+    before, load.longest = load.longest, 0.0
+    started = time.perf_counter()
+    seen: list[tuple[float, float, str]] = []
+
+    def report(line: str) -> None:
+        seen.append((time.perf_counter() - started, load.longest, line))
+
+    await asyncio.to_thread(migrate.apply, dsn, report)
+    seconds = time.perf_counter() - started
+    await asyncio.sleep(1)
+    load.running = False
+    await asyncio.gather(*tasks)
+    for moment, longest, line in seen:
+        if not line.startswith(("copying", "changes")) or ", 0 s left" in line:
+            text = f"{moment:6.1f} s, longest call {longest * 1e3:4.0f} ms  {line}"
+            console.print(text, markup=False)
+    console.print(
+        f"{memories:,} memories in {seconds:.0f} s under {load.calls:,} calls, "
+        f"statements kept: {statements_kept}; longest call {load.longest * 1e3:.0f} ms, "
+        f"before {before * 1e3:.0f} ms"
+    )
+    console.print(f"errors: {dict(load.errors) or 'none'}")
+    connection = await asyncpg.connect(dsn)
+    found = await connection.fetchval("SELECT count(*) FROM ltm_memories")
+    rows = await connection.fetch(
+        "SELECT id, content, access_count FROM ltm_memories WHERE id = ANY($1)",
+        [*load.added, *load.touched],
+    )
+    await connection.close()
+    await program.close()
+    now = {row["id"]: row for row in rows}
+    lost = sum(now[id_]["content"] != content for id_, content in load.added.items())
+    stale = sum(now[id_]["access_count"] != count for id_, count in load.touched.items())
+    console.print(f"added {len(load.added):,}, touched {len(load.touched):,}; lost {lost}, {stale}")
+    return bool(lost == 0 and found >= memories + len(load.added) and stale <= sum(load.errors.values()))
+
+
+async def main() -> int:
+    memories = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
+    with servers.server() as server:
+        well = [await run(server, memories, kept) for kept in (0, 100)]
+    return 0 if all(well) else 1
+
+
+sys.exit(asyncio.run(main()))
