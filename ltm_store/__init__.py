@@ -35,13 +35,21 @@ from ltm_store.models import (
     MemoryHit,
     MemoryType,
     NewMemory,
+    Path,
+    ReachedMemory,
     Relationship,
     RelationshipType,
     SearchExplanation,
     SourceType,
 )
 from ltm_store.prompts import format_for_prompt
-from ltm_store.relationships import get_relationships, relate, unrelate
+from ltm_store.relationships import (
+    get_relationships,
+    relate,
+    shortest_path,
+    traverse,
+    unrelate,
+)
 from ltm_store.transfer import add_memories, export_user, import_user
 from ltm_store.users import forget_user
 
@@ -63,6 +71,8 @@ __all__ = [
     "MemoryHit",
     "MemoryType",
     "NewMemory",
+    "Path",
+    "ReachedMemory",
     "Relationship",
     "RelationshipType",
     "SchemaOutdated",
@@ -92,6 +102,8 @@ __all__ = [
     "relate",
     "restore_memory",
     "search_memories",
+    "shortest_path",
+    "traverse",
     "unrelate",
     "update_importance",
     "update_memory",
