@@ -377,8 +377,9 @@ WITH RECURSIVE levels AS (
                                 g.id,
                                 g.strength,
                                 g.place
-                            FROM unnest(a.ids, a.strengths) WITH ORDINALITY
-                                AS g (id, strength, place)
+                            FROM
+                                unnest(a.ids, a.strengths) WITH ORDINALITY
+                                    AS g (id, strength, place)
                             WHERE (
                                 SELECT m.expires_at IS NULL OR m.expires_at > $4
                                 FROM ltm_memories AS m
@@ -467,20 +468,27 @@ walked AS (
     WHERE w.depth > 0
 ),
 
--- The memory where the sides met is there twice.
+-- Where the sides met; a memory before that on both, which links left out can cause, is a short cut.
+crossing AS (
+    SELECT
+        s.depth AS source_depth,
+        t.depth AS target_depth
+    FROM walked AS s
+    INNER JOIN walked AS t ON s.id = t.id AND s.is_source AND NOT t.is_source
+    ORDER BY s.depth
+    LIMIT 1
+),
+
 placed AS (
     SELECT
         w.id,
-        row_number() OVER (ORDER BY w.is_source DESC, w.place ASC) AS place
-    FROM (
-        SELECT
-            w.id,
-            w.is_source,
-            CASE WHEN w.is_source THEN w.depth ELSE -w.depth END AS place
-        FROM walked AS w
-        INNER JOIN levels AS l ON l.meeting IS NOT NULL
-        WHERE w.is_source OR w.depth < l.target_depth
-    ) AS w
+        CASE WHEN w.is_source THEN w.depth ELSE c.source_depth + c.target_depth - w.depth END
+            AS place
+    FROM walked AS w
+    CROSS JOIN crossing AS c
+    WHERE
+        (w.is_source AND w.depth <= c.source_depth)
+        OR (NOT w.is_source AND w.depth < c.target_depth)
 )
 
 SELECT
@@ -503,5 +511,6 @@ LEFT JOIN
             AND ($6::text[] IS NULL OR r.relationship_type = any($6))
         ORDER BY r.strength DESC, r.id ASC
         LIMIT 1
-    ) AS s ON TRUE
+    ) AS s
+    ON TRUE
 HAVING count(*) > 0;
