@@ -288,6 +288,28 @@ class Walk(Arguments):
     limit: RowLimit = 100
 
 
+class Suggesting(Arguments):
+    """How many suggestions are asked for."""
+
+    limit: RowLimit = 10
+
+
+class TagDetails(Arguments):
+    """What add_tags writes."""
+
+    tags: Tags
+    tag_category: Word = "general"
+    tag_importance: Finite = 1.0
+    tag_confidence: Fraction = 1.0
+
+
+class TagFilters(Arguments):
+    """Which tags a list holds."""
+
+    tag_category: Word | None = None
+    limit: RowLimit = 100
+
+
 class AccessDetails(Arguments):
     """What is recorded of an access."""
 
@@ -365,6 +387,47 @@ class Path(Row):
     def strength(self) -> float:
         """The product of the strengths of the links, 0 .. 1; 1 without any."""
         return prod(step.strength for step in self.steps)
+
+
+class Suggestion(Row):
+    """A memory that may belong to another one, and why: what they share that is rare.
+
+    `source_id` is None unless it is shared; `words` are given by their stems. `score` adds up how
+    rare each of it is.
+    """
+
+    related_memory: Annotated[MemorySummary, BeforeValidator(lambda row: _parsed(row))]
+    score: float
+    tags: tuple[str, ...]
+    source_id: str | None
+    participants: tuple[str, ...]
+    words: tuple[str, ...]
+
+
+class Tag(Row):
+    """A tag and what is known of it, over the memories that a list is of.
+
+    memory_count memories carry it, and it was given to them usage_count times, first at first_used
+    and last at last_used. Importance and confidence are averages, spelling and category the most
+    frequent ones.
+    """
+
+    tag_name: str
+    memory_count: int
+    usage_count: int
+    tag_category: str
+    tag_importance: float
+    tag_confidence: float
+    first_used: datetime | None
+    last_used: datetime | None
+
+
+class RelatedTag(Row):
+    """A tag beside another one: on memory_count memories both are, jaccard is the share, 0 .. 1."""
+
+    tag_name: str
+    memory_count: int
+    jaccard: float
 
 
 def _parsed(value: object) -> object:

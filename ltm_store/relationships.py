@@ -15,7 +15,15 @@ from ltm_store.execute import (
     locking,
     track,
 )
-from ltm_store.models import Path, ReachedMemory, Relationship, RelationshipDetails, Walk
+from ltm_store.models import (
+    Path,
+    ReachedMemory,
+    Relationship,
+    RelationshipDetails,
+    Suggesting,
+    Suggestion,
+    Walk,
+)
 from ltm_store.values import UserId, memory_number, moment
 
 
@@ -187,4 +195,35 @@ async def shortest_path(
         walk.min_strength,
         limits.PATH_MEMORIES,
         limits.PATH_LINKS,
+    )
+
+
+async def suggest_relationships(
+    db: Executor, user_id: UserId, memory_id: int, *, limit: int = 10
+) -> list[Suggestion]:
+    """Memories that may belong to one, each with what it shares with it; nothing is written.
+
+    Shared can be tags, the source, people (participants of the social context) and words of the
+    content, of which the first 64 are looked at. What more than 100 memories of the user have is no
+    reason; any other adds its idf, ln(1 + (N - n + 0.5) / (n + 0.5)) for n of N memories (S.
+    Robertson and H. Zaragoza, 2009), a word half of it. Memories that are linked with this one in
+    either direction, archived or expired are left out. [] when the memory is missing or expired.
+
+    limit: 1 .. 1000.
+    """
+    asked = Suggesting.checked({"limit": limit})
+    number = memory_number(memory_id)
+    user = await internal_id(db, user_id)
+    if user is None:
+        return []
+    return await fetch_many(
+        db,
+        "suggest_relationships",
+        Suggestion,
+        user,
+        number,
+        moment(None),
+        limits.SHARED_BY,
+        limits.QUERY_TERMS,
+        asked.limit,
     )

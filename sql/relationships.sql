@@ -514,3 +514,206 @@ LEFT JOIN
     ) AS s
     ON TRUE
 HAVING count(*) > 0;
+
+-- name: suggest_relationships(
+--     user_id bigint, memory_id bigint, as_of timestamptz, holder_limit bigint, word_limit bigint,
+--     row_limit bigint
+-- ) :many Suggestion
+-- Memories that share with one what few memories of the user have, those that share the most first.
+WITH origin AS MATERIALIZED (
+    SELECT
+        m.tags,
+        m.source_id,
+        m.search_vector,
+        m.context_data #> '{social,participants}' AS participants
+    FROM ltm_memories AS m
+    WHERE m.user_id = $1 AND m.id = $2 AND (m.expires_at IS NULL OR m.expires_at > $3)
+),
+
+features AS MATERIALIZED (
+    SELECT
+        'tag' AS kind,
+        lower(e.tag) AS term,
+        min(e.tag) AS shown
+    FROM origin AS o
+    CROSS JOIN
+        LATERAL jsonb_array_elements_text(
+            CASE jsonb_typeof(o.tags) WHEN 'array' THEN o.tags ELSE '[]' END
+        ) AS e (tag)
+    GROUP BY lower(e.tag)
+    UNION ALL
+    SELECT
+        'participant' AS kind,
+        e.participant AS term,
+        e.participant AS shown
+    FROM origin AS o
+    CROSS JOIN
+        LATERAL jsonb_array_elements_text(
+            CASE jsonb_typeof(o.participants) WHEN 'array' THEN o.participants ELSE '[]' END
+        ) AS e (participant)
+    GROUP BY e.participant
+    UNION ALL
+    (
+        SELECT
+            'word' AS kind,
+            u.lexeme AS term,
+            u.lexeme AS shown
+        FROM origin AS o CROSS JOIN unnest(ts_filter(o.search_vector, '{a}')) AS u
+        ORDER BY u.positions[1], u.lexeme
+        LIMIT $5
+    )
+    UNION ALL
+    SELECT
+        'source' AS kind,
+        o.source_id AS term,
+        o.source_id AS shown
+    FROM origin AS o
+    WHERE o.source_id IS NOT NULL
+),
+
+-- Each kind through its own index, and no further than it takes to see that many have it.
+holders AS MATERIALIZED (
+    SELECT
+        f.kind,
+        f.term,
+        h.id
+    FROM features AS f
+    CROSS JOIN
+        LATERAL (
+            SELECT m.id
+            FROM ltm_memories AS m
+            WHERE
+                m.user_id = $1
+                AND ltm_tag_terms(m.user_id, m.tags) @> ARRAY[$1::bigint || ':' || f.term]
+            LIMIT $4 + 1
+        ) AS h
+    WHERE f.kind = 'tag'
+    UNION ALL
+    SELECT
+        f.kind,
+        f.term,
+        h.id
+    FROM features AS f
+    CROSS JOIN
+        LATERAL (
+            SELECT m.id
+            FROM ltm_memories AS m
+            WHERE
+                m.user_id = $1
+                AND ltm_user_context(m.user_id, m.context_data) @> jsonb_build_object(
+                    $1::bigint::text,
+                    jsonb_build_object(
+                        'social', jsonb_build_object('participants', jsonb_build_array(f.term))
+                    )
+                )
+            LIMIT $4 + 1
+        ) AS h
+    WHERE f.kind = 'participant'
+    UNION ALL
+    SELECT
+        f.kind,
+        f.term,
+        h.id
+    FROM features AS f
+    CROSS JOIN
+        LATERAL (
+            SELECT m.id
+            FROM ltm_memories AS m
+            WHERE
+                m.user_id = $1
+                AND ltm_search_terms(m.user_id, m.search_vector)
+                @> ARRAY[$1::bigint || ':' || f.term]
+            LIMIT $4 + 1
+        ) AS h
+    WHERE f.kind = 'word'
+    UNION ALL
+    SELECT
+        f.kind,
+        f.term,
+        h.id
+    FROM features AS f
+    CROSS JOIN
+        LATERAL (
+            SELECT m.id
+            FROM ltm_memories AS m
+            WHERE m.user_id = $1 AND m.source_id = f.term
+            LIMIT $4 + 1
+        ) AS h
+    WHERE f.kind = 'source'
+),
+
+-- Beyond 10,000 memories their number matters little.
+size AS MATERIALIZED (
+    SELECT count(*) AS memories
+    FROM (
+        SELECT 1 FROM ltm_memories AS m
+        WHERE m.user_id = $1 LIMIT 10000
+    ) AS x
+),
+
+rare AS MATERIALIZED (
+    SELECT
+        f.kind,
+        f.term,
+        f.shown,
+        CASE f.kind WHEN 'word' THEN 0.5 ELSE 1 END::double precision
+        * ln(1 + (greatest(n.memories, h.holders) - h.holders + 0.5) / (h.holders + 0.5))
+        ::double precision AS weight
+    FROM features AS f
+    INNER JOIN (
+        SELECT
+            w.kind,
+            w.term,
+            count(*) AS holders
+        FROM holders AS w
+        GROUP BY w.kind, w.term
+        HAVING count(*) <= $4
+    ) AS h
+        ON f.kind = h.kind AND f.term = h.term
+    CROSS JOIN size AS n
+),
+
+scored AS MATERIALIZED (
+    SELECT
+        h.id,
+        sum(r.weight ORDER BY r.kind, r.term) AS score,
+        max(r.shown) FILTER (WHERE r.kind = 'source') AS source_id,
+        coalesce(array_agg(r.shown ORDER BY r.term) FILTER (WHERE r.kind = 'tag'), '{}') AS tags,
+        coalesce(array_agg(r.shown ORDER BY r.term) FILTER (WHERE r.kind = 'participant'), '{}')
+            AS participants,
+        coalesce(array_agg(r.shown ORDER BY r.term) FILTER (WHERE r.kind = 'word'), '{}') AS words
+    FROM holders AS h
+    INNER JOIN rare AS r ON h.kind = r.kind AND h.term = r.term
+    WHERE h.id <> $2
+    GROUP BY h.id
+)
+
+SELECT
+    s.score,
+    s.source_id,
+    s.tags,
+    s.participants,
+    s.words,
+    json_build_object(
+        'id', m.id,
+        'content', m.content,
+        'memory_type', m.memory_type,
+        'importance_score', coalesce(m.importance_score, 1)
+    )::text AS related_memory
+FROM scored AS s
+INNER JOIN ltm_memories AS m ON m.user_id = $1 AND m.id = s.id
+WHERE
+    m.is_archived IS NOT TRUE
+    AND (m.expires_at IS NULL OR m.expires_at > $3)
+    AND NOT EXISTS (
+        SELECT 1
+        FROM ltm_memory_relationships AS r
+        WHERE
+            r.user_id = $1
+            AND (
+                (r.source_memory_id = $2 AND r.target_memory_id = s.id)
+                OR (r.source_memory_id = s.id AND r.target_memory_id = $2)
+            )
+    )
+ORDER BY s.score DESC, s.id DESC
+LIMIT $6;
