@@ -214,7 +214,7 @@ WITH RECURSIVE levels AS (
                                                 $5::text[] IS NULL OR r.relationship_type = any($5)
                                             )
                                         ORDER BY r.strength DESC, r.target_memory_id ASC
-                                        LIMIT 2 * $7
+                                        LIMIT 2 * $7::bigint
                                     )
                                     UNION ALL
                                     (
@@ -229,7 +229,7 @@ WITH RECURSIVE levels AS (
                                                 $5::text[] IS NULL OR r.relationship_type = any($5)
                                             )
                                         ORDER BY r.strength DESC, r.source_memory_id ASC
-                                        LIMIT 2 * $7
+                                        LIMIT 2 * $7::bigint
                                     )
                                 ) AS k
                             WHERE $6::double precision IS NULL OR k.strength >= $6
@@ -277,8 +277,8 @@ LIMIT $7;
 
 -- name: shortest_path(
 --     user_id bigint, source_memory_id bigint, target_memory_id bigint, as_of timestamptz,
---     max_depth integer, types text[], min_strength double precision, memory_limit integer,
---     link_limit integer
+--     max_depth integer, types text[], min_strength double precision, memory_limit bigint,
+--     link_limit bigint
 -- ) :one Path
 -- The path of the fewest links between two memories, of those the strongest, link by link.
 -- One row a step: it takes the side that has reached fewer memories one level further, until both
@@ -585,7 +585,7 @@ holders AS MATERIALIZED (
             WHERE
                 m.user_id = $1
                 AND ltm_tag_terms(m.user_id, m.tags) @> ARRAY[$1::bigint || ':' || f.term]
-            LIMIT $4 + 1
+            LIMIT $4::bigint + 1
         ) AS h
     WHERE f.kind = 'tag'
     UNION ALL
@@ -606,7 +606,7 @@ holders AS MATERIALIZED (
                         'social', jsonb_build_object('participants', jsonb_build_array(f.term))
                     )
                 )
-            LIMIT $4 + 1
+            LIMIT $4::bigint + 1
         ) AS h
     WHERE f.kind = 'participant'
     UNION ALL
@@ -623,7 +623,7 @@ holders AS MATERIALIZED (
                 m.user_id = $1
                 AND ltm_search_terms(m.user_id, m.search_vector)
                 @> ARRAY[$1::bigint || ':' || f.term]
-            LIMIT $4 + 1
+            LIMIT $4::bigint + 1
         ) AS h
     WHERE f.kind = 'word'
     UNION ALL
@@ -637,7 +637,7 @@ holders AS MATERIALIZED (
             SELECT m.id
             FROM ltm_memories AS m
             WHERE m.user_id = $1 AND m.source_id = f.term
-            LIMIT $4 + 1
+            LIMIT $4::bigint + 1
         ) AS h
     WHERE f.kind = 'source'
 ),

@@ -225,29 +225,42 @@ SELECT count(*) AS renamed FROM respelt;
 --     user_id bigint, as_of timestamptz, tag_category text, row_limit bigint, memory_id bigint
 -- ) :many Tag
 -- The tags of a user's memories, or of one of them, the most frequent first.
+-- First by spelling and category, which takes no sorting.
 SELECT
-    mode() WITHIN GROUP (ORDER BY e.tag) AS tag_name,
-    count(DISTINCT m.id) AS memory_count,
-    sum(coalesce(t.usage_count, 1)) AS usage_count,
-    mode() WITHIN GROUP (ORDER BY coalesce(t.tag_category, 'general')) AS tag_category,
-    avg(coalesce(t.tag_importance, 1)) AS tag_importance,
-    avg(coalesce(t.tag_confidence, 1)) AS tag_confidence,
-    timezone('utc', min(coalesce(t.first_used, m.created_at))) AS first_used,
-    timezone('utc', max(coalesce(t.last_used, m.created_at))) AS last_used
-FROM ltm_memories AS m
-CROSS JOIN
-    LATERAL jsonb_array_elements_text(
-        CASE jsonb_typeof(m.tags) WHEN 'array' THEN m.tags ELSE '[]' END
-    ) AS e (tag)
-LEFT JOIN ltm_memory_tags AS t
-    ON t.user_id = $1 AND t.memory_id = m.id AND lower(t.tag_name) = lower(e.tag)
-WHERE
-    m.user_id = $1
-    AND (m.expires_at IS NULL OR m.expires_at > $2)
-    AND ($3::text IS NULL OR coalesce(t.tag_category, 'general') = $3)
-    AND m.id = $5  -- if memory_id
-GROUP BY lower(e.tag)
-ORDER BY count(DISTINCT m.id) DESC, tag_name ASC
+    (array_agg(x.tag ORDER BY x.memories DESC, x.tag ASC))[1] AS tag_name,
+    sum(x.memories)::bigint AS memory_count,
+    sum(x.uses)::bigint AS usage_count,
+    (array_agg(x.tag_category ORDER BY x.memories DESC, x.tag_category ASC))[1] AS tag_category,
+    sum(x.importance) / sum(x.memories)::double precision AS tag_importance,
+    sum(x.confidence) / sum(x.memories)::double precision AS tag_confidence,
+    timezone('utc', min(x.first_used)) AS first_used,
+    timezone('utc', max(x.last_used)) AS last_used
+FROM (
+    SELECT
+        e.tag,
+        coalesce(t.tag_category, 'general') AS tag_category,
+        count(*) AS memories,
+        sum(coalesce(t.usage_count, 1)) AS uses,
+        sum(coalesce(t.tag_importance, 1)) AS importance,
+        sum(coalesce(t.tag_confidence, 1)) AS confidence,
+        min(coalesce(t.first_used, m.created_at)) AS first_used,
+        max(coalesce(t.last_used, m.created_at)) AS last_used
+    FROM ltm_memories AS m
+    CROSS JOIN
+        LATERAL jsonb_array_elements_text(
+            CASE jsonb_typeof(m.tags) WHEN 'array' THEN m.tags ELSE '[]' END
+        ) AS e (tag)
+    LEFT JOIN ltm_memory_tags AS t
+        ON t.user_id = $1 AND t.memory_id = m.id AND lower(t.tag_name) = lower(e.tag)
+    WHERE
+        m.user_id = $1
+        AND (m.expires_at IS NULL OR m.expires_at > $2)
+        AND ($3::text IS NULL OR coalesce(t.tag_category, 'general') = $3)
+        AND m.id = $5  -- if memory_id
+    GROUP BY e.tag, coalesce(t.tag_category, 'general')
+) AS x
+GROUP BY lower(x.tag)
+ORDER BY sum(x.memories) DESC, tag_name ASC
 LIMIT $4;
 
 -- name: related_tags(
