@@ -40,14 +40,13 @@ UPDATE ltm_memories AS m
 SET
     tags = (
         SELECT
-            b.tags || coalesce(
-                jsonb_agg(n.tag_name ORDER BY n.place) FILTER (
-                    WHERE NOT EXISTS (
-                        SELECT 1 FROM jsonb_array_elements_text(b.tags) AS e (tag)
-                        WHERE lower(e.tag) = lower(n.tag_name)
-                    )
-                ),
-                '[]'
+            b.tags || (
+                SELECT coalesce(jsonb_agg(n.tag_name ORDER BY n.place), '[]')
+                FROM unnest($4::text[]) WITH ORDINALITY AS n (tag_name, place)
+                WHERE NOT EXISTS (
+                    SELECT 1 FROM jsonb_array_elements_text(b.tags) AS e (tag)
+                    WHERE lower(e.tag) = lower(n.tag_name)
+                )
             )
         FROM (
             SELECT
@@ -57,8 +56,6 @@ SET
                     ELSE jsonb_build_array(m.tags #>> '{}')
                 END AS tags
         ) AS b
-        CROSS JOIN unnest($4::text[]) WITH ORDINALITY AS n (tag_name, place)
-        GROUP BY b.tags
     ),
     version = m.version + 1,
     last_modified = timezone('utc', $3::timestamptz),

@@ -3,8 +3,9 @@
 import asyncio
 import random
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import pairwise
-from math import prod
+from math import log, prod
 
 import networkx as nx
 import pytest
@@ -15,11 +16,13 @@ from ltm_store import (
     InvalidMemory,
     RelationshipType,
     add_memory,
+    archive_memory,
     delete_memory,
     get_memory,
     get_relationships,
     relate,
     shortest_path,
+    suggest_relationships,
     traverse,
     unrelate,
 )
@@ -360,3 +363,103 @@ async def test_reached_memories_take_nothing_from_the_nearest(conn, ids):
     await relate(conn, 1, third, last, strength=0.1)
     found = await traverse(conn, 1, first, limit=3)
     assert [r.related_memory.id for r in found] == [second, third, last]
+
+
+def shared(suggestion):
+    return (
+        suggestion.tags,
+        suggestion.source_id,
+        suggestion.participants,
+        suggestion.words,
+    )
+
+
+async def test_suggested_is_what_shares_something_and_is_not_linked(conn):
+    with_john = {"social": {"participants": ["John", "Sarah"]}}
+    memory = await add_memory(
+        conn,
+        1,
+        "Kayaking on the Enns",
+        tags=["River", "summer"],
+        source_id="c1",
+        enhanced_context=with_john,
+    )
+    for n in range(20):
+        await add_memory(conn, 1, f"filler {n}")
+    tagged = await add_memory(conn, 1, "x", tags=["river", "Summer", "other"])
+    same_source = await add_memory(conn, 1, "y", source_id="c1")
+    people = await add_memory(conn, 1, "z", enhanced_context={"social": {"participants": ["Sarah"]}})
+    worded = await add_memory(conn, 1, "the kayak is blue")
+    linked = await add_memory(conn, 1, "kayaks", tags=["river"], related_memory_ids=[memory.id])
+    linked_to = await add_memory(conn, 1, "kayaks", tags=["river"])
+    await relate(conn, 1, memory.id, linked_to.id)
+    archived = await add_memory(conn, 1, "kayaks", tags=["river"])
+    await archive_memory(conn, 1, archived.id)
+    await add_memory(conn, 1, "kayaks", expires_at=datetime(2026, 1, 1, tzinfo=UTC))
+    await add_memory(conn, 2, "kayaks", tags=["river"])
+    before = await conn.fetchval("SELECT count(*) FROM ltm_memory_relationships")
+    found = await suggest_relationships(conn, 1, memory.id)
+    assert {s.related_memory.id: shared(s) for s in found} == {
+        tagged.id: (("River", "summer"), None, (), ()),
+        same_source.id: ((), "c1", (), ()),
+        people.id: ((), None, ("Sarah",), ()),
+        worded.id: ((), None, (), ("kayak",)),
+    }
+    assert found[0].related_memory.id == tagged.id
+    assert [s.score for s in found] == sorted((s.score for s in found), reverse=True)
+    # idf of two holders among the 30 of this user; archived and expired ones are counted, too.
+    size = await conn.fetchval("SELECT count(*) FROM ltm_memories WHERE user_id = 1")
+    by_id = {s.related_memory.id: s.score for s in found}
+    assert by_id[same_source.id] == pytest.approx(log(1 + (size - 2 + 0.5) / 2.5))
+    assert by_id[worded.id] == pytest.approx(0.5 * log(1 + (size - 6 + 0.5) / 6.5))
+    assert await suggest_relationships(conn, 1, memory.id, limit=1) == found[:1]
+    assert await conn.fetchval("SELECT count(*) FROM ltm_memory_relationships") == before
+
+
+async def test_what_more_than_a_hundred_memories_have_is_no_reason(conn):
+    await conn.execute(
+        "INSERT INTO ltm_memories (user_id, content, tags, source_id, context_data) "
+        'SELECT 1, \'common\', \'["often"]\', \'long\', \'{"social": {"participants": ["All"]}}\' '
+        "FROM generate_series(1, 99)"
+    )
+    memory = await add_memory(
+        conn,
+        1,
+        "common",
+        tags=["often"],
+        source_id="long",
+        enhanced_context={"social": {"participants": ["All"]}},
+    )
+    reasons = (("often",), "long", ("All",), ("common",))
+    found = await suggest_relationships(conn, 1, memory.id, limit=1000)
+    assert [shared(s) for s in found] == [reasons] * 99
+    await conn.execute(
+        "INSERT INTO ltm_memories (user_id, content, tags, source_id, context_data) "
+        "SELECT user_id, content, tags, source_id, context_data FROM ltm_memories LIMIT 1"
+    )
+    assert await suggest_relationships(conn, 1, memory.id) == []
+
+
+@pytest.mark.parametrize(
+    "context", ["NULL", "'null'", "'{\"social\": {\"participants\": [null, 7]}}'", "'{\"social\": 1}'"]
+)
+async def test_suggestions_for_a_row_of_an_older_program(conn, context):
+    numbers = [
+        row["id"]
+        for row in await conn.fetch(
+            "INSERT INTO ltm_memories (user_id, content, tags, context_data) "
+            f"SELECT 1, 'kayak', 'null', {context} FROM generate_series(1, 2) RETURNING id"
+        )
+    ]
+    (found,) = await suggest_relationships(conn, 1, numbers[0])
+    assert shared(found) == ((), None, (), ("kayak",))
+
+
+async def test_suggestions_for_what_is_not_there(conn, ids):
+    expired = await add_memory(conn, 1, "memory", expires_at=datetime(2026, 1, 1, tzinfo=UTC))
+    assert await suggest_relationships(conn, 1, expired.id) == []
+    assert await suggest_relationships(conn, 1, 10**12) == []
+    assert await suggest_relationships(conn, 2, ids[0]) == []
+    assert await suggest_relationships(conn, "nobody", ids[0]) == []
+    with pytest.raises(InvalidMemory, match="^limit: "):
+        await suggest_relationships(conn, 1, ids[0], limit=0)
