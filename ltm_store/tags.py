@@ -114,7 +114,7 @@ async def list_tags(
     tag_category: str | None = None,
     limit: int = 100,
 ) -> list[Tag]:
-    """The tags of a user's memories, or of one, with figures; the most frequent first, then by name.
+    """The tags of a user's memories, or of one memory, with figures, the most frequent first.
 
     Archived memories count, expired ones do not. tag_category: only uses in this category.
     limit: 1 .. 1000.

@@ -143,7 +143,9 @@ class Memories(RuleBasedStateMachine):
 
     @rule(source=memories, end=memories, kind=st.none() | kinds)
     def unlink(self, source, end, kind):
-        gone = {link for link in self.links if link[:2] == (source, end) and kind in (None, link[2])}
+        gone = {
+            link for link in self.links if link[:2] == (source, end) and kind in (None, link[2])
+        }
         assert self.run(unrelate(self.conn, USER, source, end, kind)) is bool(gone)
         self.links -= gone
 

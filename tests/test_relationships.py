@@ -388,9 +388,11 @@ async def test_suggested_is_what_shares_something_and_is_not_linked(conn):
         await add_memory(conn, 1, f"filler {n}")
     tagged = await add_memory(conn, 1, "x", tags=["river", "Summer", "other"])
     same_source = await add_memory(conn, 1, "y", source_id="c1")
-    people = await add_memory(conn, 1, "z", enhanced_context={"social": {"participants": ["Sarah"]}})
+    people = await add_memory(
+        conn, 1, "z", enhanced_context={"social": {"participants": ["Sarah"]}}
+    )
     worded = await add_memory(conn, 1, "the kayak is blue")
-    linked = await add_memory(conn, 1, "kayaks", tags=["river"], related_memory_ids=[memory.id])
+    await add_memory(conn, 1, "kayaks", tags=["river"], related_memory_ids=[memory.id])
     linked_to = await add_memory(conn, 1, "kayaks", tags=["river"])
     await relate(conn, 1, memory.id, linked_to.id)
     archived = await add_memory(conn, 1, "kayaks", tags=["river"])
@@ -419,7 +421,7 @@ async def test_suggested_is_what_shares_something_and_is_not_linked(conn):
 async def test_what_more_than_a_hundred_memories_have_is_no_reason(conn):
     await conn.execute(
         "INSERT INTO ltm_memories (user_id, content, tags, source_id, context_data) "
-        'SELECT 1, \'common\', \'["often"]\', \'long\', \'{"social": {"participants": ["All"]}}\' '
+        "SELECT 1, 'common', '[\"often\"]', 'long', '{\"social\": {\"participants\": [\"All\"]}}' "
         "FROM generate_series(1, 99)"
     )
     memory = await add_memory(
@@ -441,7 +443,8 @@ async def test_what_more_than_a_hundred_memories_have_is_no_reason(conn):
 
 
 @pytest.mark.parametrize(
-    "context", ["NULL", "'null'", "'{\"social\": {\"participants\": [null, 7]}}'", "'{\"social\": 1}'"]
+    "context",
+    ["NULL", "'null'", '\'{"social": {"participants": [null, 7]}}\'', "'{\"social\": 1}'"],
 )
 async def test_suggestions_for_a_row_of_an_older_program(conn, context):
     numbers = [

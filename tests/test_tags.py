@@ -62,7 +62,11 @@ async def test_added_tags_stand_behind_the_others_with_their_details(conn):
     assert await get_memory(conn, 1, memory.id) == changed
     found = await details(conn, memory.id)
     second = found["Second"]
-    assert (second.tag_category, second.tag_importance, second.tag_confidence) == ("place", 2.5, 0.5)
+    assert (second.tag_category, second.tag_importance, second.tag_confidence) == (
+        "place",
+        2.5,
+        0.5,
+    )
     assert (second.usage_count, second.memory_count) == (1, 1)
     assert second.first_used == second.last_used == changed.last_modified
     assert (found["first"].first_used, found["first"].tag_category) == (PAST, "general")
