@@ -261,7 +261,7 @@ WITH RECURSIVE levels AS (
 SELECT
     l.depth,
     f.strength,
-    array(SELECT unnest(l.paths[f.place:f.place])) AS path,
+    p.path,
     json_build_object(
         'id', m.id,
         'content', m.content,
@@ -270,6 +270,12 @@ SELECT
     )::text AS related_memory
 FROM levels AS l
 CROSS JOIN unnest(l.ids, l.strengths) WITH ORDINALITY AS f (id, strength, place)
+-- A join, so that not all paths of a level are sorted with each memory.
+CROSS JOIN
+    LATERAL (
+        SELECT array_agg(s.id ORDER BY s.step) AS path
+        FROM unnest(l.paths[f.place:f.place]) WITH ORDINALITY AS s (id, step)
+    ) AS p
 INNER JOIN ltm_memories AS m ON m.user_id = $1 AND m.id = f.id
 WHERE l.depth > 0
 ORDER BY l.depth ASC, f.strength DESC, f.id ASC

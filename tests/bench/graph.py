@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
+from functools import partial
 from itertools import pairwise
 
 import asyncpg
@@ -82,9 +83,9 @@ async def measure(conn: asyncpg.Connection, table: Table) -> None:
     for limit in (100, 1000):
         for where, ids in (("anywhere", anywhere), ("beside a hub", beside), ("at a hub", hubs)):
             walked = await buffers(conn, "traverse", 1, ids[0], now, 3, None, None, limit)
-            calls = [lambda i=i, n=limit: traverse(conn, 1, i, depth=3, limit=n) for i in ids]
+            calls = [partial(traverse, conn, 1, i, depth=3, limit=limit) for i in ids]
             table.add_row(f"traverse, depth 3, limit {limit}, {where}", *await costs(calls), walked)
-    rarely = [lambda i=i: traverse(conn, 1, i, depth=3, types=["no such"]) for i in hubs]
+    rarely = [partial(traverse, conn, 1, i, depth=3, types=["no such"]) for i in hubs]
     walked = await buffers(conn, "traverse", 1, hubs[0], now, 3, ["no such"], None, 100)
     table.add_row("  of a type that a hub lacks", *await costs(rarely), walked)
     for where, ends in (
@@ -95,17 +96,17 @@ async def measure(conn: asyncpg.Connection, table: Table) -> None:
         source, target = ends[0]
         arguments = (1, source, target, now, 6, None, None, 1000, 10_000)
         walked = await buffers(conn, "shortest_path", *arguments)
-        paths = [lambda s=s, t=t: shortest_path(conn, 1, s, t) for s, t in ends]
+        paths = [partial(shortest_path, conn, 1, source, target) for source, target in ends]
         table.add_row(f"shortest_path, {where}", *await costs(paths), walked)
-    suggested = [lambda i=i: suggest_relationships(conn, 1, i) for i in anywhere]
+    suggested = [partial(suggest_relationships, conn, 1, i) for i in anywhere]
     walked = await buffers(conn, "suggest_relationships", 1, anywhere[0], now, 100, 64, 10)
     table.add_row("suggest_relationships", *await costs(suggested), walked)
     tagging: dict[str, list[Call]] = {
-        "add_tags, two": [lambda i=i: add_tags(conn, 1, i, ["a", "b"]) for i in anywhere],
-        "remove_tags, two": [lambda i=i: remove_tags(conn, 1, i, ["a", "b"]) for i in anywhere],
-        "list_tags of all": [lambda: list_tags(conn, 1)] * 5,
-        "related_tags, of 2,000": [lambda i=i: related_tags(conn, 1, f"tag{i}") for i in range(50)],
-        "related_tags, of 20": [lambda i=i: related_tags(conn, 1, f"rare{i}") for i in range(50)],
+        "add_tags, two": [partial(add_tags, conn, 1, i, ["a", "b"]) for i in anywhere],
+        "remove_tags, two": [partial(remove_tags, conn, 1, i, ["a", "b"]) for i in anywhere],
+        "list_tags of all": [partial(list_tags, conn, 1)] * 5,
+        "related_tags, of 2,000": [partial(related_tags, conn, 1, f"tag{i}") for i in range(50)],
+        "related_tags, of 20": [partial(related_tags, conn, 1, f"rare{i}") for i in range(50)],
     }
     for name, tag_calls in tagging.items():
         table.add_row(name, *await costs(tag_calls), "")
