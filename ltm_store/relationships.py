@@ -125,11 +125,11 @@ async def traverse(
     nearest first, at the same depth the strongest path first. Expired memories are not passed
     through. [] when the memory is missing or expired. Not tracked.
 
-    Of each memory the 2 * limit strongest links in each direction are looked at, so that a call
-    reads at most 4 * limit**2 of them, whatever the hubs. That is enough for the nearest memories:
-    what can be missed is one behind more than `limit` stronger links of a hub that are several to
-    the same memory, or to expired ones. Among equal strengths such a hub's smaller ids go first.
-    With `types` the links of other types of a hub are skipped one by one.
+    Of each memory the 2 * limit + 100 strongest links in each direction are looked at, and at
+    most `limit` memories are gone on from: that bounds what a call reads, whatever the hubs, and it
+    is enough for the nearest memories. What can be missed is one behind more than limit + 100
+    stronger links of a hub that lead to expired memories, or several to the same one. With `types`
+    the links of other types of a hub are skipped one by one.
 
     depth: 1 .. 20, limit: 1 .. 1000. Raises InvalidMemory naming the argument that is refused.
     """

@@ -148,9 +148,8 @@ LIMIT 10000;
 --     min_strength double precision, row_limit bigint
 -- ) :many ReachedMemory
 -- The memories around one, nearest first, each by its shortest path and of those by the strongest.
--- One row a level, so that a level sees all that was reached before. A level has room for what is left
--- of the limit; then this many of the strongest links of each memory decide who comes into it: those
--- to memories reached before cannot fill more than the limit.
+-- One row a level, so that a level sees all that was reached before. Of each memory it takes as many of
+-- the strongest links as fill the limit, beside those back to what was reached before.
 WITH RECURSIVE levels AS (
     SELECT
         0 AS depth,
@@ -214,7 +213,7 @@ WITH RECURSIVE levels AS (
                                                 $5::text[] IS NULL OR r.relationship_type = any($5)
                                             )
                                         ORDER BY r.strength DESC, r.target_memory_id ASC
-                                        LIMIT 2 * $7::bigint
+                                        LIMIT 2 * $7::bigint + 100
                                     )
                                     UNION ALL
                                     (
@@ -229,7 +228,7 @@ WITH RECURSIVE levels AS (
                                                 $5::text[] IS NULL OR r.relationship_type = any($5)
                                             )
                                         ORDER BY r.strength DESC, r.source_memory_id ASC
-                                        LIMIT 2 * $7::bigint
+                                        LIMIT 2 * $7::bigint + 100
                                     )
                                 ) AS k
                             WHERE $6::double precision IS NULL OR k.strength >= $6
@@ -252,7 +251,7 @@ WITH RECURSIVE levels AS (
                     WHERE m.user_id = $1 AND m.id = c.id
                 )
                 ORDER BY c.strength DESC, c.id ASC
-                LIMIT $7 + 1 - cardinality(l.seen)
+                LIMIT $7
             ) AS x
         ) AS n
     WHERE l.depth < $4 AND cardinality(l.seen) <= $7 AND n.ids IS NOT NULL

@@ -353,6 +353,17 @@ async def test_of_a_hub_the_strongest_links_are_followed(conn):
     assert path.path == (middle, leaves[10_000])
 
 
+async def test_links_to_expired_memories_count_as_looked_at(conn):
+    middle, leaves, _ = await hub(conn, 110)
+    await conn.execute(
+        "UPDATE ltm_memories SET expires_at = '2020-01-01' WHERE user_id = 1 AND id = any($1)",
+        leaves[:102],
+    )
+    assert await traverse(conn, 1, middle, limit=1) == []
+    found = await traverse(conn, 1, middle, limit=2)
+    assert [r.related_memory.id for r in found] == leaves[102:104]
+
+
 async def test_reached_memories_take_nothing_from_the_nearest(conn, ids):
     """The links back to what a level has seen already do not count against its limit."""
     first, second, third, last = ids
