@@ -556,7 +556,6 @@ features AS MATERIALIZED (
         LATERAL jsonb_array_elements_text(
             CASE jsonb_typeof(o.participants) WHEN 'array' THEN o.participants ELSE '[]' END
         ) AS e (participant)
-    WHERE e.participant IS NOT NULL
     GROUP BY e.participant
     UNION ALL
     (

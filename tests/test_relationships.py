@@ -25,6 +25,7 @@ from ltm_store import (
     suggest_relationships,
     traverse,
     unrelate,
+    update_memory,
 )
 
 
@@ -277,6 +278,35 @@ async def test_what_a_walk_tells(conn, ids):
     assert [r.related_memory.id for r in await traverse(conn, 1, first, depth=1)] == [second]
     assert await traverse(conn, 1, first, types=["follows"]) == []
     assert await traverse(conn, 1, first, types=[]) == []
+
+
+async def test_no_path_leads_through_an_expired_memory(conn, ids):
+    first, last, beside, other = ids
+    gone = (await add_memory(conn, 1, "gone")).id
+    await relate(conn, 1, first, gone)
+    await relate(conn, 1, gone, last)
+    assert await shortest_path(conn, 1, first, last) is not None
+    await update_memory(conn, 1, gone, expires_at=datetime(2026, 1, 1, tzinfo=UTC))
+    assert await shortest_path(conn, 1, first, last) is None
+    for neighbour in (beside, other):  # now the search from the last memory is the one to meet it
+        await relate(conn, 1, first, neighbour)
+    assert await shortest_path(conn, 1, first, last) is None
+    assert await shortest_path(conn, 1, first, gone) is None
+    assert await shortest_path(conn, 1, gone, gone) is None
+    assert await traverse(conn, 1, gone) == []
+
+
+async def test_a_step_is_the_strongest_link_of_the_types_asked_for(conn, ids):
+    for kind, strength in (("related", 0.9), ("causes", 0.2), ("follows", 0.4)):
+        await relate(conn, 1, ids[0], ids[1], kind, strength=strength)
+    for types, kind in (
+        (None, "related"),
+        (["causes", "follows"], "follows"),
+        ([RelationshipType.CAUSES], "causes"),
+    ):
+        path = await shortest_path(conn, 1, ids[0], ids[1], types=types)
+        assert path is not None
+        assert [step.relationship_type for step in path.steps] == [kind]
 
 
 @pytest.mark.parametrize("user", [2, "nobody"])
