@@ -89,7 +89,9 @@ async def rename_tag(db: Executor, user_id: UserId, old: str, new: str) -> int:
     """Give a tag another name in all memories of a user; the number of memories that it changed.
 
     Also changes the letter case of a tag. Where a memory has both, they become one: its uses are
-    added up, its category, importance and confidence are those of the new name.
+    added up, its category, importance and confidence are those of the new name. Archived memories
+    are changed too, expired ones are not. All or nothing, within the timeout of a Database: every
+    memory is written anew, which takes about 0.2 ms.
     """
     (old_name,), (new_name,) = _name(old, "old"), _name(new, "new")
     now = moment(None)
