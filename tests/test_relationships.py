@@ -4,7 +4,7 @@ import asyncio
 import random
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import pairwise
+from itertools import pairwise, product
 from math import log, prod
 
 import networkx as nx
@@ -247,6 +247,31 @@ async def test_walks_equal_those_of_networkx(
                 assert (step.source_memory_id, step.target_memory_id) == (
                     (before, after) if outgoing else (after, before)
                 )
+
+
+@pytest.mark.parametrize("seed", range(10))
+async def test_of_many_shortest_paths_the_strongest_is_taken(conn, seed):
+    """From one end to the other through three of each of four layers, so 81 ways."""
+    draw = random.Random(seed)
+    layers = [[0], *([3 * n + 1, 3 * n + 2, 3 * n + 3] for n in range(4)), [13]]
+    links = [
+        (source, target, "related", draw.randint(1, 8))
+        for before, after in pairwise(layers)
+        for source in before
+        for target in after
+    ]
+    graph = Graph(14, links, set())
+    ids = await stored(conn, graph)
+    walkable = reference(graph, ids, None, None)
+    ways = [[ids[n] for n in way] for way in product(*layers)]
+    best = max(strength_of(walkable, way) for way in ways)
+    for ends in ((ids[0], ids[13]), (ids[13], ids[0])):
+        path = await shortest_path(conn, 1, *ends)
+        assert path is not None
+        assert (path.strength, strength_of(walkable, path.path)) == (best, best)
+        reached = (await traverse(conn, 1, ends[0], depth=5))[-1]
+        assert (reached.depth, reached.path[-1], reached.strength) == (5, ends[1], best)
+        assert strength_of(walkable, reached.path) == best
 
 
 async def test_what_a_walk_tells(conn, ids):
