@@ -22,3 +22,7 @@ NOTE_CHARS: Final = 10_000  # reasons, descriptions, access contexts, recorded q
 RELATED: Final = 1_000  # related memories of one add
 LISTED: Final = 10_000  # ids of one call
 HITS: Final = 1_000
+SHARED_BY: Final = 100  # memories, the most that make what they share a reason to relate them
+DEPTH: Final = 20  # links of a path
+PATH_MEMORIES: Final = 1_000  # of one level, that a search for a path goes on from
+PATH_LINKS: Final = 10_000  # of one level in each direction, that it follows

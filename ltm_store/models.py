@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
+from math import prod
 from typing import Annotated, Literal, Self
 
 from pydantic import (
@@ -83,6 +84,9 @@ class RelationshipType(StrEnum):
     CAUSES = "causes"
     CONTRADICTS = "contradicts"
     SUPERSEDES = "supersedes"
+
+
+RowLimit = Annotated[int, Field(strict=True, ge=1, le=limits.HITS)]
 
 
 def _unique_ids(ids: tuple[int, ...]) -> tuple[int, ...]:
@@ -264,7 +268,7 @@ class Filters(Arguments):
     include_archived: StrictBool = False
     include_context: StrictBool = True
     importance_weight: Annotated[float, Field(strict=True, ge=0, le=100)] = 0.1
-    limit: Annotated[int, Field(strict=True, ge=1, le=limits.HITS)] = 10
+    limit: RowLimit = 10
 
 
 class RelationshipDetails(Arguments):
@@ -273,6 +277,37 @@ class RelationshipDetails(Arguments):
     relationship_type: Word = "related"
     strength: Fraction = 1.0
     description: Note | None = None
+
+
+class Walk(Arguments):
+    """Which links traverse and shortest_path follow, and how far."""
+
+    depth: Annotated[int, Field(strict=True, ge=1, le=limits.DEPTH)] = 2
+    types: tuple[Word, ...] | None = None
+    min_strength: Fraction | None = None
+    limit: RowLimit = 100
+
+
+class Suggesting(Arguments):
+    """How many suggestions are asked for."""
+
+    limit: RowLimit = 10
+
+
+class TagDetails(Arguments):
+    """What add_tags writes."""
+
+    tags: Tags
+    tag_category: Word = "general"
+    tag_importance: Finite = 1.0
+    tag_confidence: Fraction = 1.0
+
+
+class TagFilters(Arguments):
+    """Which tags a list holds."""
+
+    tag_category: Word | None = None
+    limit: RowLimit = 100
 
 
 class AccessDetails(Arguments):
@@ -325,6 +360,74 @@ class Relationship(Row):
     description: str | None
     created_at: Moment | None
     related_memory: Annotated[MemorySummary, BeforeValidator(lambda row: _parsed(row))]
+
+
+class ReachedMemory(Row):
+    """A memory that a traversal came to: `depth` links away, along `path`, the ids from the start.
+
+    `strength` is the product of the strengths of the path's links, 0 .. 1.
+    """
+
+    depth: int
+    path: tuple[int, ...]
+    strength: float
+    related_memory: Annotated[MemorySummary, BeforeValidator(lambda row: _parsed(row))]
+
+
+class Path(Row):
+    """A way from one memory to another: the ids of both and of those between them, and the links.
+
+    Each step is seen from the memory before it: `related_memory` is the next one on the path.
+    """
+
+    path: tuple[int, ...]
+    steps: Annotated[tuple[Relationship, ...], BeforeValidator(lambda rows: _parsed(rows))]
+
+    @property
+    def strength(self) -> float:
+        """The product of the strengths of the links, 0 .. 1; 1 without any."""
+        return prod(step.strength for step in self.steps)
+
+
+class Suggestion(Row):
+    """A memory that may belong to another one, and why: what they share that is rare.
+
+    `source_id` is None unless it is shared; `words` are given by their stems. `score` adds up how
+    rare each of it is.
+    """
+
+    related_memory: Annotated[MemorySummary, BeforeValidator(lambda row: _parsed(row))]
+    score: float
+    tags: tuple[str, ...]
+    source_id: str | None
+    participants: tuple[str, ...]
+    words: tuple[str, ...]
+
+
+class Tag(Row):
+    """A tag and what is known of it, over the memories that a list is of.
+
+    memory_count memories carry it, and it was given to them usage_count times, first at first_used
+    and last at last_used. Importance and confidence are averages, spelling and category the most
+    frequent ones.
+    """
+
+    tag_name: str
+    memory_count: int
+    usage_count: int
+    tag_category: str
+    tag_importance: float
+    tag_confidence: float
+    first_used: datetime | None
+    last_used: datetime | None
+
+
+class RelatedTag(Row):
+    """A tag beside another one: on memory_count memories both are, jaccard is the share, 0 .. 1."""
+
+    tag_name: str
+    memory_count: int
+    jaccard: float
 
 
 def _parsed(value: object) -> object:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from ltm_store import limits
 from ltm_store.errors import InvalidMemory
 from ltm_store.execute import (
     Executor,
@@ -12,7 +15,15 @@ from ltm_store.execute import (
     locking,
     track,
 )
-from ltm_store.models import Relationship, RelationshipDetails
+from ltm_store.models import (
+    Path,
+    ReachedMemory,
+    Relationship,
+    RelationshipDetails,
+    Suggesting,
+    Suggestion,
+    Walk,
+)
 from ltm_store.values import UserId, memory_number, moment
 
 
@@ -95,3 +106,124 @@ async def get_relationships(db: Executor, user_id: UserId, memory_id: int) -> li
     found = await fetch_many(db, "get_relationships", Relationship, user, number, moment(None))
     await track(db, user, [link.related_memory.id for link in found], "related")
     return found
+
+
+async def traverse(
+    db: Executor,
+    user_id: UserId,
+    memory_id: int,
+    *,
+    depth: int = 2,
+    types: Iterable[str] | None = None,
+    min_strength: float | None = None,
+    limit: int = 100,
+) -> list[ReachedMemory]:
+    """The `limit` memories nearest to one, at most `depth` links away, archived ones included.
+
+    Links are followed in both directions; only those of these types, and with at least this
+    strength. Each memory comes once, by the path of the fewest links, of those by the strongest;
+    nearest first, at the same depth the strongest path first. Expired memories are not passed
+    through. [] when the memory is missing or expired. Not tracked.
+
+    Of each memory the 2 * limit + 100 strongest links in each direction are looked at, and at
+    most `limit` memories are gone on from: that bounds what a call reads, whatever the hubs, and it
+    is enough for the nearest memories. What can be missed is one behind more than limit + 100
+    stronger links of a hub that lead to expired memories, or several to the same one. With `types`
+    the links of other types of a hub are skipped one by one.
+
+    depth: 1 .. 20, limit: 1 .. 1000. Raises InvalidMemory naming the argument that is refused.
+    """
+    walk = Walk.checked(
+        {"depth": depth, "types": types, "min_strength": min_strength, "limit": limit}
+    )
+    number = memory_number(memory_id)
+    user = await internal_id(db, user_id)
+    if user is None:
+        return []
+    return await fetch_many(
+        db,
+        "traverse",
+        ReachedMemory,
+        user,
+        number,
+        moment(None),
+        walk.depth,
+        walk.types,
+        walk.min_strength,
+        walk.limit,
+    )
+
+
+async def shortest_path(
+    db: Executor,
+    user_id: UserId,
+    source_id: int,
+    target_id: int,
+    *,
+    max_depth: int = 6,
+    types: Iterable[str] | None = None,
+    min_strength: float | None = None,
+) -> Path | None:
+    """The path of the fewest links between two memories, of those the strongest; None without one.
+
+    Links are followed as traverse does. A memory's path to itself has no steps. Not tracked.
+
+    The search goes from both ends. It takes at most the 1,000 strongest memories of a level one
+    further, and follows the 10,000 / n strongest links in each direction of each of n memories:
+    a level costs at most 20,000 links. Where more are there, a path may be missed or a longer one
+    found; every path that is returned exists.
+
+    max_depth: 1 .. 20 links. Raises InvalidMemory naming the argument that is refused.
+    """
+    walk = Walk.checked({"types": types, "min_strength": min_strength})
+    if type(max_depth) is not int or not 1 <= max_depth <= limits.DEPTH:
+        raise InvalidMemory("max_depth", f"should be 1 to {limits.DEPTH}")
+    source, target = memory_number(source_id, "source_id"), memory_number(target_id, "target_id")
+    user = await internal_id(db, user_id)
+    if user is None:
+        return None
+    return await fetch_one(
+        db,
+        "shortest_path",
+        Path,
+        user,
+        source,
+        target,
+        moment(None),
+        max_depth,
+        walk.types,
+        walk.min_strength,
+        limits.PATH_MEMORIES,
+        limits.PATH_LINKS,
+    )
+
+
+async def suggest_relationships(
+    db: Executor, user_id: UserId, memory_id: int, *, limit: int = 10
+) -> list[Suggestion]:
+    """Memories that may belong to one, each with what it shares with it; nothing is written.
+
+    Shared can be tags, the source, people (participants of the social context) and words of the
+    content, of which the first 64 are looked at. What more than 100 memories of the user have is no
+    reason; any other adds its idf, ln(1 + (N - n + 0.5) / (n + 0.5)) for n of N memories (S.
+    Robertson and H. Zaragoza, 2009), a word half of it. Memories that are linked with this one in
+    either direction, archived or expired are left out. [] when the memory is missing or expired.
+
+    limit: 1 .. 1000.
+    """
+    asked = Suggesting.checked({"limit": limit})
+    number = memory_number(memory_id)
+    user = await internal_id(db, user_id)
+    if user is None:
+        return []
+    return await fetch_many(
+        db,
+        "suggest_relationships",
+        Suggestion,
+        user,
+        number,
+        moment(None),
+        limits.SHARED_BY,
+        limits.QUERY_TERMS,
+        asked.limit,
+    )

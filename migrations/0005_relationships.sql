@@ -52,9 +52,18 @@ COMMENT ON COLUMN ltm_memory_relationships.last_accessed IS
 'When the link was last followed, UTC; written by older programs only.';
 COMMENT ON INDEX ltm_memory_relationships_pkey IS 'One row of one user.';
 COMMENT ON INDEX ltm_memory_relationships_ends_and_type_key IS
-'The links that leave a memory, and one row per source, target and type.';
+'One row per source, target and type.';
+
+-- Strongest first, with all that a walk along the links asks for: of a memory with ten thousand links
+-- it reads as many as it follows.
+CREATE INDEX ltm_memory_relationships_source_memory_id_idx
+ON ltm_memory_relationships (user_id, source_memory_id, strength DESC, target_memory_id)
+INCLUDE (relationship_type);
+COMMENT ON INDEX ltm_memory_relationships_source_memory_id_idx IS
+'The links that leave a memory, strongest first.';
 
 CREATE INDEX ltm_memory_relationships_target_memory_id_idx
-ON ltm_memory_relationships (user_id, target_memory_id);
+ON ltm_memory_relationships (user_id, target_memory_id, strength DESC, source_memory_id)
+INCLUDE (relationship_type);
 COMMENT ON INDEX ltm_memory_relationships_target_memory_id_idx IS
-'The links that arrive at a memory.';
+'The links that arrive at a memory, strongest first.';

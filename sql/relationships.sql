@@ -142,3 +142,583 @@ INNER JOIN ltm_memories AS o
 WHERE m.user_id = $1 AND m.id = $2 AND (m.expires_at IS NULL OR m.expires_at > $3)
 ORDER BY r.strength DESC NULLS FIRST, r.id ASC
 LIMIT 10000;
+
+-- name: traverse(
+--     user_id bigint, memory_id bigint, as_of timestamptz, depth integer, types text[],
+--     min_strength double precision, row_limit bigint
+-- ) :many ReachedMemory
+-- The memories around one, nearest first, each by its shortest path and of those by the strongest.
+-- One row a level, so that a level sees all that was reached before. Of each memory it takes as many of
+-- the strongest links as fill the limit, beside those back to what was reached before.
+WITH RECURSIVE levels AS (
+    SELECT
+        0 AS depth,
+        ARRAY[m.id] AS ids,
+        ARRAY[1::double precision] AS strengths,
+        ARRAY[ARRAY[m.id]] AS paths,
+        ARRAY[m.id] AS seen
+    FROM ltm_memories AS m
+    WHERE m.user_id = $1 AND m.id = $2 AND (m.expires_at IS NULL OR m.expires_at > $3)
+    UNION ALL
+    SELECT
+        l.depth + 1 AS depth,
+        n.ids,
+        n.strengths,
+        n.paths,
+        l.seen || n.ids AS seen
+    FROM levels AS l
+    CROSS JOIN
+        LATERAL (
+            SELECT
+                array_agg(x.id ORDER BY x.strength DESC, x.id ASC) AS ids,
+                array_agg(x.strength ORDER BY x.strength DESC, x.id ASC) AS strengths,
+                array_agg(
+                    array(SELECT unnest(l.paths[x.place:x.place])) || x.id
+                    ORDER BY x.strength DESC, x.id ASC
+                ) AS paths
+            FROM (
+                SELECT
+                    c.id,
+                    c.strength,
+                    c.place
+                FROM (
+                    SELECT
+                        b.id,
+                        b.strength,
+                        b.place
+                    FROM (
+                        SELECT DISTINCT ON (e.id)
+                            e.id,
+                            e.strength,
+                            e.place
+                        FROM (
+                            SELECT
+                                k.id,
+                                f.strength * k.strength AS strength,
+                                f.place
+                            FROM
+                                unnest(l.ids, l.strengths) WITH ORDINALITY
+                                    AS f (id, strength, place)
+                            CROSS JOIN
+                                LATERAL (
+                                    (
+                                        SELECT
+                                            r.target_memory_id AS id,
+                                            coalesce(r.strength, 1) AS strength
+                                        FROM ltm_memory_relationships AS r
+                                        WHERE
+                                            r.user_id = $1
+                                            AND r.source_memory_id = f.id
+                                            AND (
+                                                $5::text[] IS NULL OR r.relationship_type = any($5)
+                                            )
+                                        ORDER BY r.strength DESC, r.target_memory_id ASC
+                                        LIMIT 2 * $7::bigint + 100
+                                    )
+                                    UNION ALL
+                                    (
+                                        SELECT
+                                            r.source_memory_id AS id,
+                                            coalesce(r.strength, 1) AS strength
+                                        FROM ltm_memory_relationships AS r
+                                        WHERE
+                                            r.user_id = $1
+                                            AND r.target_memory_id = f.id
+                                            AND (
+                                                $5::text[] IS NULL OR r.relationship_type = any($5)
+                                            )
+                                        ORDER BY r.strength DESC, r.source_memory_id ASC
+                                        LIMIT 2 * $7::bigint + 100
+                                    )
+                                ) AS k
+                            WHERE $6::double precision IS NULL OR k.strength >= $6
+                            UNION ALL
+                            SELECT
+                                s.id,
+                                NULL AS strength,
+                                NULL AS place
+                            FROM unnest(l.seen) AS s (id)
+                        ) AS e
+                        ORDER BY e.id ASC, e.strength DESC NULLS FIRST, e.place ASC
+                    ) AS b
+                    WHERE b.place IS NOT NULL
+                    ORDER BY b.strength DESC, b.id ASC
+                    OFFSET 0  -- looks at the memories one by one, until the level is full
+                ) AS c
+                WHERE (
+                    SELECT m.expires_at IS NULL OR m.expires_at > $3
+                    FROM ltm_memories AS m
+                    WHERE m.user_id = $1 AND m.id = c.id
+                )
+                ORDER BY c.strength DESC, c.id ASC
+                LIMIT $7
+            ) AS x
+        ) AS n
+    WHERE l.depth < $4 AND cardinality(l.seen) <= $7 AND n.ids IS NOT NULL
+)
+
+SELECT
+    l.depth,
+    f.strength,
+    p.path,
+    json_build_object(
+        'id', m.id,
+        'content', m.content,
+        'memory_type', m.memory_type,
+        'importance_score', coalesce(m.importance_score, 1)
+    )::text AS related_memory
+FROM levels AS l
+CROSS JOIN unnest(l.ids, l.strengths) WITH ORDINALITY AS f (id, strength, place)
+-- A join, so that not all paths of a level are sorted with each memory.
+CROSS JOIN
+    LATERAL (
+        SELECT array_agg(s.id ORDER BY s.step) AS path
+        FROM unnest(l.paths[f.place:f.place]) WITH ORDINALITY AS s (id, step)
+    ) AS p
+INNER JOIN ltm_memories AS m ON m.user_id = $1 AND m.id = f.id
+WHERE l.depth > 0
+ORDER BY l.depth ASC, f.strength DESC, f.id ASC
+LIMIT $7;
+
+-- name: shortest_path(
+--     user_id bigint, source_memory_id bigint, target_memory_id bigint, as_of timestamptz,
+--     max_depth integer, types text[], min_strength double precision, memory_limit bigint,
+--     link_limit bigint
+-- ) :one Path
+-- The path of the fewest links between two memories, of those the strongest, link by link.
+-- One row a step: it takes the side that has reached fewer memories one level further, until both
+-- sides have reached the same memory.
+WITH RECURSIVE levels AS (
+    SELECT
+        0 AS source_depth,
+        0 AS target_depth,
+        NULL::boolean AS is_source,
+        NULL::bigint[] AS ids,
+        NULL::bigint[] AS parents,
+        ARRAY[s.id] AS source_ids,
+        ARRAY[1::double precision] AS source_strengths,
+        ARRAY[s.id] AS source_seen,
+        ARRAY[t.id] AS target_ids,
+        ARRAY[1::double precision] AS target_strengths,
+        ARRAY[t.id] AS target_seen,
+        CASE WHEN s.id = t.id THEN s.id END AS meeting
+    FROM ltm_memories AS s
+    CROSS JOIN ltm_memories AS t
+    WHERE
+        s.user_id = $1
+        AND s.id = $2
+        AND (s.expires_at IS NULL OR s.expires_at > $4)
+        AND t.user_id = $1
+        AND t.id = $3
+        AND (t.expires_at IS NULL OR t.expires_at > $4)
+    UNION ALL
+    SELECT
+        l.source_depth + d.is_source::integer AS source_depth,
+        l.target_depth + 1 - d.is_source::integer AS target_depth,
+        d.is_source,
+        n.ids,
+        n.parents,
+        CASE WHEN d.is_source THEN n.ids ELSE l.source_ids END AS source_ids,
+        CASE WHEN d.is_source THEN n.strengths ELSE l.source_strengths END AS source_strengths,
+        CASE WHEN d.is_source THEN l.source_seen || n.ids ELSE l.source_seen END AS source_seen,
+        CASE WHEN d.is_source THEN l.target_ids ELSE n.ids END AS target_ids,
+        CASE WHEN d.is_source THEN l.target_strengths ELSE n.strengths END AS target_strengths,
+        CASE WHEN d.is_source THEN l.target_seen ELSE l.target_seen || n.ids END AS target_seen,
+        n.meeting
+    FROM levels AS l
+    CROSS JOIN
+        LATERAL (
+            SELECT cardinality(l.source_ids) <= cardinality(l.target_ids) AS is_source
+        ) AS d
+    CROSS JOIN
+        LATERAL (
+            SELECT
+                CASE WHEN d.is_source THEN l.source_ids ELSE l.target_ids END AS ids,
+                CASE WHEN d.is_source THEN l.source_strengths ELSE l.target_strengths END
+                    AS strengths,
+                CASE WHEN d.is_source THEN l.source_seen ELSE l.target_seen END AS seen,
+                CASE WHEN d.is_source THEN l.target_ids ELSE l.source_ids END AS far_ids,
+                CASE WHEN d.is_source THEN l.target_strengths ELSE l.source_strengths END
+                    AS far_strengths
+        ) AS a
+    CROSS JOIN
+        LATERAL (
+            SELECT
+                array_agg(x.id ORDER BY x.strength DESC, x.id ASC) AS ids,
+                array_agg(x.strength ORDER BY x.strength DESC, x.id ASC) AS strengths,
+                array_agg(x.parent ORDER BY x.strength DESC, x.id ASC) AS parents,
+                (
+                    array_agg(x.id ORDER BY x.strength * x.far_strength DESC, x.id ASC)
+                    FILTER (WHERE x.is_met)
+                )[1] AS meeting
+            FROM (
+                SELECT
+                    b.id,
+                    b.strength,
+                    b.parent,
+                    b.far_strength,
+                    CASE WHEN b.far_strength IS NOT NULL THEN (
+                        SELECT m.expires_at IS NULL OR m.expires_at > $4
+                        FROM ltm_memories AS m
+                        WHERE m.user_id = $1 AND m.id = b.id
+                    ) END AS is_met
+                FROM (
+                    SELECT
+                        e.id,
+                        max(e.strength) AS strength,
+                        max(e.far_strength) AS far_strength,
+                        (array_agg(e.parent ORDER BY e.strength DESC NULLS LAST, e.place ASC))[1]
+                            AS parent
+                    FROM (
+                        SELECT
+                            k.id,
+                            f.strength * k.strength AS strength,
+                            f.id AS parent,
+                            f.place,
+                            NULL::double precision AS far_strength,
+                            FALSE AS is_seen
+                        FROM (
+                            SELECT
+                                g.id,
+                                g.strength,
+                                g.place
+                            FROM
+                                unnest(a.ids, a.strengths) WITH ORDINALITY
+                                    AS g (id, strength, place)
+                            WHERE (
+                                SELECT m.expires_at IS NULL OR m.expires_at > $4
+                                FROM ltm_memories AS m
+                                WHERE m.user_id = $1 AND m.id = g.id
+                            )
+                            ORDER BY g.place
+                            LIMIT $8
+                        ) AS f
+                        CROSS JOIN
+                            LATERAL (
+                                (
+                                    SELECT
+                                        r.target_memory_id AS id,
+                                        coalesce(r.strength, 1) AS strength
+                                    FROM ltm_memory_relationships AS r
+                                    WHERE
+                                        r.user_id = $1
+                                        AND r.source_memory_id = f.id
+                                        AND ($6::text[] IS NULL OR r.relationship_type = any($6))
+                                    ORDER BY r.strength DESC, r.target_memory_id ASC
+                                    LIMIT $9 / least(cardinality(a.ids), $8)
+                                )
+                                UNION ALL
+                                (
+                                    SELECT
+                                        r.source_memory_id AS id,
+                                        coalesce(r.strength, 1) AS strength
+                                    FROM ltm_memory_relationships AS r
+                                    WHERE
+                                        r.user_id = $1
+                                        AND r.target_memory_id = f.id
+                                        AND ($6::text[] IS NULL OR r.relationship_type = any($6))
+                                    ORDER BY r.strength DESC, r.source_memory_id ASC
+                                    LIMIT $9 / least(cardinality(a.ids), $8)
+                                )
+                            ) AS k
+                        WHERE $7::double precision IS NULL OR k.strength >= $7
+                        UNION ALL
+                        SELECT
+                            s.id,
+                            NULL AS strength,
+                            NULL AS parent,
+                            NULL AS place,
+                            NULL AS far_strength,
+                            TRUE AS is_seen
+                        FROM unnest(a.seen) AS s (id)
+                        UNION ALL
+                        SELECT
+                            s.id,
+                            NULL AS strength,
+                            NULL AS parent,
+                            NULL AS place,
+                            s.far_strength,
+                            FALSE AS is_seen
+                        FROM unnest(a.far_ids, a.far_strengths) AS s (id, far_strength)
+                    ) AS e
+                    GROUP BY e.id
+                    HAVING NOT bool_or(e.is_seen) AND count(e.strength) > 0
+                ) AS b
+            ) AS x
+        ) AS n
+    WHERE
+        l.source_depth + l.target_depth < $5
+        AND l.meeting IS NULL
+        AND n.ids IS NOT NULL
+),
+
+walked AS (
+    SELECT
+        l.meeting AS id,
+        w.is_source,
+        CASE WHEN w.is_source THEN l.source_depth ELSE l.target_depth END AS depth
+    FROM levels AS l
+    CROSS JOIN (VALUES (TRUE), (FALSE)) AS w (is_source)
+    WHERE l.meeting IS NOT NULL
+    UNION ALL
+    SELECT
+        l.parents[array_position(l.ids, w.id)] AS id,
+        w.is_source,
+        w.depth - 1 AS depth
+    FROM walked AS w
+    INNER JOIN levels AS l
+        ON
+            w.is_source = l.is_source
+            AND w.depth = CASE WHEN w.is_source THEN l.source_depth ELSE l.target_depth END
+    WHERE w.depth > 0
+),
+
+-- Where the sides met; a memory before that on both, which links left out can cause, is a short cut.
+crossing AS (
+    SELECT
+        s.depth AS source_depth,
+        t.depth AS target_depth
+    FROM walked AS s
+    INNER JOIN walked AS t ON s.id = t.id AND s.is_source AND NOT t.is_source
+    ORDER BY s.depth
+    LIMIT 1
+),
+
+placed AS (
+    SELECT
+        w.id,
+        CASE WHEN w.is_source THEN w.depth ELSE c.source_depth + c.target_depth - w.depth END
+            AS place
+    FROM walked AS w
+    CROSS JOIN crossing AS c
+    WHERE
+        (w.is_source AND w.depth <= c.source_depth)
+        OR (NOT w.is_source AND w.depth < c.target_depth)
+)
+
+SELECT
+    array_agg(p.id ORDER BY p.place) AS path,
+    coalesce(json_agg(s ORDER BY p.place) FILTER (WHERE s.id IS NOT NULL), '[]')::text AS steps
+FROM placed AS p
+LEFT JOIN placed AS b ON p.place = b.place + 1
+LEFT JOIN
+    LATERAL (
+        SELECT
+            r.*  -- columns: relationship
+        FROM ltm_memory_relationships AS r
+        INNER JOIN ltm_memories AS o ON o.user_id = $1 AND o.id = p.id
+        WHERE
+            r.user_id = $1
+            AND (
+                (r.source_memory_id = b.id AND r.target_memory_id = p.id)
+                OR (r.source_memory_id = p.id AND r.target_memory_id = b.id)
+            )
+            AND ($6::text[] IS NULL OR r.relationship_type = any($6))
+        ORDER BY r.strength DESC, r.id ASC
+        LIMIT 1
+    ) AS s
+    ON TRUE
+HAVING count(*) > 0;
+
+-- name: suggest_relationships(
+--     user_id bigint, memory_id bigint, as_of timestamptz, holder_limit bigint, word_limit bigint,
+--     row_limit bigint
+-- ) :many Suggestion
+-- Memories that share with one what few memories of the user have, those that share the most first.
+WITH origin AS MATERIALIZED (
+    SELECT
+        m.tags,
+        m.source_id,
+        m.search_vector,
+        m.context_data #> '{social,participants}' AS participants
+    FROM ltm_memories AS m
+    WHERE m.user_id = $1 AND m.id = $2 AND (m.expires_at IS NULL OR m.expires_at > $3)
+),
+
+features AS MATERIALIZED (
+    SELECT
+        'tag' AS kind,
+        lower(e.tag) AS term,
+        min(e.tag) AS shown
+    FROM origin AS o
+    CROSS JOIN
+        LATERAL jsonb_array_elements_text(
+            CASE jsonb_typeof(o.tags) WHEN 'array' THEN o.tags ELSE '[]' END
+        ) AS e (tag)
+    GROUP BY lower(e.tag)
+    UNION ALL
+    SELECT
+        'participant' AS kind,
+        e.participant AS term,
+        e.participant AS shown
+    FROM origin AS o
+    CROSS JOIN
+        LATERAL jsonb_array_elements_text(
+            CASE jsonb_typeof(o.participants) WHEN 'array' THEN o.participants ELSE '[]' END
+        ) AS e (participant)
+    GROUP BY e.participant
+    UNION ALL
+    (
+        SELECT
+            'word' AS kind,
+            u.lexeme AS term,
+            u.lexeme AS shown
+        FROM origin AS o CROSS JOIN unnest(ts_filter(o.search_vector, '{a}')) AS u
+        ORDER BY u.positions[1], u.lexeme
+        LIMIT $5
+    )
+    UNION ALL
+    SELECT
+        'source' AS kind,
+        o.source_id AS term,
+        o.source_id AS shown
+    FROM origin AS o
+    WHERE o.source_id IS NOT NULL
+),
+
+-- Each kind through its own index, and no further than it takes to see that many have it.
+holders AS MATERIALIZED (
+    SELECT
+        f.kind,
+        f.term,
+        h.id
+    FROM features AS f
+    CROSS JOIN
+        LATERAL (
+            SELECT m.id
+            FROM ltm_memories AS m
+            WHERE
+                m.user_id = $1
+                AND ltm_tag_terms(m.user_id, m.tags) @> ARRAY[$1::bigint || ':' || f.term]
+            LIMIT $4::bigint + 1
+        ) AS h
+    WHERE f.kind = 'tag'
+    UNION ALL
+    SELECT
+        f.kind,
+        f.term,
+        h.id
+    FROM features AS f
+    CROSS JOIN
+        LATERAL (
+            SELECT m.id
+            FROM ltm_memories AS m
+            WHERE
+                m.user_id = $1
+                AND ltm_user_context(m.user_id, m.context_data) @> jsonb_build_object(
+                    $1::bigint::text,
+                    jsonb_build_object(
+                        'social', jsonb_build_object('participants', jsonb_build_array(f.term))
+                    )
+                )
+            LIMIT $4::bigint + 1
+        ) AS h
+    WHERE f.kind = 'participant'
+    UNION ALL
+    SELECT
+        f.kind,
+        f.term,
+        h.id
+    FROM features AS f
+    CROSS JOIN
+        LATERAL (
+            SELECT m.id
+            FROM ltm_memories AS m
+            WHERE
+                m.user_id = $1
+                AND ltm_search_terms(m.user_id, m.search_vector)
+                @> ARRAY[$1::bigint || ':' || f.term]
+            LIMIT $4::bigint + 1
+        ) AS h
+    WHERE f.kind = 'word'
+    UNION ALL
+    SELECT
+        f.kind,
+        f.term,
+        h.id
+    FROM features AS f
+    CROSS JOIN
+        LATERAL (
+            SELECT m.id
+            FROM ltm_memories AS m
+            WHERE m.user_id = $1 AND m.source_id = f.term
+            LIMIT $4::bigint + 1
+        ) AS h
+    WHERE f.kind = 'source'
+),
+
+-- Beyond 10,000 memories their number matters little.
+size AS MATERIALIZED (
+    SELECT count(*) AS memories
+    FROM (
+        SELECT 1 FROM ltm_memories AS m
+        WHERE m.user_id = $1 LIMIT 10000
+    ) AS x
+),
+
+rare AS MATERIALIZED (
+    SELECT
+        f.kind,
+        f.term,
+        f.shown,
+        CASE f.kind WHEN 'word' THEN 0.5 ELSE 1 END::double precision
+        * ln(1 + (greatest(n.memories, h.holders) - h.holders + 0.5) / (h.holders + 0.5))
+        ::double precision AS weight
+    FROM features AS f
+    INNER JOIN (
+        SELECT
+            w.kind,
+            w.term,
+            count(*) AS holders
+        FROM holders AS w
+        GROUP BY w.kind, w.term
+        HAVING count(*) <= $4
+    ) AS h
+        ON f.kind = h.kind AND f.term = h.term
+    CROSS JOIN size AS n
+),
+
+scored AS MATERIALIZED (
+    SELECT
+        h.id,
+        sum(r.weight ORDER BY r.kind, r.term) AS score,
+        max(r.shown) FILTER (WHERE r.kind = 'source') AS source_id,
+        coalesce(array_agg(r.shown ORDER BY r.term) FILTER (WHERE r.kind = 'tag'), '{}') AS tags,
+        coalesce(array_agg(r.shown ORDER BY r.term) FILTER (WHERE r.kind = 'participant'), '{}')
+            AS participants,
+        coalesce(array_agg(r.shown ORDER BY r.term) FILTER (WHERE r.kind = 'word'), '{}') AS words
+    FROM holders AS h
+    INNER JOIN rare AS r ON h.kind = r.kind AND h.term = r.term
+    WHERE h.id <> $2
+    GROUP BY h.id
+)
+
+SELECT
+    s.score,
+    s.source_id,
+    s.tags,
+    s.participants,
+    s.words,
+    json_build_object(
+        'id', m.id,
+        'content', m.content,
+        'memory_type', m.memory_type,
+        'importance_score', coalesce(m.importance_score, 1)
+    )::text AS related_memory
+FROM scored AS s
+INNER JOIN ltm_memories AS m ON m.user_id = $1 AND m.id = s.id
+WHERE
+    m.is_archived IS NOT TRUE
+    AND (m.expires_at IS NULL OR m.expires_at > $3)
+    AND NOT EXISTS (
+        SELECT 1
+        FROM ltm_memory_relationships AS r
+        WHERE
+            r.user_id = $1
+            AND (
+                (r.source_memory_id = $2 AND r.target_memory_id = s.id)
+                OR (r.source_memory_id = s.id AND r.target_memory_id = $2)
+            )
+    )
+ORDER BY s.score DESC, s.id DESC
+LIMIT $6;

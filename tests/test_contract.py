@@ -40,6 +40,16 @@ SIGNATURES = {
     "description=None",
     "unrelate": "db, user_id, source_id, target_id, relationship_type=None",
     "get_relationships": "db, user_id, memory_id",
+    "traverse": "db, user_id, memory_id, *, depth=2, types=None, min_strength=None, limit=100",
+    "shortest_path": "db, user_id, source_id, target_id, *, max_depth=6, types=None, "
+    "min_strength=None",
+    "suggest_relationships": "db, user_id, memory_id, *, limit=10",
+    "add_tags": "db, user_id, memory_id, tags, *, tag_category='general', tag_importance=1.0, "
+    "tag_confidence=1.0",
+    "remove_tags": "db, user_id, memory_id, tags",
+    "rename_tag": "db, user_id, old, new",
+    "list_tags": "db, user_id, *, memory_id=None, tag_category=None, limit=100",
+    "related_tags": "db, user_id, tag, *, limit=10",
     "record_access": "db, user_id, memory_ids, *, access_method='direct', access_context=None, "
     "user_query=None",
     "get_analytics": "db, user_id, *, as_of=None",

@@ -197,7 +197,7 @@ def test_many_rows_have_a_total_order_and_a_limit(statement):
         select = pglast.parse_sql(shape.sql)[0].stmt
         assert select.limitCount is not None
         last = select.sortClause[-1].node.fields[-1].sval
-        assert last in ("id", "place", "migration_id")
+        assert last in ("id", "place", "tag_name", "migration_id")
 
 
 @every_statement
@@ -217,18 +217,21 @@ def index_names(plan: object) -> set[str]:
 ONE = "ltm_memories_pkey or ltm_memories_id_idx"  # both find one memory
 RANK = "ltm_memories_importance_rank_idx"
 ENDS = "ltm_memory_relationships_ends_and_type_key"
+SOURCE = "ltm_memory_relationships_source_memory_id_idx"
 TARGET = "ltm_memory_relationships_target_memory_id_idx"
+TAGS = "ltm_memories_tags_gin"
+MEMORY_TAGS = "ltm_memory_tags_memory_id_tag_name_key"
 EXTERNAL = "ltm_external_users_external_id_key"
 INDEXES: dict[tuple[str, frozenset[str]], set[str]] = {
     ("get_memory", frozenset()): {ONE},
-    ("get_memory", frozenset({"include_relationships"})): {ONE, ENDS, TARGET},
+    ("get_memory", frozenset({"include_relationships"})): {ONE, f"{ENDS} or {SOURCE}", TARGET},
     ("get_memories", frozenset()): {ONE},
-    ("get_relationships", frozenset()): {ONE, ENDS, TARGET},
+    ("get_relationships", frozenset()): {ONE, f"{ENDS} or {SOURCE}", TARGET},
     ("list_memories", frozenset()): {RANK},
     ("list_memories", frozenset({"after_id"})): {RANK},
     ("list_memories", frozenset({"include_archived"})): {RANK, "ltm_memories_archived_rank_idx"},
-    ("list_memories", frozenset({"tags"})): {"ltm_memories_tags_gin"},
-    ("list_memories", frozenset({"tags_any"})): {"ltm_memories_tags_gin"},
+    ("list_memories", frozenset({"tags"})): {TAGS},
+    ("list_memories", frozenset({"tags_any"})): {TAGS},
     ("list_memories", frozenset({"context_data"})): {"ltm_memories_context_data_gin"},
     ("list_memories", frozenset({"source_id"})): {"ltm_memories_source_idx"},
     ("search_memories", frozenset()): {
@@ -238,7 +241,7 @@ INDEXES: dict[tuple[str, frozenset[str]], set[str]] = {
     },
     ("explain_search", frozenset()): {ONE},
     ("update_memory", frozenset()): {ONE},
-    ("update_memory", frozenset({"tags"})): {ONE, "ltm_memory_tags_memory_id_tag_name_key"},
+    ("update_memory", frozenset({"tags"})): {ONE, MEMORY_TAGS},
     ("update_memory", frozenset({"replace_context"})): {ONE, "ltm_contexts_memory_id_idx"},
     ("delete_memory", frozenset()): {ONE, TARGET, "ltm_memories_parent_memory_id_idx"},
     ("relate", frozenset()): {ONE},
@@ -247,14 +250,31 @@ INDEXES: dict[tuple[str, frozenset[str]], set[str]] = {
     ("lock_memories", frozenset()): {"ltm_memories_pkey"},
     ("export_memories", frozenset()): {
         "ltm_memories_pkey",
-        ENDS,
+        f"{ENDS} or {SOURCE}",
         "ltm_memory_access_memory_id_idx",
-        "ltm_memory_tags_memory_id_tag_name_key",
+        MEMORY_TAGS,
     },
-    ("import_details", frozenset()): {ONE, "ltm_memory_tags_memory_id_tag_name_key"},
+    ("import_details", frozenset()): {ONE, MEMORY_TAGS},
     ("forget_memories", frozenset()): {"ltm_memories_pkey", "ltm_contexts_memory_id_idx"},
     ("forget_name", frozenset()): {"ltm_external_users_pkey"},
     ("unrelate", frozenset()): {ONE, f"{ENDS} or {TARGET}"},
+    ("traverse", frozenset()): {ONE, SOURCE, TARGET},
+    ("shortest_path", frozenset()): {ONE, SOURCE, TARGET},
+    ("suggest_relationships", frozenset()): {
+        ONE,
+        TAGS,
+        "ltm_memories_context_data_gin",
+        "ltm_memories_search_terms_gin",
+        "ltm_memories_source_idx",
+        f"{ENDS} or {SOURCE} or {TARGET}",
+    },
+    ("add_tags", frozenset()): {ONE},
+    ("remove_tags", frozenset()): {ONE, MEMORY_TAGS},
+    ("memory_version", frozenset()): {ONE},
+    ("lock_tagged", frozenset()): {TAGS},
+    ("rename_tag", frozenset()): {ONE, MEMORY_TAGS},
+    ("list_tags", frozenset({"memory_id"})): {ONE, MEMORY_TAGS},
+    ("related_tags", frozenset()): {TAGS},
     ("record_accesses", frozenset()): {ONE},
     ("find_user", frozenset()): {EXTERNAL},
     ("intern_user", frozenset()): {EXTERNAL},
@@ -291,6 +311,16 @@ ARGUMENTS: dict[str, object] = {
     "exclusions": [],
     "neighbours": True,
     "after_rank": 80_000,
+    "depth": 3,
+    "max_depth": 6,
+    "memory_limit": 1000,
+    "link_limit": 10_000,
+    "holder_limit": 100,
+    "word_limit": 64,
+    "candidate_limit": 1000,
+    "tag": "rare77",
+    "new_tag": "rare78",
+    "tag_names": ["rare78"],
 }
 
 
@@ -354,6 +384,11 @@ CHEAP = [
     ("list_memories", frozenset({"context_data"})),
     ("list_memories", frozenset({"source_id"})),
     ("get_relationships", frozenset()),
+    ("traverse", frozenset()),
+    ("shortest_path", frozenset()),
+    ("suggest_relationships", frozenset()),
+    ("related_tags", frozenset()),
+    ("list_tags", frozenset({"memory_id"})),
 ]
 
 

@@ -1,0 +1,159 @@
+"""Tags of memories: their details, their names, what stands beside what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from ltm_store.errors import InvalidMemory, Unavailable
+from ltm_store.execute import (
+    Executor,
+    fetch_many,
+    fetch_one,
+    fetch_value,
+    internal_id,
+    locking,
+)
+from ltm_store.models import Memory, RelatedTag, Tag, TagDetails, TagFilters
+from ltm_store.values import UserId, memory_number, moment
+
+_ATTEMPTS: Final = 100  # of a removal, where other changes come in between
+_CANDIDATES: Final = 1_000  # tags that are compared with one, the most frequent beside it
+
+
+async def add_tags(
+    db: Executor,
+    user_id: UserId,
+    memory_id: int,
+    tags: Iterable[str],
+    *,
+    tag_category: str = "general",
+    tag_importance: float = 1.0,
+    tag_confidence: float = 1.0,
+) -> Memory | None:
+    """Give a memory tags, each with these details, and return it; None when there is none.
+
+    A tag that it has already, in any letter case, keeps its spelling, gets the new details and is
+    counted as used once more. version goes up by one. Raises InvalidMemory naming the argument that
+    is refused, "tags" also when the memory would have more than 100.
+    """
+    details = TagDetails.checked(
+        {
+            "tags": tags,
+            "tag_category": tag_category,
+            "tag_importance": tag_importance,
+            "tag_confidence": tag_confidence,
+        }
+    )
+    number = memory_number(memory_id)
+    user = await internal_id(db, user_id)
+    if user is None:
+        return None
+    return await fetch_one(
+        db,
+        "add_tags",
+        Memory,
+        user,
+        number,
+        moment(None),
+        details.tags,
+        details.tag_category,
+        details.tag_importance,
+        details.tag_confidence,
+    )
+
+
+async def remove_tags(
+    db: Executor, user_id: UserId, memory_id: int, tags: Iterable[str]
+) -> Memory | None:
+    """Take tags from a memory, in any letter case, and return it; None when there is none.
+
+    A tag that it does not have is no error. version goes up by one.
+    """
+    names = TagDetails.checked({"tags": tags}).tags
+    number, now = memory_number(memory_id), moment(None)
+    user = await internal_id(db, user_id)
+    if user is None:
+        return None
+    for _ in range(_ATTEMPTS):
+        memory = await fetch_one(db, "remove_tags", Memory, user, number, now, names)
+        if memory is not None:
+            return memory
+        # Nothing was written: no such memory, or another change came in between.
+        if await fetch_value(db, "memory_version", user, number, now) is None:
+            return None
+    raise Unavailable("other changes of this memory came in between each time")
+
+
+async def rename_tag(db: Executor, user_id: UserId, old: str, new: str) -> int:
+    """Give a tag another name in all memories of a user; the number of memories that it changed.
+
+    Also changes the letter case of a tag. Where a memory has both, they become one: its uses are
+    added up, its category, importance and confidence are those of the new name. Archived memories
+    are changed too, expired ones are not. All or nothing, within the timeout of a Database: every
+    memory is written anew, which takes about 0.2 ms.
+    """
+    (old_name,), (new_name,) = _name(old, "old"), _name(new, "new")
+    now = moment(None)
+    user = await internal_id(db, user_id)
+    if user is None:
+        return 0
+    async with locking(db) as connection:
+        ids = await fetch_value(connection, "lock_tagged", user, old_name, new_name, now)
+        if not ids:
+            return 0
+        renamed: int = await fetch_value(
+            connection, "rename_tag", user, ids, old_name, new_name, now
+        )
+    return renamed
+
+
+async def list_tags(
+    db: Executor,
+    user_id: UserId,
+    *,
+    memory_id: int | None = None,
+    tag_category: str | None = None,
+    limit: int = 100,
+) -> list[Tag]:
+    """The tags of a user's memories, or of one memory, with figures, the most frequent first.
+
+    Archived memories count, expired ones do not. tag_category: only uses in this category.
+    limit: 1 .. 1000.
+    """
+    filters = TagFilters.checked({"tag_category": tag_category, "limit": limit})
+    number = None if memory_id is None else memory_number(memory_id)
+    user = await internal_id(db, user_id)
+    if user is None:
+        return []
+    return await fetch_many(
+        db, "list_tags", Tag, user, moment(None), filters.tag_category, filters.limit, number
+    )
+
+
+async def related_tags(
+    db: Executor, user_id: UserId, tag: str, *, limit: int = 10
+) -> list[RelatedTag]:
+    """The tags that stand beside a tag on the same memories, the closest first.
+
+    Closeness is the Jaccard index (P. Jaccard, 1912): the memories that carry both, divided by
+    those that carry either. Of more than 1,000 tags the most frequent beside it are compared.
+    limit: 1 .. 1000.
+    """
+    filters = TagFilters.checked({"limit": limit})
+    (name,) = _name(tag, "tag")
+    user = await internal_id(db, user_id)
+    if user is None:
+        return []
+    return await fetch_many(
+        db, "related_tags", RelatedTag, user, name, moment(None), _CANDIDATES, filters.limit
+    )
+
+
+def _name(tag: str, field: str) -> tuple[str, ...]:
+    """The tag as it is stored, alone. Raises InvalidMemory naming the argument."""
+    try:
+        return TagDetails.checked({"tags": (tag,)}).tags
+    except InvalidMemory as error:
+        rule = error.rule
+    raise InvalidMemory(field, rule)

@@ -1,0 +1,322 @@
+-- Tags: their details in ltm_memory_tags, and the list on the memory that filters and searches read.
+
+-- name: add_tags(
+--     user_id bigint, memory_id bigint, now timestamptz, tag_names text[], tag_category varchar,
+--     tag_importance double precision, tag_confidence double precision
+-- ) :one Memory
+-- Give a memory tags; one that it has keeps its spelling, and is counted once more.
+WITH locked AS (
+    SELECT m.id
+    FROM ltm_memories AS m
+    WHERE m.user_id = $1 AND m.id = $2 AND (m.expires_at IS NULL OR m.expires_at > $3)
+    FOR NO KEY UPDATE
+),
+
+tagged AS (
+    INSERT INTO ltm_memory_tags AS t (
+        user_id, memory_id, tag_name, tag_category, tag_importance, tag_confidence, first_used,
+        last_used
+    )
+    SELECT
+        $1,
+        l.id,
+        n.tag_name,
+        $5,
+        $6,
+        $7,
+        timezone('utc', $3),
+        timezone('utc', $3)
+    FROM locked AS l CROSS JOIN unnest($4::text[]) AS n (tag_name)
+    ON CONFLICT (user_id, memory_id, lower(tag_name))
+    DO UPDATE SET
+        tag_category = excluded.tag_category,
+        tag_importance = excluded.tag_importance,
+        tag_confidence = excluded.tag_confidence,
+        usage_count = least(coalesce(t.usage_count, 1), 2147483646) + 1,
+        last_used = greatest(t.last_used, excluded.last_used)
+)
+
+UPDATE ltm_memories AS m
+SET
+    tags = (
+        SELECT
+            b.tags || (
+                SELECT coalesce(jsonb_agg(n.tag_name ORDER BY n.place), '[]')
+                FROM unnest($4::text[]) WITH ORDINALITY AS n (tag_name, place)
+                WHERE NOT EXISTS (
+                    SELECT 1 FROM jsonb_array_elements_text(b.tags) AS e (tag)
+                    WHERE lower(e.tag) = lower(n.tag_name)
+                )
+            )
+        FROM (
+            SELECT
+                CASE
+                    WHEN jsonb_typeof(m.tags) = 'array' THEN m.tags
+                    WHEN m.tags #>> '{}' IS NULL THEN '[]'
+                    ELSE jsonb_build_array(m.tags #>> '{}')
+                END AS tags
+        ) AS b
+    ),
+    version = m.version + 1,
+    last_modified = timezone('utc', $3::timestamptz),
+    dynamic_importance = ltm_dynamic_importance(m.importance_rank, $3)
+FROM locked AS l
+WHERE m.user_id = $1 AND m.id = l.id
+RETURNING
+    m.*,  -- columns: memory
+    m.context_data::text AS enhanced_context,
+    ltm_dynamic_importance(m.importance_rank, $3) AS dynamic_importance;
+
+-- name: remove_tags(user_id bigint, memory_id bigint, now timestamptz, tag_names text[]) :one Memory
+-- Take tags from a memory.
+WITH
+-- The rows are those that this statement's snapshot shows. Where another change came in between,
+-- nothing is found, and the caller runs the statement again.
+seen AS (
+    SELECT m.version
+    FROM ltm_memories AS m
+    WHERE m.user_id = $1 AND m.id = $2
+),
+
+locked AS (
+    SELECT m.id
+    FROM ltm_memories AS m
+    WHERE
+        m.user_id = $1
+        AND m.id = $2
+        AND (m.expires_at IS NULL OR m.expires_at > $3)
+        AND m.version = (SELECT s.version FROM seen AS s)
+    FOR NO KEY UPDATE
+),
+
+untagged AS (
+    DELETE FROM ltm_memory_tags AS t
+    USING locked AS l
+    WHERE
+        t.user_id = $1
+        AND t.memory_id = l.id
+        AND lower(t.tag_name) = any(lower($4::text[]::text)::text[])
+)
+
+UPDATE ltm_memories AS m
+SET
+    tags = (
+        SELECT coalesce(jsonb_agg(e.tag ORDER BY e.place), '[]')
+        FROM
+            jsonb_array_elements_text(
+                CASE
+                    WHEN jsonb_typeof(m.tags) = 'array' THEN m.tags
+                    WHEN m.tags #>> '{}' IS NULL THEN '[]'
+                    ELSE jsonb_build_array(m.tags #>> '{}')
+                END
+            ) WITH ORDINALITY AS e (tag, place)
+        WHERE NOT lower(e.tag) = any(lower($4::text[]::text)::text[])
+    ),
+    version = m.version + 1,
+    last_modified = timezone('utc', $3::timestamptz),
+    dynamic_importance = ltm_dynamic_importance(m.importance_rank, $3)
+FROM locked AS l
+WHERE m.user_id = $1 AND m.id = l.id
+RETURNING
+    m.*,  -- columns: memory
+    m.context_data::text AS enhanced_context,
+    ltm_dynamic_importance(m.importance_rank, $3) AS dynamic_importance;
+
+-- name: memory_version(user_id bigint, memory_id bigint, as_of timestamptz) :one
+-- The version of a memory, if there is one.
+SELECT m.version
+FROM ltm_memories AS m
+WHERE m.user_id = $1 AND m.id = $2 AND (m.expires_at IS NULL OR m.expires_at > $3);
+
+-- name: lock_tagged(user_id bigint, tag text, new_tag text, as_of timestamptz) :one
+-- Lock the memories whose tag would be spelt anew, so that the next statement sees all their rows.
+SELECT coalesce(array_agg(l.id), '{}') AS ids
+FROM (
+    SELECT m.id
+    FROM ltm_memories AS m
+    WHERE
+        m.user_id = $1
+        AND ltm_tag_terms(m.user_id, m.tags) @> ARRAY[$1::bigint || ':' || lower($2)]
+        AND (lower($2) <> lower($3) OR NOT m.tags ? $3)
+        AND (m.expires_at IS NULL OR m.expires_at > $4)
+    ORDER BY m.id
+    FOR NO KEY UPDATE
+) AS l;
+
+-- name: rename_tag(
+--     user_id bigint, memory_ids bigint[], tag text, new_tag text, now timestamptz
+-- ) :one
+-- Give a tag of these memories another name; where they have that already, the two become one.
+WITH outdated AS (
+    SELECT
+        o.id,
+        o.usage_count,
+        o.first_used,
+        o.last_used,
+        n.id AS new_id
+    FROM ltm_memory_tags AS o
+    LEFT JOIN ltm_memory_tags AS n
+        ON
+            n.user_id = $1
+            AND n.memory_id = o.memory_id
+            AND lower(n.tag_name) = lower($4)
+            AND n.id <> o.id
+    WHERE o.user_id = $1 AND o.memory_id = any($2) AND lower(o.tag_name) = lower($3)
+),
+
+merged AS (
+    UPDATE ltm_memory_tags AS t
+    SET
+        tag_name = $4,
+        usage_count = least(
+            coalesce(t.usage_count, 1)::bigint + coalesce(o.usage_count, 1), 2147483647
+        ),
+        first_used = least(t.first_used, o.first_used),
+        last_used = greatest(t.last_used, o.last_used)
+    FROM outdated AS o
+    WHERE t.user_id = $1 AND t.id = o.new_id
+),
+
+dropped AS (
+    DELETE FROM ltm_memory_tags AS t
+    USING outdated AS o
+    WHERE t.user_id = $1 AND t.id = o.id AND o.new_id IS NOT NULL
+),
+
+renamed AS (
+    UPDATE ltm_memory_tags AS t
+    SET tag_name = $4
+    FROM outdated AS o
+    WHERE t.user_id = $1 AND t.id = o.id AND o.new_id IS NULL
+),
+
+respelt AS (
+    UPDATE ltm_memories AS m
+    SET
+        tags = (
+            SELECT jsonb_agg(x.tag ORDER BY x.place)
+            FROM (
+                SELECT DISTINCT ON (lower(y.tag))
+                    y.tag,
+                    y.place
+                FROM (
+                    SELECT
+                        e.place,
+                        CASE WHEN lower(e.tag) IN (lower($3), lower($4)) THEN $4 ELSE e.tag END
+                            AS tag
+                    FROM jsonb_array_elements_text(m.tags) WITH ORDINALITY AS e (tag, place)
+                ) AS y
+                ORDER BY lower(y.tag) ASC, y.place ASC
+            ) AS x
+        ),
+        version = m.version + 1,
+        last_modified = timezone('utc', $5::timestamptz),
+        dynamic_importance = ltm_dynamic_importance(m.importance_rank, $5)
+    WHERE m.user_id = $1 AND m.id = any($2)
+    RETURNING m.id
+)
+
+SELECT count(*) AS renamed FROM respelt;
+
+-- name: list_tags(
+--     user_id bigint, as_of timestamptz, tag_category text, row_limit bigint, memory_id bigint
+-- ) :many Tag
+-- The tags of a user's memories, or of one of them, the most frequent first.
+-- First by spelling and category, which takes no sorting.
+SELECT
+    (array_agg(x.tag ORDER BY x.memories DESC, x.tag ASC))[1] AS tag_name,
+    sum(x.memories)::bigint AS memory_count,
+    sum(x.uses)::bigint AS usage_count,
+    (array_agg(x.tag_category ORDER BY x.memories DESC, x.tag_category ASC))[1] AS tag_category,
+    sum(x.importance) / sum(x.memories)::double precision AS tag_importance,
+    sum(x.confidence) / sum(x.memories)::double precision AS tag_confidence,
+    timezone('utc', min(x.first_used)) AS first_used,
+    timezone('utc', max(x.last_used)) AS last_used
+FROM (
+    SELECT
+        e.tag,
+        coalesce(t.tag_category, 'general') AS tag_category,
+        count(*) AS memories,
+        sum(coalesce(t.usage_count, 1)) AS uses,
+        sum(coalesce(t.tag_importance, 1)) AS importance,
+        sum(coalesce(t.tag_confidence, 1)) AS confidence,
+        min(coalesce(t.first_used, m.created_at)) AS first_used,
+        max(coalesce(t.last_used, m.created_at)) AS last_used
+    FROM ltm_memories AS m
+    CROSS JOIN
+        LATERAL jsonb_array_elements_text(
+            CASE jsonb_typeof(m.tags) WHEN 'array' THEN m.tags ELSE '[]' END
+        ) AS e (tag)
+    LEFT JOIN ltm_memory_tags AS t
+        ON t.user_id = $1 AND t.memory_id = m.id AND lower(t.tag_name) = lower(e.tag)
+    WHERE
+        m.user_id = $1
+        AND (m.expires_at IS NULL OR m.expires_at > $2)
+        AND ($3::text IS NULL OR coalesce(t.tag_category, 'general') = $3)
+        AND m.id = $5  -- if memory_id
+    GROUP BY e.tag, coalesce(t.tag_category, 'general')
+) AS x
+GROUP BY lower(x.tag)
+ORDER BY sum(x.memories) DESC, tag_name ASC
+LIMIT $4;
+
+-- name: related_tags(
+--     user_id bigint, tag text, as_of timestamptz, candidate_limit bigint, row_limit bigint
+-- ) :many RelatedTag
+-- The tags that stand beside a tag, by how much of all memories of either carry both.
+WITH tagged AS MATERIALIZED (
+    SELECT
+        m.id,
+        m.tags
+    FROM ltm_memories AS m
+    WHERE
+        m.user_id = $1
+        AND ltm_tag_terms(m.user_id, m.tags) @> ARRAY[$1::bigint || ':' || lower($2)]
+        AND (m.expires_at IS NULL OR m.expires_at > $3)
+),
+
+beside AS MATERIALIZED (
+    SELECT
+        lower(e.tag) AS term,
+        mode() WITHIN GROUP (ORDER BY e.tag) AS tag_name,
+        count(DISTINCT t.id) AS memory_count
+    FROM tagged AS t
+    CROSS JOIN LATERAL jsonb_array_elements_text(t.tags) AS e (tag)
+    WHERE lower(e.tag) <> lower($2)
+    GROUP BY lower(e.tag)
+    ORDER BY count(DISTINCT t.id) DESC, lower(e.tag) ASC
+    LIMIT $4
+),
+
+-- One scan of the index of tags for all of them.
+totals AS (
+    SELECT
+        lower(e.tag) AS term,
+        count(DISTINCT m.id) AS memories
+    FROM ltm_memories AS m
+    CROSS JOIN
+        LATERAL jsonb_array_elements_text(
+            CASE jsonb_typeof(m.tags) WHEN 'array' THEN m.tags ELSE '[]' END
+        ) AS e (tag)
+    WHERE
+        m.user_id = $1
+        AND ltm_tag_terms(m.user_id, m.tags)
+        && array(SELECT $1::bigint || ':' || b.term FROM beside AS b)
+        AND (m.expires_at IS NULL OR m.expires_at > $3)
+    GROUP BY lower(e.tag)
+)
+
+SELECT
+    b.tag_name,
+    b.memory_count,
+    j.jaccard
+FROM beside AS b
+INNER JOIN totals AS t ON b.term = t.term
+CROSS JOIN (SELECT count(*) AS memories FROM tagged) AS n
+CROSS JOIN
+    LATERAL (
+        SELECT
+            b.memory_count::double precision / (n.memories + t.memories - b.memory_count) AS jaccard
+    ) AS j
+ORDER BY j.jaccard DESC, b.memory_count DESC, b.tag_name ASC
+LIMIT $5;
