@@ -1,0 +1,141 @@
+"""Recalls that wait in memory to be recorded together, so that reads only read."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Final
+
+from ltm_store.accesses import Recall
+from ltm_store.errors import LtmError, Unavailable
+
+AT_ONCE: Final = 500  # recalls written by one statement
+SECONDS: Final = 0.5  # that the first recall waits for others
+RETRY_SECONDS: Final = 1.0  # until what could not be written is tried again
+MOST: Final = 10_000  # recalls that wait; then the oldest go
+_log = logging.getLogger(__name__)
+
+
+class RecallQueue:
+    """The recalls of one Database that wait, and the task that writes them, at most one at a time.
+
+    A task or a timer is there only while something waits. The task is nobody's who calls, so a
+    cancelled caller stops nothing.
+    """
+
+    def __init__(self, write: Callable[[Sequence[Recall]], Awaitable[int]]) -> None:
+        self._write = write
+        self._waiting: deque[Recall] = deque()
+        self._sent: Sequence[Recall] = ()
+        self._timer: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._failing = False
+        self._closed = False
+        self.recorded = 0
+        self.dropped = 0
+
+    @property
+    def queued(self) -> int:
+        """How many wait or are being written."""
+        return len(self._waiting) + len(self._sent)
+
+    def add(self, recalls: Iterable[Recall]) -> None:
+        """Queue some recalls; where there is no more room the oldest are dropped."""
+        self._waiting.extend(recalls)
+        self._drop_beyond(0 if self._closed else MOST)
+        if self._task is None and self._waiting:
+            if len(self._waiting) >= AT_ONCE and not self._failing:
+                self._start()
+            elif self._timer is None:
+                self._start_in(SECONDS)
+
+    def waits(self, user_id: int, memory_id: int | None) -> bool:
+        """Whether a recall of this memory, or of any of the user's, is not written yet."""
+        return any(
+            recall.user_id == user_id and memory_id in (None, recall.memory_id)
+            for recalls in (self._sent, self._waiting)
+            for recall in recalls
+        )
+
+    async def flush(self) -> None:
+        """Write what is queued now. Raises Unavailable where that fails; then it stays queued."""
+        if self._task is not None:  # it may have begun before the last recall was queued
+            await asyncio.wait([self._task])
+        if self._task is None and self._waiting:
+            self._start()
+        if (task := self._task) is not None:
+            await asyncio.wait([task])
+            if task.cancelled():
+                raise Unavailable("the database was closed")
+            task.result()
+
+    async def close(self, timeout: float) -> None:
+        """Write what is queued, as far as that can be done in these seconds; drop the rest."""
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + timeout
+        try:
+            while self._task is not None or self._waiting:
+                if self._task is None:
+                    self._start()
+                done, _ = await asyncio.wait(
+                    filter(None, [self._task]), timeout=max(deadline - clock(), 0)
+                )
+                if self._failing or not done:
+                    break
+        finally:
+            self._closed = True
+            if self._timer is not None:
+                self._timer.cancel()
+            if self._task is not None:
+                self._task.cancel()
+                await asyncio.wait([self._task])
+            if lost := len(self._waiting):
+                self._drop_beyond(0)
+                _log.warning("%d accesses were not recorded", lost)
+
+    def _start_in(self, seconds: float) -> None:
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._start)
+
+    def _start(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._task = asyncio.get_running_loop().create_task(self._drain())
+        self._task.add_done_callback(self._drained)
+
+    async def _drain(self) -> None:
+        """Write what is queued as this begins."""
+        left = len(self._waiting)
+        while left > 0 and self._waiting:
+            size = min(left, AT_ONCE, len(self._waiting))
+            self._sent = [self._waiting.popleft() for _ in range(size)]
+            left -= size
+            try:
+                self.recorded += await self._write(self._sent)
+            except Unavailable:
+                self._waiting.extendleft(reversed(self._sent))
+                self._drop_beyond(MOST)
+                raise
+            except BaseException:  # the server refuses them, or there is no more time at closing
+                self.dropped += size
+                raise
+            finally:
+                self._sent = ()
+
+    def _drained(self, task: asyncio.Task[None]) -> None:
+        self._task = None
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not self._failing:
+            reason = error if isinstance(error, LtmError) else type(error).__name__
+            _log.warning("%d accesses are not recorded yet: %s", len(self._waiting), reason)
+        self._failing = error is not None
+        if self._waiting and not self._closed:
+            soon = 0 if len(self._waiting) >= AT_ONCE else SECONDS
+            self._start_in(RETRY_SECONDS if self._failing else soon)
+
+    def _drop_beyond(self, most: int) -> None:
+        while len(self._waiting) > most:
+            self._waiting.popleft()
+            self.dropped += 1
