@@ -6,16 +6,23 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from itertools import chain
+from operator import attrgetter
 from typing import Final
 
 from ltm_store.accesses import Recall
 from ltm_store.errors import LtmError, Unavailable
 
-AT_ONCE: Final = 500  # recalls written by one statement
+SOON: Final = 5_000  # recalls that do not wait for that long
+MEMORIES_AT_ONCE: Final = 500  # whose recalls are written by one statement
 SECONDS: Final = 0.5  # that the first recall waits for others
 RETRY_SECONDS: Final = 1.0  # until what could not be written is tried again
 MOST: Final = 10_000  # recalls that wait; then the oldest go
 _log = logging.getLogger(__name__)
+
+
+def _in_order(recalls: Iterable[Iterable[Recall]]) -> list[Recall]:
+    return sorted(chain.from_iterable(recalls), key=attrgetter("accessed_at"))
 
 
 class RecallQueue:
@@ -28,7 +35,7 @@ class RecallQueue:
     def __init__(self, write: Callable[[Sequence[Recall]], Awaitable[int]]) -> None:
         self._write = write
         self._waiting: deque[Recall] = deque()
-        self._sent: Sequence[Recall] = ()
+        self._unsent: list[list[Recall]] = []  # of the task that runs, those of a memory together
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._failing = False
@@ -39,14 +46,14 @@ class RecallQueue:
     @property
     def queued(self) -> int:
         """How many wait or are being written."""
-        return len(self._waiting) + len(self._sent)
+        return len(self._waiting) + sum(map(len, self._unsent))
 
     def add(self, recalls: Iterable[Recall]) -> None:
         """Queue some recalls; where there is no more room the oldest are dropped."""
         self._waiting.extend(recalls)
         self._drop_beyond(0 if self._closed else MOST)
         if self._task is None and self._waiting:
-            if len(self._waiting) >= AT_ONCE and not self._failing:
+            if len(self._waiting) >= SOON and not self._failing:
                 self._start()
             elif self._timer is None:
                 self._start_in(SECONDS)
@@ -55,8 +62,7 @@ class RecallQueue:
         """Whether a recall of this memory, or of any of the user's, is not written yet."""
         return any(
             recall.user_id == user_id and memory_id in (None, recall.memory_id)
-            for recalls in (self._sent, self._waiting)
-            for recall in recalls
+            for recall in chain(self._waiting, *self._unsent)
         )
 
     async def flush(self) -> None:
@@ -106,23 +112,28 @@ class RecallQueue:
         self._task.add_done_callback(self._drained)
 
     async def _drain(self) -> None:
-        """Write what is queued as this begins."""
-        left = len(self._waiting)
-        while left > 0 and self._waiting:
-            size = min(left, AT_ONCE, len(self._waiting))
-            self._sent = [self._waiting.popleft() for _ in range(size)]
-            left -= size
-            try:
-                self.recorded += await self._write(self._sent)
-            except Unavailable:
-                self._waiting.extendleft(reversed(self._sent))
-                self._drop_beyond(MOST)
-                raise
-            except BaseException:  # the server refuses them, or there is no more time at closing
-                self.dropped += size
-                raise
-            finally:
-                self._sent = ()
+        """Write what is queued as this begins, all recalls of a memory together."""
+        memories: dict[tuple[int, int], list[Recall]] = {}
+        for recall in self._waiting:
+            memories.setdefault((recall.user_id, recall.memory_id), []).append(recall)
+        self._waiting.clear()
+        self._unsent = list(memories.values())
+        try:
+            while self._unsent:
+                batch = _in_order(self._unsent[:MEMORIES_AT_ONCE])
+                try:
+                    self.recorded += await self._write(batch)
+                except (Unavailable, asyncio.CancelledError):
+                    raise
+                except Exception:  # the server refuses these, and would again
+                    self.dropped += len(batch)
+                    del self._unsent[:MEMORIES_AT_ONCE]
+                    raise
+                del self._unsent[:MEMORIES_AT_ONCE]
+        finally:
+            self._waiting.extendleft(reversed(_in_order(self._unsent)))
+            self._unsent = []
+            self._drop_beyond(MOST)
 
     def _drained(self, task: asyncio.Task[None]) -> None:
         self._task = None
@@ -132,7 +143,7 @@ class RecallQueue:
             _log.warning("%d accesses are not recorded yet: %s", len(self._waiting), reason)
         self._failing = error is not None
         if self._waiting and not self._closed:
-            soon = 0 if len(self._waiting) >= AT_ONCE else SECONDS
+            soon = 0 if len(self._waiting) >= SOON else SECONDS
             self._start_in(RETRY_SECONDS if self._failing else soon)
 
     def _drop_beyond(self, most: int) -> None:

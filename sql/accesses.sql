@@ -66,15 +66,20 @@ WITH settings AS MATERIALIZED (
         SET_CONFIG('lock_timeout', '500', TRUE) AS lock_timeout
 ),
 
-events AS MATERIALIZED (
+-- The events of a memory travel with it: a join to them later would be planned for few, and be slow.
+sums AS MATERIALIZED (
     SELECT
         e.user_id,
         e.memory_id,
-        e.accessed_at,
-        e.access_method,
-        e.access_context,
-        e.user_query,
-        e.place
+        COUNT(*) AS accesses,
+        MAX(e.accessed_at) AS last_accessed,
+        ARRAY_AGG(e.access_context ORDER BY e.place)
+        FILTER (WHERE e.access_context IS NOT NULL) AS words,
+        ARRAY_AGG(e.accessed_at ORDER BY e.place) AS moments,
+        ARRAY_AGG(e.access_method ORDER BY e.place) AS access_methods,
+        ARRAY_AGG(e.access_context ORDER BY e.place) AS access_contexts,
+        ARRAY_AGG(e.user_query ORDER BY e.place) AS user_queries,
+        ARRAY_AGG(e.place ORDER BY e.place) AS places
     FROM
         UNNEST(
             $1::bigint[], $2::bigint[], $3::timestamptz[], $4::varchar[], $5::text[], $6::text[]
@@ -82,26 +87,21 @@ events AS MATERIALIZED (
         WITH ORDINALITY AS e (
             user_id, memory_id, accessed_at, access_method, access_context, user_query, place
         )
-),
-
-sums AS MATERIALIZED (
-    SELECT
-        e.user_id,
-        e.memory_id,
-        COUNT(*) AS accesses,
-        MAX(e.accessed_at) AS last_accessed,
-        (
-            ARRAY_AGG(e.access_context ORDER BY e.place DESC)
-            FILTER (WHERE e.access_context IS NOT NULL)
-        )[1] AS access_context
-    FROM events AS e
     GROUP BY e.user_id, e.memory_id
 ),
 
 locked AS MATERIALIZED (
     SELECT
         m.user_id,
-        m.id
+        m.id,
+        s.accesses,
+        s.last_accessed,
+        s.words[CARDINALITY(s.words)] AS access_context,
+        s.moments,
+        s.access_methods,
+        s.access_contexts,
+        s.user_queries,
+        s.places
     FROM sums AS s
     INNER JOIN ltm_memories AS m ON s.user_id = m.user_id AND s.memory_id = m.id
     WHERE (SELECT g.synchronous_commit FROM settings AS g) = 'off'
@@ -112,21 +112,20 @@ locked AS MATERIALIZED (
 counted AS (
     UPDATE ltm_memories AS m
     SET
-        access_count = LEAST(COALESCE(m.access_count, 0) + s.accesses, 2147483647),
-        last_accessed = GREATEST(m.last_accessed, TIMEZONE('utc', s.last_accessed)),
-        last_access_context = COALESCE(s.access_context, m.last_access_context),
+        access_count = LEAST(COALESCE(m.access_count, 0) + l.accesses, 2147483647),
+        last_accessed = GREATEST(m.last_accessed, TIMEZONE('utc', l.last_accessed)),
+        last_access_context = COALESCE(l.access_context, m.last_access_context),
         dynamic_importance = LTM_DYNAMIC_IMPORTANCE(
             LTM_IMPORTANCE_RANK(
                 m.importance_score,
                 m.confidence_score,
-                LEAST(COALESCE(m.access_count, 0) + s.accesses, 2147483647)::integer,
-                GREATEST(m.last_accessed, TIMEZONE('utc', s.last_accessed)),
+                LEAST(COALESCE(m.access_count, 0) + l.accesses, 2147483647)::integer,
+                GREATEST(m.last_accessed, TIMEZONE('utc', l.last_accessed)),
                 m.created_at
             ),
-            s.last_accessed
+            l.last_accessed
         )
     FROM locked AS l
-    INNER JOIN sums AS s ON l.user_id = s.user_id AND l.id = s.memory_id
     WHERE m.user_id = l.user_id AND m.id = l.id
 ),
 
@@ -135,14 +134,16 @@ logged AS (
         user_id, memory_id, access_timestamp, access_context, access_method, user_query
     )
     SELECT
-        e.user_id,
-        e.memory_id,
+        l.user_id,
+        l.id,
         TIMEZONE('utc', e.accessed_at),
         e.access_context,
         e.access_method,
         e.user_query
-    FROM events AS e
-    INNER JOIN locked AS l ON e.user_id = l.user_id AND e.memory_id = l.id
+    FROM locked AS l
+    CROSS JOIN
+        LATERAL UNNEST(l.moments, l.access_contexts, l.access_methods, l.user_queries, l.places)
+            AS e (accessed_at, access_context, access_method, user_query, place)
     ORDER BY e.place
     RETURNING id
 )

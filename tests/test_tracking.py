@@ -59,7 +59,7 @@ async def test_a_flush_writes_what_was_read(dsn):
         await relate(db, 1, a, b)
         await relate(db, 1, b, a, "follows")
         await get_memory(db, 1, a, access_context="why")
-        await get_memories(db, 1, [b, a, b])
+        await get_memories(db, 1, [a, b, a])
         await search_memories(db, 1, "memory 0", limit=1)
         await get_relationships(db, 1, a)
         assert db.stats().queued == 5
@@ -69,8 +69,8 @@ async def test_a_flush_writes_what_was_read(dsn):
         async with db.transaction() as conn:
             assert await log(conn) == [
                 (a, "direct", "why", None),
-                (b, "direct", None, None),
                 (a, "direct", None, None),
+                (b, "direct", None, None),
                 (a, "search", None, "memory 0"),
                 (b, "related", None, None),
             ]
@@ -143,8 +143,9 @@ async def test_half_a_second_is_enough_without_a_flush(dsn):
         assert await counts(dsn) == {number: 1}
 
 
-async def test_500_recalls_do_not_wait(dsn, monkeypatch):
+async def test_many_recalls_do_not_wait(dsn, monkeypatch):
     monkeypatch.setattr(tracking, "SECONDS", 86_400)
+    monkeypatch.setattr(tracking, "SOON", 500)
     async with connect(dsn) as db:
         ids = await add(db, 100)
         for _ in range(4):

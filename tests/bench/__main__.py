@@ -29,7 +29,7 @@ from tests.populate import populate
 
 ROUNDS, CALLS = 5, 200
 LARGE, SMALL = 200_000, 10_000
-TASKS, READS = 16, 8_000
+TASKS, READS = 16, 40_000
 CONTEXT = {
     "temporal": {"timestamp": "2026-03-01T12:00:00+00:00"},
     "spatial": {"city": "Graz", "country": "Austria", "is_home": True},
@@ -83,32 +83,35 @@ async def reads(db: Database, conn: asyncpg.Connection, table: Table) -> None:
 
 
 async def tracked(dsn: str, table: Table) -> None:
-    """Reads a second of 16 tasks, in turns without tracking, deferred and immediate.
+    """Reads a second of 16 tasks, popular memories more often, with each way of tracking in turn.
 
     Writing what was deferred is part of the time.
     """
     modes: tuple[Tracking, ...] = ("off", "deferred", "immediate")
     rates: dict[str, list[float]] = {mode: [] for mode in modes}
     databases = {mode: await connect(dsn, access_tracking=mode, max_size=16) for mode in modes}
-    hits = [hit.id async for hit in iterate_memories(databases["off"], 2)]
+    ids = [memory.id async for memory in iterate_memories(databases["off"], 2)]
+    weights = [1 / (n + 1) ** 0.9 for n in range(len(ids))]
+    draw = random.Random(2)
 
-    async def read(db: Database, seed: int, calls: int) -> None:
-        draw = random.Random(seed)
-        for _ in range(calls):
-            await get_memory(db, 2, draw.choice(hits))
+    async def read(db: Database, wanted: list[int]) -> None:
+        for number in wanted:
+            await get_memory(db, 2, number)
 
     async def turn(mode: Tracking, calls: int) -> float:
         db = databases[mode]
+        wanted = [draw.choices(ids, weights, k=calls) for _ in range(TASKS)]
         started = time.perf_counter()
-        await asyncio.gather(*(read(db, task, calls) for task in range(TASKS)))
+        await asyncio.gather(*(read(db, numbers) for numbers in wanted))
         await db.flush()
         return TASKS * calls / (time.perf_counter() - started)
 
+    calls = {mode: READS // TASKS // (10 if mode == "immediate" else 1) for mode in modes}
     for mode in modes:
-        await turn(mode, 100)
-    for _ in range(2 * ROUNDS):
+        await turn(mode, calls[mode])
+    for _ in range(ROUNDS):
         for mode in modes:
-            rates[mode].append(await turn(mode, READS // TASKS))
+            rates[mode].append(await turn(mode, calls[mode]))
     for mode in modes:
         stats = databases[mode].stats()
         assert stats.dropped == 0, stats
