@@ -495,14 +495,14 @@ def connect(
     """A database, to be awaited or entered: `async with connect() as db`.
 
     dsn: else LTM_DATABASE_URL, else DATABASE_URL, else the embedded server, which is migrated on
-    first use. timeout: seconds for getting a connection and
-    running a statement together. pgbouncer: for a pooler in transaction mode, prepares nothing
-    and sets nothing.
+    first use. timeout: seconds for getting a connection and running a statement together.
+    pgbouncer: for a pooler in transaction mode, prepares nothing and sets nothing.
 
     access_tracking says how memories that a read returns are counted as recalled. "deferred":
     they are queued in memory (up to 10,000, then the oldest are dropped) and written together
-    after half a second, or 500 of them, at flush() and at close(). A process that is killed loses
-    half a second of these statistics, a server that crashes about a second, neither a memory.
+    after half a second, sooner where they are many, at flush() and at close(). A process that is
+    killed loses half a second of these statistics, a server that crashes about a second, neither
+    a memory. Where a connection is lost while they are written, some may be counted twice.
     "immediate": before the read returns, in a statement of its own. "off": not at all.
 
     Opening raises Unavailable when the server cannot be reached, SchemaOutdated when it lacks

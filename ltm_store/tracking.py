@@ -13,9 +13,9 @@ from typing import Final
 from ltm_store.accesses import Recall
 from ltm_store.errors import LtmError, Unavailable
 
-SOON: Final = 5_000  # recalls that do not wait for that long
-MEMORIES_AT_ONCE: Final = 500  # whose recalls are written by one statement
 SECONDS: Final = 0.5  # that the first recall waits for others
+SOON: Final = 5_000  # recalls that do not wait so long
+MEMORIES_AT_ONCE: Final = 500  # whose recalls are written by one statement
 RETRY_SECONDS: Final = 1.0  # until what could not be written is tried again
 MOST: Final = 10_000  # recalls that wait; then the oldest go
 _log = logging.getLogger(__name__)
@@ -69,9 +69,8 @@ class RecallQueue:
         """Write what is queued now. Raises Unavailable where that fails; then it stays queued."""
         if self._task is not None:  # it may have begun before the last recall was queued
             await asyncio.wait([self._task])
-        if self._task is None and self._waiting:
-            self._start()
-        if (task := self._task) is not None:
+        if self._task is not None or self._waiting:
+            task = self._task or self._start()
             await asyncio.wait([task])
             if task.cancelled():
                 raise Unavailable("the database was closed")
@@ -83,11 +82,8 @@ class RecallQueue:
         deadline = clock() + timeout
         try:
             while self._task is not None or self._waiting:
-                if self._task is None:
-                    self._start()
-                done, _ = await asyncio.wait(
-                    filter(None, [self._task]), timeout=max(deadline - clock(), 0)
-                )
+                task = self._task or self._start()
+                done, _ = await asyncio.wait([task], timeout=max(deadline - clock(), 0))
                 if self._failing or not done:
                     break
         finally:
@@ -104,12 +100,13 @@ class RecallQueue:
     def _start_in(self, seconds: float) -> None:
         self._timer = asyncio.get_running_loop().call_later(seconds, self._start)
 
-    def _start(self) -> None:
+    def _start(self) -> asyncio.Task[None]:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         self._task = asyncio.get_running_loop().create_task(self._drain())
         self._task.add_done_callback(self._drained)
+        return self._task
 
     async def _drain(self) -> None:
         """Write what is queued as this begins, all recalls of a memory together."""

@@ -334,6 +334,9 @@ async def test_flushes_and_writes_of_the_same_rows_at_once_never_deadlock(dsn):
     """Four databases flush the same memories while others change, count and relate them."""
     async with connect(dsn, access_tracking="off") as db:
         ids = await add(db, 30)
+        async with db.transaction() as conn:
+            name = await conn.fetchval("SELECT current_database()")
+            await conn.execute(f"ALTER DATABASE {name} SET deadlock_timeout = '10ms'")
     databases = [await connect(dsn, max_size=3) for _ in range(4)]
     errors = []
 
