@@ -151,6 +151,14 @@ async def test_exactly_those_below_the_bound_are_archived(conn, below):
     assert len(await search_memories(conn, 1, limit=1000)) == len(before) - len(expected)
 
 
+async def test_the_bound_itself_is_not_below_it(conn):
+    await add_memory(conn, 1, "at it", importance_score=3, created_at=NOW)
+    under = await add_memory(
+        conn, 1, "under it", importance_score=3, confidence_score=1 - 1 / 2880, created_at=NOW
+    )
+    assert [memory.id for memory in await archive_stale(conn, 1, 3, as_of=NOW)] == [under.id]
+
+
 async def test_stale_memories_are_archived_some_at_a_time(conn):
     for n in range(5):
         await add_memory(conn, 1, f"{n}", created_at=NOW - timedelta(days=1000 + n))

@@ -230,10 +230,9 @@ async def test_what_could_not_be_written_is_tried_again(dsn):
             await db.flush()
         assert db.stats()[4:] == (1, 0, 0)
         proxy.swallowing = False
-        await get_memory(db, 1, number)
         await written(db)  # by itself
-        assert db.stats()[4:] == (0, 2, 0)
-    assert await counts(dsn) == {number: 2}
+        assert db.stats()[4:] == (0, 1, 0)
+    assert await counts(dsn) == {number: 1}
 
 
 async def test_a_full_queue_drops_the_oldest_and_counts_them(dsn, monkeypatch):
