@@ -237,15 +237,17 @@ async def test_expired_memories_of_all_users_are_deleted_and_links_to_them(db, m
 
 
 async def test_what_does_not_expire_keeps_its_links(conn):
-    a, b, c = [(await add_memory(conn, 1, name)).id for name in "abc"]
+    a, b, c, d = [(await add_memory(conn, 1, name)).id for name in "abcd"]
     await relate(conn, 1, a, b)
     await relate(conn, 1, a, c)
+    await update_memory(conn, 1, a, parent_memory_id=d)
     await update_memory(conn, 1, b, parent_memory_id=a)
     await update_memory(conn, 1, c, parent_memory_id=b)
     await conn.execute("UPDATE ltm_memories SET expires_at = $1 WHERE id = $2", PAST, c)
     assert await purge_expired(conn) == 1
     first, second = await get_memories(conn, 1, [a, b])
-    assert (first.related_memory_ids, second.parent_memory_id) == ((b,), a)
+    assert (first.related_memory_ids, first.parent_memory_id) == ((b,), d)
+    assert second.parent_memory_id == a
     assert [link.target_memory_id for link in await get_relationships(conn, 1, a)] == [b]
 
 
