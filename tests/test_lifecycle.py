@@ -277,7 +277,7 @@ async def test_a_memory_whose_expiry_was_put_off_meanwhile_is_kept(db, dsn):
 
 
 async def test_old_accesses_of_all_users_are_deleted(db, monkeypatch):
-    monkeypatch.setattr(maintenance, "_PRUNED_AT_ONCE", 7)
+    monkeypatch.setattr(maintenance, "_PRUNED_AT_ONCE", 5)
     ids = {user: (await add_memory(db, user, "x")).id for user in ("alice", 5, 6)}
     for user, number in ids.items():
         for _ in range(9):

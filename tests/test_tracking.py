@@ -35,6 +35,7 @@ from tests.wire import wire
 
 DEADLINE = 0.3  # seconds
 HANG = 10 * DEADLINE
+WINDOW = tracking.SECONDS + tracking.RETRY_SECONDS
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
@@ -49,8 +50,9 @@ async def add(db, number, user=1):
 
 async def written(db):
     """Wait, with other calls, until nothing is queued."""
-    while db.stats().queued:
-        await search_memories(db, "nobody")
+    async with asyncio.timeout(10 * WINDOW):
+        while db.stats().queued:
+            await search_memories(db, "nobody")
 
 
 async def test_a_flush_writes_what_was_read(dsn):
@@ -219,6 +221,8 @@ async def test_closing_is_bounded_when_the_server_is_gone(dsn, how, caplog):
     assert time.monotonic() - started < HANG
     assert db.stats().queued == 0
     assert db.stats().dropped == 1
+    timer = db._recalls._timer
+    assert timer is None or timer.cancelled()
 
 
 async def test_what_could_not_be_written_is_tried_again(dsn):
