@@ -1,6 +1,6 @@
 """Long-term memory of an AI assistant, kept in PostgreSQL."""
 
-from ltm_store.accesses import record_access
+from ltm_store.accesses import access_history, record_access, record_feedback
 from ltm_store.analytics import get_analytics
 from ltm_store.contexts import (
     CustomContext,
@@ -14,11 +14,14 @@ from ltm_store.contexts import (
 )
 from ltm_store.database import Database, connect
 from ltm_store.errors import Conflict, InvalidMemory, LtmError, SchemaOutdated, Unavailable
+from ltm_store.maintenance import prune_accesses, purge_expired
 from ltm_store.memories import (
     add_memory,
     archive_memory,
+    archive_stale,
     delete_memory,
     explain_search,
+    get_children,
     get_memories,
     get_memory,
     iterate_memories,
@@ -28,6 +31,7 @@ from ltm_store.memories import (
     update_memory,
 )
 from ltm_store.models import (
+    Access,
     Analytics,
     ErasureReport,
     ImportReport,
@@ -61,6 +65,7 @@ from ltm_store.users import forget_user
 __version__ = "0.1.0.dev0"
 
 __all__ = [
+    "Access",
     "Analytics",
     "Conflict",
     "CustomContext",
@@ -91,10 +96,12 @@ __all__ = [
     "TechnicalContext",
     "TemporalContext",
     "Unavailable",
+    "access_history",
     "add_memories",
     "add_memory",
     "add_tags",
     "archive_memory",
+    "archive_stale",
     "connect",
     "delete_memory",
     "explain_search",
@@ -102,13 +109,17 @@ __all__ = [
     "forget_user",
     "format_for_prompt",
     "get_analytics",
+    "get_children",
     "get_memories",
     "get_memory",
     "get_relationships",
     "import_user",
     "iterate_memories",
     "list_tags",
+    "prune_accesses",
+    "purge_expired",
     "record_access",
+    "record_feedback",
     "relate",
     "related_tags",
     "remove_tags",

@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
+from typing import NamedTuple
 
-from ltm_store.execute import Executor, fetch_value, internal_id
-from ltm_store.models import AccessDetails
-from ltm_store.values import UserId, moment
+from ltm_store.execute import Executor, Handle, fetch_many, fetch_one, fetch_value, internal_id
+from ltm_store.models import Access, AccessDetails, Feedback
+from ltm_store.values import UserId, memory_number, moment, row_limit
+
+
+class Recall(NamedTuple):
+    """One recall that waits to be recorded."""
+
+    user_id: int
+    memory_id: int
+    accessed_at: datetime
+    access_method: str
+    access_context: str | None
+    user_query: str | None
 
 
 async def record_access(
@@ -48,3 +61,65 @@ async def record(db: Executor, user: int, details: AccessDetails) -> int:
         details.user_query,
     )
     return recorded
+
+
+async def write_recalls(db: Executor, recalls: Sequence[Recall]) -> int:
+    """Record recalls of many users in one statement; return for how many the memory is there.
+
+    Where the connection is lost on the way, those that were written may be written again.
+    """
+    columns = map(list, zip(*recalls, strict=True))
+    recorded: int = await fetch_value(db, "write_accesses", *columns, repeat=True)
+    return recorded
+
+
+async def record_feedback(
+    db: Executor,
+    user_id: UserId,
+    memory_id: int,
+    *,
+    was_relevant: bool | None = None,
+    relevance_score: float | None = None,
+) -> Access | None:
+    """Say of the newest recorded recall of a memory whether it helped, and how much, 0 to 1.
+
+    What is None stays as it was. Returns the recall; None when there is no such memory or it was
+    never recalled. Recalls of it that are queued are written first. Raises InvalidMemory when
+    neither is given.
+    """
+    feedback = Feedback.checked({"was_relevant": was_relevant, "relevance_score": relevance_score})
+    number = memory_number(memory_id)
+    user = await internal_id(db, user_id)
+    if user is None:
+        return None
+    await _settled(db, user, number)
+    return await fetch_one(
+        db,
+        "record_feedback",
+        Access,
+        user,
+        number,
+        feedback.was_relevant,
+        feedback.relevance_score,
+        moment(None),
+    )
+
+
+async def access_history(
+    db: Executor, user_id: UserId, memory_id: int, *, limit: int = 50
+) -> list[Access]:
+    """The recorded recalls of a memory, newest first, at most limit (1 .. 1000) of them.
+
+    Recalls of it that are queued are written first.
+    """
+    number, rows = memory_number(memory_id), row_limit(limit)
+    user = await internal_id(db, user_id)
+    if user is None:
+        return []
+    await _settled(db, user, number)
+    return await fetch_many(db, "access_history", Access, user, number, rows, moment(None))
+
+
+async def _settled(db: Executor, user: int, number: int) -> None:
+    if isinstance(db, Handle):
+        await db.settled(user, number)

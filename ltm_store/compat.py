@@ -1,7 +1,7 @@
 """The original application's functions, with its parameters and its dicts.
 
 They work on a process-wide default database, opened on first use, one per event loop; `configure`
-says which. Errors are raised.
+says which. Errors are raised. Recalls are counted within half a second; `close` writes the last.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class _Details(TypedDict, total=False):
 
 def _columns(memory: Memory) -> Row:
     """A memory as a dict of every column, moments as ISO 8601 text."""
-    own = {"enhanced_context", "relationships", "outcome"}
+    own = {"enhanced_context", "relationships", "outcome", "duplicate_of"}
     names = [name for name in Memory.model_fields if name not in own]
     values: dict[str, object] = {name: getattr(memory, name) for name in names}
     values["context_data"] = memory.enhanced_context and memory.enhanced_context.stored()

@@ -8,14 +8,14 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager, suppress
 from types import TracebackType
-from typing import Any, Final, Literal, NamedTuple, Self, TypeAlias, TypedDict
+from typing import Any, Final, Literal, NamedTuple, Self, TypeAlias, TypedDict, get_args
 
 import asyncpg
 from asyncpg.transaction import Transaction
 
 from ltm_store import dsn as dsns
-from ltm_store import embedded, resources
-from ltm_store.accesses import record
+from ltm_store import embedded, limits, resources
+from ltm_store.accesses import Recall, record, write_recalls
 from ltm_store.errors import (
     CONNECTION_LOST,
     InvalidMemory,
@@ -26,9 +26,11 @@ from ltm_store.errors import (
 )
 from ltm_store.execute import SNAPSHOT, Handle, fetch_rows, translated
 from ltm_store.models import AccessDetails
+from ltm_store.tracking import RecallQueue
+from ltm_store.values import moment
 
 Connection: TypeAlias = "_Connection"
-Tracking = Literal["immediate", "off"]
+Tracking = Literal["deferred", "immediate", "off"]
 
 CLOSE_SECONDS: Final = 5.0
 STATEMENTS_KEPT: Final = 256  # prepared in a connection, more than there are shapes in use
@@ -49,12 +51,21 @@ class Options(TypedDict, total=False):
 
 
 class Stats(NamedTuple):
-    """The pool: connections open, idle among them, at the most, and calls that wait for one."""
+    """What a Database is doing.
+
+    Connections: open, idle among them, at the most, and calls that wait for one. Accesses since it
+    was opened: queued ones that are not written yet, recorded ones, and those that were dropped
+    because the queue was full, the server refused them, or there was no more time at closing. (One
+    of a memory that was deleted meanwhile is none of these.)
+    """
 
     open: int
     idle: int
     max_size: int
     waiting: int
+    queued: int
+    recorded: int
+    dropped: int
 
 
 class _Pool:
@@ -75,9 +86,10 @@ class _Pool:
         self.closed = False
 
     @property
-    def stats(self) -> Stats:
+    def figures(self) -> tuple[int, int, int, int]:
+        """The first figures of Stats."""
         size = len(self._idle) + len(self._out)
-        return Stats(size, len(self._idle), self._max_size, len(self._waiting))
+        return size, len(self._idle), self._max_size, len(self._waiting)
 
     async def acquire(self, deadline: float) -> Connection:
         """A connection that is not known to be broken. Raises TimeoutError at the deadline."""
@@ -172,11 +184,13 @@ class _Pool:
             pass
         idle, self._idle = self._idle, []
         goodbyes = asyncio.gather(*map(_goodbye, idle), *self._leaving)
-        with suppress(TimeoutError):
-            await asyncio.wait_for(goodbyes, timeout)
-        for connection in [*idle, *self._out]:
-            if not connection.is_closed():
-                connection.terminate()
+        try:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(goodbyes, timeout)
+        finally:
+            for connection in [*idle, *self._out]:
+                if not connection.is_closed():
+                    connection.terminate()
 
 
 async def _goodbye(connection: Connection) -> None:
@@ -222,8 +236,8 @@ class Database(Handle):
         pgbouncer: bool,
         check_schema: bool,
     ) -> None:
-        if access_tracking not in ("immediate", "off"):
-            raise InvalidMemory("access_tracking", 'should be "immediate" or "off"')
+        if access_tracking not in get_args(Tracking):
+            raise InvalidMemory("access_tracking", 'should be "deferred", "immediate" or "off"')
         if not 0 <= min_size <= max_size or max_size < 1:
             raise InvalidMemory("max_size", "should be at least 1 and min_size")
         if not 0 < timeout <= LONGEST_TIMEOUT:
@@ -236,6 +250,7 @@ class Database(Handle):
         self._pgbouncer = pgbouncer
         self._check_schema = check_schema
         self._pool = _Pool(self._connect, max_size)
+        self._recalls = RecallQueue(lambda recalls: write_recalls(self, recalls))
         self._opened = False
 
     def __await__(self) -> Generator[Any, None, Self]:
@@ -350,7 +365,13 @@ class Database(Handle):
         query: str | None,
     ) -> None:
         """Record accesses as access_tracking says; see execute.Handle."""
-        if self._tracking == "immediate":
+        if self._tracking == "deferred":
+            now, asked = moment(None), query and query[: limits.NOTE_CHARS]
+            self._recalls.add(
+                Recall(user_id, memory_id, now, method, context, asked)
+                for memory_id in dict.fromkeys(memory_ids)
+            )
+        elif self._tracking == "immediate":
             details = AccessDetails.checked(
                 {
                     "memory_ids": memory_ids,
@@ -423,13 +444,34 @@ class Database(Handle):
         if not self._pgbouncer:
             await translated(connection.reset)
 
+    async def settled(self, user_id: int, memory_id: int | None = None) -> None:
+        """Write what is queued where some of it concerns this; see execute.Handle."""
+        if self._recalls.waits(user_id, memory_id):
+            await self._recalls.flush()
+
+    async def flush(self) -> None:
+        """Return when the accesses that are queued now are written.
+
+        Raises Unavailable where they could not be; they are kept, and tried again every second.
+        """
+        await self._recalls.flush()
+
     def stats(self) -> Stats:
-        """What the pool is doing now."""
-        return self._pool.stats
+        """What the pool and the queue of accesses are doing now."""
+        recalls = self._recalls
+        return Stats(*self._pool.figures, recalls.queued, recalls.recorded, recalls.dropped)
 
     async def close(self) -> None:
-        """Close every connection, within 5 seconds. Never raises because the server is gone."""
-        await self._pool.close(min(CLOSE_SECONDS, self.timeout))
+        """Write the queued accesses and close every connection, within 5 seconds (or the timeout).
+
+        Never raises because the server is gone; what could not be written then is dropped.
+        """
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + min(CLOSE_SECONDS, self.timeout)
+        try:
+            await self._recalls.close(deadline - clock())
+        finally:
+            await self._pool.close(max(deadline - clock(), 0))
 
 
 def _embedded_and_migrated() -> str:
@@ -443,7 +485,7 @@ def _embedded_and_migrated() -> str:
 def connect(
     dsn: str | None = None,
     *,
-    access_tracking: Tracking = "immediate",
+    access_tracking: Tracking = "deferred",
     timeout: float = 10.0,
     min_size: int = 1,
     max_size: int = 10,
@@ -453,10 +495,15 @@ def connect(
     """A database, to be awaited or entered: `async with connect() as db`.
 
     dsn: else LTM_DATABASE_URL, else DATABASE_URL, else the embedded server, which is migrated on
-    first use. access_tracking: "immediate" records a recall before the read returns, in a
-    statement of its own; "off" records none. timeout: seconds for getting a connection and
-    running a statement together. pgbouncer: for a pooler in transaction mode, prepares nothing
-    and sets nothing.
+    first use. timeout: seconds for getting a connection and running a statement together.
+    pgbouncer: for a pooler in transaction mode, prepares nothing and sets nothing.
+
+    access_tracking says how memories that a read returns are counted as recalled. "deferred":
+    they are queued in memory (up to 10,000, then the oldest are dropped) and written together
+    after half a second, sooner where they are many, at flush() and at close(). A process that is
+    killed loses half a second of these statistics, a server that crashes about a second, neither
+    a memory. Where a connection is lost while they are written, some may be counted twice.
+    "immediate": before the read returns, in a statement of its own. "off": not at all.
 
     Opening raises Unavailable when the server cannot be reached, SchemaOutdated when it lacks
     migrations (unless check_schema is false).

@@ -54,6 +54,10 @@ class Handle(ABC):
     ) -> None:
         """Note that these memories were recalled."""
 
+    @abstractmethod
+    async def settled(self, user_id: int, memory_id: int | None = None) -> None:
+        """Write what is noted of this memory, or of any of the user's, if anything waits."""
+
 
 Executor: TypeAlias = "Handle | Connection | Pool"
 Row = TypeVar("Row", bound=BaseModel)

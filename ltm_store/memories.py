@@ -14,6 +14,7 @@ from ltm_store.contexts import EnhancedContext, store_context
 from ltm_store.errors import Conflict, InvalidMemory, Unavailable
 from ltm_store.execute import (
     Executor,
+    Handle,
     fetch_many,
     fetch_one,
     fetch_value,
@@ -33,7 +34,7 @@ from ltm_store.models import (
     SearchFindings,
 )
 from ltm_store.queries import parse_query
-from ltm_store.values import UserId, dump_json, memory_number, moment, whole_number
+from ltm_store.values import UserId, dump_json, memory_number, moment, row_limit, whole_number
 
 FORGOTTEN: Final = "this user is being forgotten"
 _PAGE: Final = 200  # memories that iterate_memories reads at once
@@ -100,8 +101,10 @@ async def add_memory(
 
     With an idempotency_key that the user has used before, the memory stored then comes back
     unchanged with outcome "existing"; otherwise outcome is "created". related_memory_ids become
-    relationships of type "related" and strength 0.5. Raises InvalidMemory naming the field that
-    is refused, among them related and parent memories that this user does not have.
+    relationships of type "related" and strength 0.5. Where the user has a memory that says the
+    same, duplicate_of tells its id; both are kept, and of two adds at the same instant neither may
+    tell. Raises InvalidMemory naming the field that is refused, among them related and parent
+    memories that this user does not have.
     """
     given = dict(locals())
     new = NewMemory.checked({name: given[name] for name in NewMemory.model_fields})
@@ -541,6 +544,54 @@ async def restore_memory(db: Executor, user_id: UserId, memory_id: int) -> Memor
     return await _change(db, user_id, memory_id, changes)
 
 
+async def archive_stale(
+    db: Executor,
+    user_id: UserId,
+    below: float,
+    *,
+    as_of: datetime | None = None,
+    limit: int = 1000,
+) -> list[Memory]:
+    """Archive the memories whose live importance is below a bound, and return them, lowest first.
+
+    below: above 0, at most 10. as_of is the moment that the importance is for. At most limit
+    (1 .. 1000) memories at once: while that many come back, there may be more. archive_reason says
+    what their importance was; restore_memory takes one back. Queued recalls of the user are
+    written first. Raises InvalidMemory naming the argument that is refused.
+    """
+    if isinstance(below, bool) or not isinstance(below, int | float) or not 0 < below <= 10:
+        raise InvalidMemory("below", "should be above 0 and at most 10")
+    then, rows = moment(as_of), row_limit(limit)
+    user = await internal_id(db, user_id)
+    if user is None:
+        return []
+    if isinstance(db, Handle):
+        await db.settled(user)
+    return await fetch_many(
+        db, "archive_stale", Memory, user, then, float(below), moment(None), rows
+    )
+
+
+async def get_children(
+    db: Executor,
+    user_id: UserId,
+    memory_id: int,
+    *,
+    as_of: datetime | None = None,
+    limit: int = 1000,
+) -> list[Memory]:
+    """The memories whose parent_memory_id is this one, archived or not, first stored first.
+
+    At most limit (1 .. 1000) of them. as_of is the moment that dynamic importance and expiry are
+    for. Not tracked.
+    """
+    number, now, rows = memory_number(memory_id), moment(as_of), row_limit(limit)
+    user = await internal_id(db, user_id)
+    if user is None:
+        return []
+    return await fetch_many(db, "get_children", Memory, user, number, now, rows)
+
+
 async def delete_memory(db: Executor, user_id: UserId, memory_id: int) -> bool:
     """Delete a memory and all that hangs on it; tell whether there was one.
 
@@ -548,11 +599,17 @@ async def delete_memory(db: Executor, user_id: UserId, memory_id: int) -> bool:
     """
     number = memory_number(memory_id)
     user = await internal_id(db, user_id)
-    if user is None:
-        return False
+    return user is not None and await erase(db, user, [number], moment(None)) > 0
+
+
+async def erase(
+    db: Executor, user: int, numbers: list[int], now: datetime, *, only_expired: bool = False
+) -> int:
+    """Delete memories of the user of this number, as delete_memory does; return how many."""
     async with locking(db) as connection:
-        if not await fetch_value(connection, "lock_for_delete", user, number):
-            return False
-        return (
-            await fetch_value(connection, "delete_memory", user, number, moment(None)) is not None
+        if not await fetch_value(connection, "lock_for_delete", user, numbers):
+            return 0
+        deleted: int = await fetch_value(
+            connection, "delete_memories", user, numbers, now, only_expired
         )
+    return deleted

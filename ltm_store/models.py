@@ -18,6 +18,8 @@ from pydantic import (
     JsonValue,
     StrictBool,
     ValidationError,
+    ValidationInfo,
+    field_validator,
 )
 from pydantic_core import ErrorDetails
 
@@ -321,6 +323,20 @@ class AccessDetails(Arguments):
     )
 
 
+class Feedback(Arguments):
+    """What is said of a recall afterwards."""
+
+    was_relevant: StrictBool | None
+    relevance_score: Fraction | None
+
+    @field_validator("relevance_score")
+    @classmethod
+    def _one_of_them(cls, score: float | None, others: ValidationInfo) -> float | None:
+        if score is None and others.data.get("was_relevant", True) is None:
+            raise ValueError("should be given, or was_relevant")
+        return score
+
+
 class Row(BaseModel):
     """A row of a statement; what an older program left in it is read as well as can be."""
 
@@ -455,7 +471,9 @@ class Memory(Row):
 
     `dynamic_importance` is the importance, 0 .. 10, at the moment the call asked for.
     `enhanced_context` is None when none was stored or the call did not ask for it,
-    `relationships` unless asked for. `outcome` is set by add_memory alone.
+    `relationships` unless asked for. `outcome` and `duplicate_of` are set by add_memory alone: the
+    first of the user's memories, neither archived nor expired, that said the same already, but for
+    letter case and white space.
     """
 
     id: int
@@ -489,6 +507,29 @@ class Memory(Row):
     expires_at: datetime | None
     relationships: Annotated[tuple[Relationship, ...] | None, BeforeValidator(_parsed)] = None
     outcome: Literal["created", "existing"] | None = None
+    duplicate_of: int | None = None
+
+
+class Access(Row):
+    """One recorded recall of a memory. Moments are aware and in UTC."""
+
+    id: int
+    user_id: int
+    memory_id: int
+    access_timestamp: datetime | None
+    access_context: str | None
+    access_method: str | None
+    user_query: str | None
+    was_relevant: bool | None
+    relevance_score: float | None
+
+
+class PrunedAccesses(Row):
+    """How many recalls of a page were deleted, and the last row of the page."""
+
+    user_id: int
+    id: int
+    pruned: int
 
 
 class MemoryHit(Memory):

@@ -5,9 +5,9 @@ A file holds blocks that begin with a header:
     -- name: get_memory(user_id bigint, memory_id bigint, related flag) :one Memory
     -- What it means, in one line.
 
-A long header goes on in comment lines up to its kind: :one (a row or None), :many (rows) or :exec
-(no rows). The parameters stand in the order of `$1, $2, ...`; a `flag`, which comes last, chooses
-lines and is not sent.
+A long header goes on in comment lines up to its kind: :one (a row or None), :many (rows), :exec
+(no rows), or :many-users (a row; the users come from the list that drives it). The parameters stand
+in the order of `$1, $2, ...`; a `flag`, which comes last, chooses lines and is not sent.
 
 A line that ends in `-- if tags` is left out when `tags` is None or false, one in `-- if not tags`
 when it is given; on a line of its own the condition holds up to its `-- end if`. The placeholders
@@ -30,7 +30,7 @@ from ltm_store.resources import resource_dir
 
 _HEADER = re.compile(
     r"-- name: (?P<name>\w+)\((?P<parameters>[^)]*)\) "
-    r":(?P<kind>one|many|exec)(?: (?P<model>\w+))?\n"
+    r":(?P<kind>one|many-users|many|exec)(?: (?P<model>\w+))?\n"
     r"-- (?P<meaning>.+)\n(?P<notes>(?:--.*\n)*)"
 )
 _BLOCK = re.compile(r"^(?=-- (?:name|columns|conditions): )", re.MULTILINE)

@@ -8,6 +8,7 @@ from ltm_store.execute import Executor, Handle, fetch_one, fetch_value, in_trans
 from ltm_store.models import ErasedRows, ErasureReport
 from ltm_store.values import UserId, known_user
 
+REPAIRS = "ltm_adoption_report"
 _AT_ONCE = 2_000  # memories deleted by one statement
 
 
@@ -18,13 +19,14 @@ async def forget_user(db: Executor, user_id: UserId) -> ErasureReport:
     it takes: the timeout of a Database does not hold for it.
     """
     counts: Counter[str] = Counter({name: 0 for name in ErasedRows.model_fields})
-    counts["ltm_external_users"] = 0
+    counts["ltm_external_users"] = counts[REPAIRS] = 0
     async with in_transaction(db, unbounded=True) as connection:
         user = await internal_id(connection, user_id)
         if user is not None:
             erased = await _erase_some(connection, user, counts)
             while erased:
                 erased = await _erase_some(connection, user, counts)
+            counts[REPAIRS] = await fetch_value(connection, "forget_repairs", user)
             counts["ltm_external_users"] = await fetch_value(connection, "forget_name", user)
     if isinstance(db, Handle):
         db.external_users.pop(str(known_user(user_id)), None)

@@ -208,3 +208,10 @@ def whole_number(value: int, field: str) -> int:
     if type(value) is not int or abs(value) >= 2**31:
         raise InvalidMemory(field, "should be a whole number below 2**31")
     return value
+
+
+def row_limit(value: int) -> int:
+    """The number itself. Raises InvalidMemory unless so many rows may be asked for."""
+    if type(value) is not int or not 1 <= value <= limits.HITS:
+        raise InvalidMemory("limit", f"should be 1 to {limits.HITS}")
+    return value

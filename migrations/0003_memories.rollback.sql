@@ -1,3 +1,5 @@
 DROP TABLE ltm_memories;
 
 DROP TABLE ltm_external_users;
+
+DROP FUNCTION ltm_plain_content(text);

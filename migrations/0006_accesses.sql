@@ -36,5 +36,6 @@ COMMENT ON COLUMN ltm_memory_access.relevance_score IS 'Feedback: how much it he
 COMMENT ON INDEX ltm_memory_access_pkey IS 'One row of one user.';
 
 CREATE INDEX ltm_memory_access_memory_id_idx
-ON ltm_memory_access (user_id, memory_id, access_timestamp);
-COMMENT ON INDEX ltm_memory_access_memory_id_idx IS 'The recalls of a memory in order of time.';
+ON ltm_memory_access (user_id, memory_id, access_timestamp DESC NULLS LAST, id DESC);
+COMMENT ON INDEX ltm_memory_access_memory_id_idx IS
+'The recalls of a memory, newest first; those without a moment last.';

@@ -52,3 +52,147 @@ logged AS (
 )
 
 SELECT COUNT(*) AS recorded FROM logged;
+
+-- name: write_accesses(
+--     user_ids bigint[], memory_ids bigint[], moments timestamptz[], access_methods varchar[],
+--     access_contexts text[], user_queries text[]
+-- ) :many-users
+-- Count and log recalls that were queued, each with its own moment; tell for how many the memory is there.
+-- Its commit does not wait for the disk: these are statistics. It gives up where a row stays locked,
+-- before the server looks for a deadlock, so that it is never a caller's transaction that is undone.
+WITH settings AS MATERIALIZED (
+    SELECT
+        SET_CONFIG('synchronous_commit', 'off', TRUE) AS synchronous_commit,
+        SET_CONFIG('lock_timeout', '500', TRUE) AS lock_timeout
+),
+
+-- The events of a memory travel with it: a join to them later would be planned for few, and be slow.
+sums AS MATERIALIZED (
+    SELECT
+        e.user_id,
+        e.memory_id,
+        COUNT(*) AS accesses,
+        MAX(e.accessed_at) AS last_accessed,
+        ARRAY_AGG(e.access_context ORDER BY e.place)
+        FILTER (WHERE e.access_context IS NOT NULL) AS words,
+        ARRAY_AGG(e.accessed_at ORDER BY e.place) AS moments,
+        ARRAY_AGG(e.access_method ORDER BY e.place) AS access_methods,
+        ARRAY_AGG(e.access_context ORDER BY e.place) AS access_contexts,
+        ARRAY_AGG(e.user_query ORDER BY e.place) AS user_queries,
+        ARRAY_AGG(e.place ORDER BY e.place) AS places
+    FROM
+        UNNEST(
+            $1::bigint[], $2::bigint[], $3::timestamptz[], $4::varchar[], $5::text[], $6::text[]
+        )
+        WITH ORDINALITY AS e (
+            user_id, memory_id, accessed_at, access_method, access_context, user_query, place
+        )
+    GROUP BY e.user_id, e.memory_id
+),
+
+locked AS MATERIALIZED (
+    SELECT
+        m.user_id,
+        m.id,
+        s.accesses,
+        s.last_accessed,
+        s.words[CARDINALITY(s.words)] AS access_context,
+        s.moments,
+        s.access_methods,
+        s.access_contexts,
+        s.user_queries,
+        s.places
+    FROM sums AS s
+    INNER JOIN ltm_memories AS m ON s.user_id = m.user_id AND s.memory_id = m.id
+    WHERE (SELECT g.synchronous_commit FROM settings AS g) = 'off'
+    ORDER BY m.user_id, m.id
+    FOR NO KEY UPDATE OF m
+),
+
+counted AS (
+    UPDATE ltm_memories AS m
+    SET
+        access_count = LEAST(COALESCE(m.access_count, 0) + l.accesses, 2147483647),
+        last_accessed = GREATEST(m.last_accessed, TIMEZONE('utc', l.last_accessed)),
+        last_access_context = COALESCE(l.access_context, m.last_access_context),
+        dynamic_importance = LTM_DYNAMIC_IMPORTANCE(
+            LTM_IMPORTANCE_RANK(
+                m.importance_score,
+                m.confidence_score,
+                LEAST(COALESCE(m.access_count, 0) + l.accesses, 2147483647)::integer,
+                GREATEST(m.last_accessed, TIMEZONE('utc', l.last_accessed)),
+                m.created_at
+            ),
+            l.last_accessed
+        )
+    FROM locked AS l
+    WHERE m.user_id = l.user_id AND m.id = l.id
+),
+
+logged AS (
+    INSERT INTO ltm_memory_access (
+        user_id, memory_id, access_timestamp, access_context, access_method, user_query
+    )
+    SELECT
+        l.user_id,
+        l.id,
+        TIMEZONE('utc', e.accessed_at),
+        e.access_context,
+        e.access_method,
+        e.user_query
+    FROM locked AS l
+    CROSS JOIN
+        LATERAL UNNEST(l.moments, l.access_contexts, l.access_methods, l.user_queries, l.places)
+            AS e (accessed_at, access_context, access_method, user_query, place)
+    ORDER BY e.place
+    RETURNING id
+)
+
+SELECT COUNT(*) AS recorded FROM logged;
+
+-- columns: access
+SELECT
+    a.id,
+    a.user_id,
+    a.memory_id,
+    a.access_context,
+    a.access_method,
+    a.user_query,
+    a.was_relevant,
+    a.relevance_score
+FROM ltm_memory_access AS a;
+
+-- name: record_feedback(
+--     user_id bigint, memory_id bigint, was_relevant boolean, relevance_score double precision,
+--     now timestamptz
+-- ) :one Access
+-- Say of the newest recall of a memory whether it helped; what is not given stays.
+UPDATE ltm_memory_access AS a
+SET
+    was_relevant = COALESCE($3, a.was_relevant),
+    relevance_score = COALESCE($4, a.relevance_score)
+FROM (
+    SELECT n.id
+    FROM ltm_memories AS m
+    INNER JOIN ltm_memory_access AS n ON n.user_id = $1 AND n.memory_id = m.id
+    WHERE m.user_id = $1 AND m.id = $2 AND (m.expires_at IS NULL OR m.expires_at > $5)
+    ORDER BY n.access_timestamp DESC NULLS LAST, n.id DESC
+    LIMIT 1
+) AS newest
+WHERE a.user_id = $1 AND a.id = newest.id
+RETURNING
+    a.*,  -- columns: access
+    TIMEZONE('utc', a.access_timestamp) AS access_timestamp;
+
+-- name: access_history(
+--     user_id bigint, memory_id bigint, row_limit bigint, now timestamptz
+-- ) :many Access
+-- The recorded recalls of a memory, newest first.
+SELECT
+    a.*,  -- columns: access
+    TIMEZONE('utc', a.access_timestamp) AS access_timestamp
+FROM ltm_memories AS m
+INNER JOIN ltm_memory_access AS a ON a.user_id = $1 AND a.memory_id = $2
+WHERE m.user_id = $1 AND m.id = $2 AND (m.expires_at IS NULL OR m.expires_at > $4)
+ORDER BY a.access_timestamp DESC NULLS LAST, a.id DESC
+LIMIT $3;

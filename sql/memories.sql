@@ -126,7 +126,23 @@ described AS (
     WHERE a.outcome = 'created'
 )
 
-SELECT a.* FROM added AS a;
+SELECT
+    a.*,
+    (
+        SELECT m.id
+        FROM ltm_memories AS m
+        WHERE
+            m.user_id = $1
+            AND m.content_hash = hashtextextended(ltm_plain_content($3), 0)
+            AND ltm_plain_content(m.content) = ltm_plain_content($3)
+            AND m.is_archived IS NOT TRUE
+            AND (m.expires_at IS NULL OR m.expires_at > $2)
+            AND m.id <> a.id
+            AND a.outcome = 'created'
+        ORDER BY m.id
+        LIMIT 1
+    ) AS duplicate_of
+FROM added AS a;
 
 -- name: get_memory(
 --     user_id bigint, memory_id bigint, as_of timestamptz, include_relationships flag
@@ -636,84 +652,165 @@ RETURNING
     m.context_data::text AS enhanced_context,
     ltm_dynamic_importance(m.importance_rank, $3) AS dynamic_importance;
 
--- name: lock_for_delete(user_id bigint, memory_id bigint) :one
--- Lock a memory and those that mention it, in the order of their ids; tell whether it is there.
--- From then on nobody can link to it, and the next statement sees every link that was made before.
-WITH neighbours AS (
-    SELECT c.id
-    FROM ltm_memories AS c
-    WHERE c.user_id = $1 AND c.parent_memory_id = $2
-    UNION
-    SELECT r.source_memory_id AS id
-    FROM ltm_memory_relationships AS r
-    WHERE r.user_id = $1 AND r.target_memory_id = $2
-),
-
-below AS MATERIALIZED (
-    SELECT m.id
-    FROM ltm_memories AS m
-    WHERE
-        m.user_id = $1 AND m.id IN (
-            SELECT n.id FROM neighbours AS n
-            WHERE n.id < $2
-        )
-    ORDER BY m.id
-    FOR NO KEY UPDATE
-),
-
-target AS MATERIALIZED (
-    SELECT m.id
-    FROM ltm_memories AS m
-    WHERE m.user_id = $1 AND m.id = $2 AND (SELECT count(*) FROM below) >= 0
-    FOR UPDATE
-),
-
-above AS MATERIALIZED (
+-- name: archive_stale(
+--     user_id bigint, as_of timestamptz, below double precision, now timestamptz, row_limit bigint
+-- ) :many Memory
+-- Archive the memories whose live importance is below a bound, the least important first.
+WITH stale AS MATERIALIZED (
     SELECT m.id
     FROM ltm_memories AS m
     WHERE
         m.user_id = $1
-        AND m.id IN (
-            SELECT n.id FROM neighbours AS n
-            WHERE n.id > $2
-        )
-        AND (SELECT count(*) FROM target) >= 0
+        AND m.is_archived IS NOT TRUE
+        AND (m.expires_at IS NULL OR m.expires_at > $4)
+        -- The bound as a rank, for the index of ranks.
+        AND m.importance_rank
+        <= ceil(
+            1440 * $3::double precision
+            + ltm_importance_rank(1, 0.5, 0, timezone('utc', $2::timestamptz), NULL)
+        )::integer
+        AND ltm_dynamic_importance(m.importance_rank, $2) < $3
+    ORDER BY m.importance_rank ASC, m.id ASC
+    LIMIT $5
+),
+
+-- What was recalled or archived meanwhile is left alone.
+locked AS (
+    SELECT m.id
+    FROM ltm_memories AS m
+    WHERE
+        m.user_id = $1
+        AND m.id IN (SELECT s.id FROM stale AS s)
+        AND m.is_archived IS NOT TRUE
+        AND ltm_dynamic_importance(m.importance_rank, $2) < $3
     ORDER BY m.id
     FOR NO KEY UPDATE
+),
+
+archived AS (
+    UPDATE ltm_memories AS m
+    SET
+        is_archived = TRUE,
+        archive_reason = format(
+            'importance %s on %s, below %s',
+            round(ltm_dynamic_importance(m.importance_rank, $2)::numeric, 2),
+            timezone('utc', $2)::date,
+            $3
+        ),
+        version = m.version + 1,
+        last_modified = timezone('utc', $4::timestamptz),
+        dynamic_importance = ltm_dynamic_importance(m.importance_rank, $4)
+    FROM locked AS l
+    WHERE m.user_id = $1 AND m.id = l.id
+    RETURNING
+        m.*,  -- columns: memory
+        m.context_data::text AS enhanced_context,
+        ltm_dynamic_importance(m.importance_rank, $2) AS dynamic_importance
 )
 
-SELECT (SELECT count(*) FROM above) >= 0 AND EXISTS (SELECT 1 FROM target) AS found;
+SELECT a.* FROM archived AS a
+ORDER BY a.importance_rank ASC, a.id ASC
+LIMIT $5;
 
--- name: delete_memory(user_id bigint, memory_id bigint, now timestamptz) :one
--- Delete a memory and all that hangs on it: its children lose their parent, neighbours their mention.
-WITH affected AS (
+-- name: get_children(user_id bigint, memory_id bigint, as_of timestamptz, row_limit bigint) :many Memory
+-- The memories that belong under another one, archived or not, first stored first.
+SELECT
+    m.*,  -- columns: memory
+    m.context_data::text AS enhanced_context,
+    ltm_dynamic_importance(m.importance_rank, $3) AS dynamic_importance
+FROM ltm_memories AS m
+WHERE
+    m.user_id = $1
+    AND m.parent_memory_id = $2
+    AND (m.expires_at IS NULL OR m.expires_at > $3)
+ORDER BY m.id
+LIMIT $4;
+
+-- name: lock_for_delete(user_id bigint, memory_ids bigint[]) :one
+-- Lock memories and those that mention them, in the order of their ids; tell how many are there.
+-- From then on nobody can link to them, and the next statement sees every link that was made before.
+WITH concerned AS (
+    SELECT d.id FROM unnest($2::bigint[]) AS d (id)
+    UNION
     SELECT c.id
     FROM ltm_memories AS c
-    WHERE c.user_id = $1 AND c.parent_memory_id = $2
+    WHERE c.user_id = $1 AND c.parent_memory_id = any($2)
     UNION
     SELECT r.source_memory_id AS id
     FROM ltm_memory_relationships AS r
-    WHERE r.user_id = $1 AND r.target_memory_id = $2
+    WHERE r.user_id = $1 AND r.target_memory_id = any($2)
+),
+
+settled AS MATERIALIZED (
+    SELECT m.id
+    FROM ltm_memories AS m
+    WHERE m.user_id = $1 AND m.id IN (SELECT c.id FROM concerned AS c)
+    ORDER BY m.id
+    FOR NO KEY UPDATE
+),
+
+doomed AS MATERIALIZED (
+    SELECT m.id
+    FROM ltm_memories AS m
+    WHERE m.user_id = $1 AND m.id = any($2) AND (SELECT count(*) FROM settled) > 0
+    ORDER BY m.id
+    FOR UPDATE
+)
+
+SELECT count(*) AS found FROM doomed;
+
+-- name: delete_memories(
+--     user_id bigint, memory_ids bigint[], now timestamptz, only_expired boolean
+-- ) :one
+-- Delete memories and all that hangs on them: children lose their parent, neighbours their mention.
+WITH doomed AS MATERIALIZED (
+    SELECT m.id
+    FROM ltm_memories AS m
+    WHERE m.user_id = $1 AND m.id = any($2) AND (NOT $4::boolean OR m.expires_at <= $3)
+),
+
+affected AS (
+    SELECT c.id
+    FROM ltm_memories AS c
+    WHERE c.user_id = $1 AND c.parent_memory_id IN (SELECT d.id FROM doomed AS d)
+    UNION
+    SELECT r.source_memory_id AS id
+    FROM ltm_memory_relationships AS r
+    WHERE r.user_id = $1 AND r.target_memory_id IN (SELECT d.id FROM doomed AS d)
+    EXCEPT
+    SELECT d.id FROM doomed AS d
+),
+
+gone AS (
+    SELECT jsonb_build_object('gone', jsonb_agg(d.id)) AS ids FROM doomed AS d
 ),
 
 released AS (
     UPDATE ltm_memories AS m
     SET
-        parent_memory_id = nullif(m.parent_memory_id, $2),
+        parent_memory_id = CASE
+            WHEN m.parent_memory_id IN (SELECT d.id FROM doomed AS d) THEN NULL
+            ELSE m.parent_memory_id
+        END,
         related_memory_ids = CASE jsonb_typeof(m.related_memory_ids)
             WHEN 'array'
                 THEN
                     jsonb_path_query_array(
-                        m.related_memory_ids, '$[*] ? (@ != $gone)', jsonb_build_object('gone', $2)
+                        m.related_memory_ids, '$[*] ? (!(@ == $gone[*]))', g.ids
                     )
             ELSE m.related_memory_ids
         END,
         last_modified = timezone('utc', $3::timestamptz),
         version = m.version + 1
-    FROM affected AS a
+    FROM affected AS a CROSS JOIN gone AS g
     WHERE m.user_id = $1 AND m.id = a.id
+),
+
+deleted AS (
+    DELETE FROM ltm_memories AS m
+    USING doomed AS d
+    WHERE m.user_id = $1 AND m.id = d.id
+    RETURNING m.id
 )
 
-DELETE FROM ltm_memories AS m
-WHERE m.user_id = $1 AND m.id = $2
-RETURNING m.id;
+SELECT count(*) AS deleted FROM deleted;

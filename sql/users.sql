@@ -38,3 +38,13 @@ WITH blanked AS (
 )
 
 SELECT count(*) AS forgotten FROM blanked;
+
+-- name: forget_repairs(user_id bigint) :one
+-- Delete what adoption kept of a user's values as they were; tell how many there were.
+WITH erased AS (
+    DELETE FROM ltm_adoption_report AS r
+    WHERE r.user_id = $1
+    RETURNING r.id
+)
+
+SELECT count(*) AS erased FROM erased;

@@ -21,6 +21,9 @@ _CHILDREN = (
     "INSERT INTO ltm_memory_access (user_id, memory_id, access_method) "
     "SELECT user_id, id, 'direct' FROM ltm_memories, generate_series(1, 3) "
     "WHERE user_id BETWEEN $1 AND $2 AND $3::bigint > 0",
+    "INSERT INTO ltm_adoption_report (user_id, table_name, row_id, rule) "
+    "SELECT user_id, 'ltm_memories', id, 'clamped' FROM ltm_memories "
+    "WHERE user_id BETWEEN $1 AND $2 AND $3::bigint > 0",
 )
 
 

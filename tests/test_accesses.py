@@ -1,18 +1,22 @@
 """Recording recalls, by hand and by themselves."""
 
 import asyncio
+import math
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from ltm_store import (
+    Access,
     InvalidMemory,
+    access_history,
     add_memory,
     connect,
     get_memories,
     get_memory,
     get_relationships,
     record_access,
+    record_feedback,
     relate,
     search_memories,
 )
@@ -133,3 +137,93 @@ async def test_accesses_of_one_day_and_step_update_in_place(db):
         total_after, in_place_after = await conn.fetchrow(updates, "ltm_memories")
     assert total_after - total == 5
     assert in_place_after - in_place == 5
+
+
+async def test_feedback_goes_to_the_newest_access(conn):
+    await conn.execute("SET LOCAL timezone = 'Asia/Kolkata'")
+    memory, other = await add_memory(conn, 1, "x"), await add_memory(conn, 1, "y")
+    assert await record_feedback(conn, 1, memory.id, was_relevant=True) is None
+    for words in ("first", "second"):
+        await record_access(conn, 1, [memory.id, other.id], access_context=words, user_query="q")
+    said = await record_feedback(conn, 1, memory.id, was_relevant=True)
+    assert said is not None
+    assert (said.access_context, said.was_relevant, said.relevance_score) == ("second", True, None)
+    said = await record_feedback(conn, 1, memory.id, relevance_score=0.25)
+    assert said is not None
+    assert (said.was_relevant, said.relevance_score) == (True, 0.25)
+    said = await record_feedback(conn, 1, memory.id, was_relevant=False, relevance_score=0)
+    newest, first = await access_history(conn, 1, memory.id)
+    assert newest == said
+    assert (newest.was_relevant, newest.relevance_score) == (False, 0)
+    assert (first.was_relevant, first.relevance_score) == (None, None)
+    assert abs(newest.access_timestamp - datetime.now(UTC)) < timedelta(minutes=5)
+    assert {a.was_relevant for a in await access_history(conn, 1, other.id)} == {None}
+
+
+async def test_the_history_is_newest_first_and_limited(conn):
+    memory = await add_memory(conn, 1, "x")
+    for n in range(5):
+        await record_access(conn, 1, [memory.id], access_context=f"{n}")
+    await conn.execute(
+        "UPDATE ltm_memory_access SET access_timestamp = CASE access_context "
+        "WHEN '0' THEN NULL WHEN '1' THEN timestamp '2030-01-01' ELSE '2020-01-01' END"
+    )
+    history = await access_history(conn, 1, memory.id)
+    assert [access.access_context for access in history] == ["1", "4", "3", "2", "0"]
+    assert history[0] == Access(
+        id=history[0].id,
+        user_id=1,
+        memory_id=memory.id,
+        access_timestamp=datetime(2030, 1, 1, tzinfo=UTC),
+        access_context="1",
+        access_method="direct",
+        user_query=None,
+        was_relevant=None,
+        relevance_score=None,
+    )
+    assert history[-1].access_timestamp is None
+    assert await access_history(conn, 1, memory.id, limit=2) == history[:2]
+
+
+async def test_feedback_and_history_of_what_is_not_there_are_nothing(conn):
+    memory = await add_memory(conn, 1, "x")
+    gone = await add_memory(conn, 1, "y", expires_at=datetime.now(UTC) + timedelta(days=1))
+    await record_access(conn, 1, [memory.id, gone.id])
+    await conn.execute("UPDATE ltm_memories SET expires_at = '2020-01-01' WHERE id = $1", gone.id)
+    for user, number in ((2, memory.id), ("nobody", memory.id), (1, gone.id), (1, 10**12)):
+        assert await record_feedback(conn, user, number, was_relevant=True) is None
+        assert await access_history(conn, user, number) == []
+
+
+@pytest.mark.parametrize(
+    ("field", "arguments"),
+    [
+        ("relevance_score", {}),
+        ("relevance_score", {"relevance_score": 1.5}),
+        ("relevance_score", {"relevance_score": math.nan}),
+        ("was_relevant", {"was_relevant": "yes"}),
+    ],
+)
+async def test_feedback_that_says_nothing_or_too_much_is_refused(conn, field, arguments):
+    with pytest.raises(InvalidMemory, match=f"^{field}"):
+        await record_feedback(conn, 1, 1, **arguments)
+
+
+@pytest.mark.parametrize("limit", [0, 1001, True, "5"])
+async def test_a_history_of_too_many_is_refused(conn, limit):
+    with pytest.raises(InvalidMemory, match="^limit"):
+        await access_history(conn, 1, 1, limit=limit)
+
+
+async def test_feedback_and_history_see_what_is_queued(dsn):
+    async with connect(dsn) as db:
+        memory, other = await add_memory(db, 1, "x"), await add_memory(db, 1, "y")
+        await get_memory(db, 1, memory.id)
+        assert await access_history(db, 1, other.id) == []
+        assert db.stats().queued == 1  # of another memory, so it may wait
+        said = await record_feedback(db, 1, memory.id, was_relevant=True)
+        assert said is not None
+        await search_memories(db, 1, "x")
+        newest, first = await access_history(db, 1, memory.id)
+        assert (newest.access_method, newest.was_relevant) == ("search", None)
+        assert (first.access_method, first.was_relevant) == ("direct", True)

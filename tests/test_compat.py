@@ -223,6 +223,23 @@ async def test_the_older_functions(default):
     assert relevant == row
 
 
+async def test_recalls_are_counted_by_the_time_it_is_closed(dsn):
+    compat.configure(dsn)
+    row = await add_enhanced_ltm_memory("1", "Plays the cello", [])
+    await get_enhanced_ltm_memory(row["id"], "1")
+    await search_ltm_memories("1", "cello")
+    await compat.close()
+    compat.configure(dsn, access_tracking="off")
+    read = await get_enhanced_ltm_memory(row["id"], "1")
+    assert read is not None
+    assert read["access_count"] == 2
+    assert datetime.fromisoformat(read["last_accessed"]).utcoffset() == timedelta(0)
+    (figure,) = (await get_memory_analytics("1"))["most_accessed_memories"]
+    assert figure["access_count"] == 2
+    await compat.close()
+    compat.configure()
+
+
 async def test_first_calls_at_once_open_one_database(default):
     await asyncio.gather(*(search_ltm_memories("1", "x") for _ in range(8)))
     assert len(compat._databases) == 1

@@ -52,12 +52,18 @@ SIGNATURES = {
     "related_tags": "db, user_id, tag, *, limit=10",
     "record_access": "db, user_id, memory_ids, *, access_method='direct', access_context=None, "
     "user_query=None",
+    "record_feedback": "db, user_id, memory_id, *, was_relevant=None, relevance_score=None",
+    "access_history": "db, user_id, memory_id, *, limit=50",
+    "archive_stale": "db, user_id, below, *, as_of=None, limit=1000",
+    "get_children": "db, user_id, memory_id, *, as_of=None, limit=1000",
+    "purge_expired": "db, *, as_of=None",
+    "prune_accesses": "db, older_than",
     "get_analytics": "db, user_id, *, as_of=None",
     "export_user": "db, user_id",
     "import_user": "db, user_id, lines",
     "forget_user": "db, user_id",
     "format_for_prompt": "hits, *, max_chars",
-    "connect": "dsn=None, *, access_tracking='immediate', timeout=10.0, min_size=1, max_size=10, "
+    "connect": "dsn=None, *, access_tracking='deferred', timeout=10.0, min_size=1, max_size=10, "
     "pgbouncer=False, check_schema=True",
 }
 COMPAT = {

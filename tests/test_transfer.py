@@ -208,6 +208,11 @@ async def test_forgetting_a_user_leaves_no_row_in_any_table_with_a_user(conn, al
     (user,) = await conn.fetchrow(
         "SELECT user_id FROM ltm_external_users WHERE external_id = 'alice'"
     )
+    await conn.execute(
+        "INSERT INTO ltm_adoption_report (user_id, table_name, row_id, rule, original) "
+        "VALUES ($1, 'ltm_memories', 1, 'clamped', '11')",
+        user,
+    )
     tables = [
         row[0]
         for row in await conn.fetch(

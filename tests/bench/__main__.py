@@ -11,8 +11,17 @@ import asyncpg
 from rich.console import Console
 from rich.table import Table
 
-from ltm_store import Database, add_memory, connect, get_analytics, get_memory, migrate
+from ltm_store import (
+    Database,
+    add_memory,
+    connect,
+    get_analytics,
+    get_memory,
+    iterate_memories,
+    migrate,
+)
 from ltm_store import search_memories as search
+from ltm_store.database import Tracking
 from ltm_store.execute import fetch_value
 from tests import servers
 from tests.bench.recall import recall
@@ -20,6 +29,7 @@ from tests.populate import populate
 
 ROUNDS, CALLS = 5, 200
 LARGE, SMALL = 200_000, 10_000
+TASKS, READS = 16, 40_000
 CONTEXT = {
     "temporal": {"timestamp": "2026-03-01T12:00:00+00:00"},
     "spatial": {"city": "Graz", "country": "Austria", "is_home": True},
@@ -70,6 +80,47 @@ async def reads(db: Database, conn: asyncpg.Connection, table: Table) -> None:
     await get_analytics(conn, 1)
     each = (time.perf_counter() - started) / LARGE
     table.add_row("get_analytics, a memory", f"{each * 1e6:.1f} us", "", "5 us")
+
+
+async def tracked(dsn: str, table: Table) -> None:
+    """Reads a second of 16 tasks, popular memories more often, with each way of tracking in turn.
+
+    Writing what was deferred is part of the time.
+    """
+    modes: tuple[Tracking, ...] = ("off", "deferred", "immediate")
+    rates: dict[str, list[float]] = {mode: [] for mode in modes}
+    databases = {mode: await connect(dsn, access_tracking=mode, max_size=16) for mode in modes}
+    ids = [memory.id async for memory in iterate_memories(databases["off"], 2)]
+    weights = [1 / (n + 1) ** 0.9 for n in range(len(ids))]
+    draw = random.Random(2)
+
+    async def read(db: Database, wanted: list[int]) -> None:
+        for number in wanted:
+            await get_memory(db, 2, number)
+
+    async def turn(mode: Tracking, calls: int) -> float:
+        db = databases[mode]
+        wanted = [draw.choices(ids, weights, k=calls) for _ in range(TASKS)]
+        started = time.perf_counter()
+        await asyncio.gather(*(read(db, numbers) for numbers in wanted))
+        await db.flush()
+        return TASKS * calls / (time.perf_counter() - started)
+
+    calls = {mode: READS // TASKS // (10 if mode == "immediate" else 1) for mode in modes}
+    for mode in modes:
+        await turn(mode, calls[mode])
+    for _ in range(ROUNDS):
+        for mode in modes:
+            rates[mode].append(await turn(mode, calls[mode]))
+    for mode in modes:
+        stats = databases[mode].stats()
+        assert stats.dropped == 0, stats
+        rate = statistics.median(rates[mode])
+        ratios = [a / b for a, b in zip(rates[mode], rates["off"], strict=True)]
+        ratio = "" if mode == "off" else f"{statistics.median(ratios):.2f}"
+        bar = "0.8" if mode == "deferred" else ""
+        table.add_row(f"gets of {TASKS} tasks, tracking {mode}", f"{rate:.0f} /s", ratio, bar)
+        await databases[mode].close()
 
 
 async def writes(conn: asyncpg.Connection, table: Table) -> None:
@@ -136,6 +187,7 @@ async def main() -> None:
         await populate(conn, users=1, memories=SMALL, first_user=2)
         async with connect(dsn, access_tracking="off") as db:
             await reads(db, conn, table)
+        await tracked(dsn, table)
         await writes(conn, table)
         await hot_share(conn, table)
         recalled = await recall(conn)

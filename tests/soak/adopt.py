@@ -104,7 +104,7 @@ async def run(server: str, memories: int, statements_kept: int) -> bool:
     )
     console.print(f"errors: {dict(load.errors) or 'none'}")
     connection = await asyncpg.connect(dsn)
-    found = await connection.fetchval("SELECT count(*) FROM ltm_memories")
+    found: int = await connection.fetchval("SELECT count(*) FROM ltm_memories")
     rows = await connection.fetch(
         "SELECT id, content, access_count FROM ltm_memories WHERE id = ANY($1)",
         [*load.added, *load.touched],
@@ -115,7 +115,9 @@ async def run(server: str, memories: int, statements_kept: int) -> bool:
     lost = sum(now[id_]["content"] != content for id_, content in load.added.items())
     stale = sum(now[id_]["access_count"] != count for id_, count in load.touched.items())
     console.print(f"added {len(load.added):,}, touched {len(load.touched):,}; lost {lost}, {stale}")
-    return bool(lost == 0 and found >= memories + len(load.added) and stale <= sum(load.errors.values()))
+    return bool(
+        lost == 0 and found >= memories + len(load.added) and stale <= sum(load.errors.values())
+    )
 
 
 async def main() -> int:

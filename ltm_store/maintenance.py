@@ -1,0 +1,56 @@
+"""What operators run over all users, from time to time."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from datetime import datetime
+from typing import Final
+
+from ltm_store.errors import InvalidMemory
+from ltm_store.execute import Executor, fetch_one, fetch_rows
+from ltm_store.memories import erase
+from ltm_store.models import PrunedAccesses
+from ltm_store.values import moment
+
+_PURGED_AT_ONCE: Final = 500  # memories that are looked up by one statement
+_PRUNED_AT_ONCE: Final = 5_000  # rows of the log that one statement reads
+_LEAST_USER: Final = -(2**63)
+
+
+async def purge_expired(db: Executor, *, as_of: datetime | None = None) -> int:
+    """Delete the memories of all users that expired by now, or by as_of; return how many.
+
+    Each as delete_memory does it. Through a Database or a pool they go some at a time, each user's
+    in a transaction of its own, so that it can be broken off and begun again; the timeout holds for
+    each statement.
+    """
+    now = moment(as_of)
+    purged = 0
+    while True:
+        users: defaultdict[int, list[int]] = defaultdict(list)
+        for row in await fetch_rows(db, "expired_memories", now, _PURGED_AT_ONCE):
+            users[row["user_id"]].append(row["id"])
+        deleted = 0
+        for user, numbers in sorted(users.items()):
+            deleted += await erase(db, user, numbers, now, only_expired=True)
+        purged += deleted
+        if not deleted:
+            return purged
+
+
+async def prune_accesses(db: Executor, older_than: datetime) -> int:
+    """Delete the recorded recalls of all users from before a moment; return how many.
+
+    The sums on the memories, access_count and last_accessed, stay. Through a Database or a pool
+    5,000 rows of the log are read at a time, each time in a transaction of its own, so that it can
+    be broken off and begun again. Rows without a moment stay.
+    """
+    if older_than is None:  # which is now, elsewhere
+        raise InvalidMemory("older_than", "should be a datetime")
+    before = moment(older_than, "older_than")
+    pruned, user, last = 0, _LEAST_USER, 0
+    while page := await fetch_one(
+        db, "prune_accesses", PrunedAccesses, user, last, before, _PRUNED_AT_ONCE
+    ):
+        pruned, user, last = pruned + page.pruned, page.user_id, page.id
+    return pruned

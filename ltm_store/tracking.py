@@ -1,0 +1,149 @@
+"""Recalls that wait in memory to be recorded together, so that reads only read."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from itertools import chain
+from operator import attrgetter
+from typing import Final
+
+from ltm_store.accesses import Recall
+from ltm_store.errors import LtmError, Unavailable
+
+SECONDS: Final = 0.5  # that the first recall waits for others
+SOON: Final = 5_000  # recalls that do not wait so long
+MEMORIES_AT_ONCE: Final = 500  # whose recalls are written by one statement
+RETRY_SECONDS: Final = 1.0  # until what could not be written is tried again
+MOST: Final = 10_000  # recalls that wait; then the oldest go
+_log = logging.getLogger(__name__)
+
+
+def _in_order(recalls: Iterable[Iterable[Recall]]) -> list[Recall]:
+    return sorted(chain.from_iterable(recalls), key=attrgetter("accessed_at"))
+
+
+class RecallQueue:
+    """The recalls of one Database that wait, and the task that writes them, at most one at a time.
+
+    A task or a timer is there only while something waits. The task is nobody's who calls, so a
+    cancelled caller stops nothing.
+    """
+
+    def __init__(self, write: Callable[[Sequence[Recall]], Awaitable[int]]) -> None:
+        self._write = write
+        self._waiting: deque[Recall] = deque()
+        self._unsent: list[list[Recall]] = []  # of the task that runs, those of a memory together
+        self._timer: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._failing = False
+        self._closed = False
+        self.recorded = 0
+        self.dropped = 0
+
+    @property
+    def queued(self) -> int:
+        """How many wait or are being written."""
+        return len(self._waiting) + sum(map(len, self._unsent))
+
+    def add(self, recalls: Iterable[Recall]) -> None:
+        """Queue some recalls; where there is no more room the oldest are dropped."""
+        self._waiting.extend(recalls)
+        self._drop_beyond(0 if self._closed else MOST)
+        if self._task is None and self._waiting:
+            if len(self._waiting) >= SOON and not self._failing:
+                self._start()
+            elif self._timer is None:
+                self._start_in(SECONDS)
+
+    def waits(self, user_id: int, memory_id: int | None) -> bool:
+        """Whether a recall of this memory, or of any of the user's, is not written yet."""
+        return any(
+            recall.user_id == user_id and memory_id in (None, recall.memory_id)
+            for recall in chain(self._waiting, *self._unsent)
+        )
+
+    async def flush(self) -> None:
+        """Write what is queued now. Raises Unavailable where that fails; then it stays queued."""
+        if self._task is not None:  # it may have begun before the last recall was queued
+            await asyncio.wait([self._task])
+        if self._task is not None or self._waiting:
+            task = self._task or self._start()
+            await asyncio.wait([task])
+            if task.cancelled():
+                raise Unavailable("the database was closed")
+            task.result()
+
+    async def close(self, timeout: float) -> None:
+        """Write what is queued, as far as that can be done in these seconds; drop the rest."""
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + timeout
+        try:
+            while self._task is not None or self._waiting:
+                task = self._task or self._start()
+                done, _ = await asyncio.wait([task], timeout=max(deadline - clock(), 0))
+                if self._failing or not done:
+                    break
+        finally:
+            self._closed = True
+            if self._timer is not None:
+                self._timer.cancel()
+            if self._task is not None:
+                self._task.cancel()
+                await asyncio.wait([self._task])
+            if lost := len(self._waiting):
+                self._drop_beyond(0)
+                _log.warning("%d accesses were not recorded", lost)
+
+    def _start_in(self, seconds: float) -> None:
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._start)
+
+    def _start(self) -> asyncio.Task[None]:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._task = asyncio.get_running_loop().create_task(self._drain())
+        self._task.add_done_callback(self._drained)
+        return self._task
+
+    async def _drain(self) -> None:
+        """Write what is queued as this begins, all recalls of a memory together."""
+        memories: dict[tuple[int, int], list[Recall]] = {}
+        for recall in self._waiting:
+            memories.setdefault((recall.user_id, recall.memory_id), []).append(recall)
+        self._waiting.clear()
+        self._unsent = list(memories.values())
+        try:
+            while self._unsent:
+                batch = _in_order(self._unsent[:MEMORIES_AT_ONCE])
+                try:
+                    self.recorded += await self._write(batch)
+                except (Unavailable, asyncio.CancelledError):
+                    raise
+                except Exception:  # the server refuses these, and would again
+                    self.dropped += len(batch)
+                    del self._unsent[:MEMORIES_AT_ONCE]
+                    raise
+                del self._unsent[:MEMORIES_AT_ONCE]
+        finally:
+            self._waiting.extendleft(reversed(_in_order(self._unsent)))
+            self._unsent = []
+            self._drop_beyond(MOST)
+
+    def _drained(self, task: asyncio.Task[None]) -> None:
+        self._task = None
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not self._failing:
+            reason = error if isinstance(error, LtmError) else type(error).__name__
+            _log.warning("%d accesses are not recorded yet: %s", len(self._waiting), reason)
+        self._failing = error is not None
+        if self._waiting and not self._closed:
+            soon = 0 if len(self._waiting) >= SOON else SECONDS
+            self._start_in(RETRY_SECONDS if self._failing else soon)
+
+    def _drop_beyond(self, most: int) -> None:
+        while len(self._waiting) > most:
+            self._waiting.popleft()
+            self.dropped += 1

@@ -1,0 +1,54 @@
+-- What operators run over all users, from time to time.
+
+-- name: expired_memories(as_of timestamptz, row_limit bigint) :many
+-- Memories that have expired, those that did so first.
+-- scope: all users
+SELECT
+    m.user_id,
+    m.id
+FROM ltm_memories AS m
+WHERE m.expires_at <= $1
+ORDER BY m.expires_at, m.user_id, m.id
+LIMIT $2;
+
+-- name: prune_accesses(
+--     after_user_id bigint, after_id bigint, older_than timestamptz, row_limit bigint
+-- ) :one PrunedAccesses
+-- Delete the recalls of before a moment from a page of the log; tell how many, and where the page ends.
+-- scope: all users
+WITH page AS MATERIALIZED (
+    SELECT
+        a.user_id,
+        a.id,
+        a.access_timestamp < timezone('utc', $3) AS is_old
+    FROM ltm_memory_access AS a
+    WHERE (a.user_id, a.id) > ($1, $2)
+    ORDER BY a.user_id, a.id
+    LIMIT $4
+),
+
+-- Never waits: what somebody else deletes with its memory need not be deleted here.
+old AS (
+    SELECT
+        a.user_id,
+        a.id
+    FROM page AS p
+    INNER JOIN ltm_memory_access AS a ON p.user_id = a.user_id AND p.id = a.id
+    WHERE p.is_old
+    FOR UPDATE OF a SKIP LOCKED
+),
+
+pruned AS (
+    DELETE FROM ltm_memory_access AS a
+    USING old AS o
+    WHERE a.user_id = o.user_id AND a.id = o.id
+    RETURNING a.id
+)
+
+SELECT
+    p.user_id,
+    p.id,
+    (SELECT count(*) FROM pruned) AS pruned
+FROM page AS p
+ORDER BY p.user_id DESC, p.id DESC
+LIMIT 1;

@@ -1,0 +1,502 @@
+"""Accesses that are recorded later: all of them, once, and at no reader's cost."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+
+import asyncpg
+import pytest
+
+from ltm_store import (
+    Unavailable,
+    add_memory,
+    connect,
+    delete_memory,
+    get_memories,
+    get_memory,
+    get_relationships,
+    record_access,
+    relate,
+    search_memories,
+    tracking,
+    update_memory,
+)
+from ltm_store.accesses import Recall, write_recalls
+from ltm_store.statements import statements
+from tests.test_accesses import log
+from tests.test_database import kill
+from tests.wire import wire
+
+DEADLINE = 0.3  # seconds
+HANG = 10 * DEADLINE
+WINDOW = tracking.SECONDS + tracking.RETRY_SECONDS
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+async def counts(dsn, user=1):
+    async with connect(dsn, access_tracking="off") as db:
+        return {hit.id: hit.access_count for hit in await search_memories(db, user, limit=1000)}
+
+
+async def add(db, number, user=1):
+    return [(await add_memory(db, user, f"memory {n}")).id for n in range(number)]
+
+
+async def written(db):
+    """Wait, with other calls, until nothing is queued."""
+    async with asyncio.timeout(10 * WINDOW):
+        while db.stats().queued:
+            await search_memories(db, "nobody")
+
+
+async def test_a_flush_writes_what_was_read(dsn):
+    async with connect(dsn) as db:
+        a, b = await add(db, 2)
+        await relate(db, 1, a, b)
+        await relate(db, 1, b, a, "follows")
+        await get_memory(db, 1, a, access_context="why")
+        await get_memories(db, 1, [a, b, a])
+        await search_memories(db, 1, "memory 0", limit=1)
+        await get_relationships(db, 1, a)
+        assert db.stats().queued == 5
+        assert set((await counts(dsn)).values()) == {0}
+        await db.flush()
+        assert db.stats()[4:] == (0, 5, 0)
+        async with db.transaction() as conn:
+            assert await log(conn) == [
+                (a, "direct", "why", None),
+                (a, "direct", None, None),
+                (b, "direct", None, None),
+                (a, "search", None, "memory 0"),
+                (b, "related", None, None),
+            ]
+            read = await get_memory(conn, 1, a)
+        assert read is not None
+        assert (read.access_count, read.last_access_context, read.version) == (3, "why", 1)
+    assert await counts(dsn) == {a: 3, b: 2}
+
+
+async def test_each_recall_keeps_its_own_moment(dsn):
+    async with connect(dsn, access_tracking="off") as db:
+        (number,) = await add(db, 1)
+        moments = [NOW + timedelta(days=n) for n in (1, 3, 2)]
+        recalls = [
+            Recall(1, number, moment, "direct", f"on {moment:%d}", None) for moment in moments
+        ]
+        assert await write_recalls(db, recalls) == 3
+        read = await get_memory(db, 1, number)
+        assert read is not None
+        assert (read.access_count, read.last_accessed) == (3, moments[1])
+        assert read.last_access_context == "on 03"
+        async with db.transaction() as conn:
+            rows = await conn.fetch("SELECT access_timestamp FROM ltm_memory_access ORDER BY id")
+            stored = await conn.fetchval("SELECT dynamic_importance FROM ltm_memories")
+        assert [row[0].replace(tzinfo=UTC) for row in rows] == moments
+        then = await get_memory(db, 1, number, as_of=moments[1])
+        assert then is not None
+        assert stored == then.dynamic_importance
+        assert await write_recalls(db, [recalls[0]]) == 1
+        again = await get_memory(db, 1, number)
+        assert again is not None
+        assert (again.access_count, again.last_accessed) == (4, moments[1])
+
+
+async def test_rows_of_an_old_program_are_counted(db):
+    (number,) = await add(db, 1)
+    async with db.transaction() as conn:
+        await conn.execute(
+            "UPDATE ltm_memories "
+            "SET access_count = NULL, confidence_score = NULL, created_at = NULL"
+        )
+    assert await write_recalls(db, [Recall(1, number, NOW, "direct", None, None)] * 2) == 2
+    async with db.transaction() as conn:
+        await conn.execute("UPDATE ltm_memories SET access_count = 2147483646")
+    assert await write_recalls(db, [Recall(1, number, NOW, "direct", None, None)] * 2) == 2
+    read = await get_memory(db, 1, number)
+    assert read is not None
+    assert read.access_count == 2147483647
+
+
+async def test_reads_of_64_tasks_at_once_are_all_counted(dsn):
+    async with connect(dsn) as db:
+        ids = await add(db, 5)
+
+        async def read(task):
+            for n in range(30):
+                await get_memory(db, 1, ids[(task + n) % 5])
+
+        await asyncio.gather(*(read(task) for task in range(64)))
+        await db.flush()
+        assert await counts(dsn) == dict.fromkeys(ids, 64 * 30 // 5)
+        assert db.stats()[4:] == (0, 64 * 30, 0)
+
+
+async def test_half_a_second_is_enough_without_a_flush(dsn):
+    async with connect(dsn) as db:
+        (number,) = await add(db, 1)
+        await get_memory(db, 1, number)
+        await written(db)
+        assert await counts(dsn) == {number: 1}
+
+
+async def test_many_recalls_do_not_wait(dsn, monkeypatch):
+    monkeypatch.setattr(tracking, "SECONDS", 86_400)
+    monkeypatch.setattr(tracking, "SOON", 500)
+    async with connect(dsn) as db:
+        ids = await add(db, 100)
+        for _ in range(4):
+            await get_memories(db, 1, ids)
+        assert db.stats().queued == 400
+        await search_memories(db, "nobody")
+        assert db.stats().recorded == 0
+        await get_memories(db, 1, ids)
+        await written(db)
+        assert db.stats().recorded == 500
+
+
+async def test_closing_writes_what_is_queued(dsn, monkeypatch):
+    monkeypatch.setattr(tracking, "SECONDS", 86_400)
+    async with connect(dsn) as db:
+        ids = await add(db, 40)
+        for _ in range(30):
+            await get_memories(db, 1, ids)
+    assert await counts(dsn) == dict.fromkeys(ids, 30)
+    assert db.stats()[4:] == (0, 1200, 0)
+
+
+async def test_nothing_runs_while_nothing_is_queued(dsn):
+    async with connect(dsn) as db:
+        (number,) = await add(db, 1)
+        before = asyncio.all_tasks()
+        assert db._recalls._timer is None
+        await get_memory(db, 1, number)
+        assert db._recalls._timer is not None
+        await db.flush()
+        assert (db._recalls._timer, db._recalls._task) == (None, None)
+        assert asyncio.all_tasks() == before
+
+
+async def test_no_task_outlives_the_database(dsn):
+    before = asyncio.all_tasks()
+    async with connect(dsn) as db:
+        (number,) = await add(db, 1)
+        other = await asyncpg.connect(dsn)
+        async with other.transaction():
+            await other.execute("LOCK TABLE ltm_memory_access IN ACCESS EXCLUSIVE MODE")
+            await get_memory(db, 1, number)
+            flushing = asyncio.ensure_future(db.flush())
+            while not await other.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+                pass
+            db.timeout = DEADLINE
+            started = time.monotonic()
+            await db.close()
+            assert time.monotonic() - started < HANG
+            with pytest.raises(Unavailable):
+                await flushing
+        await other.close()
+    assert asyncio.all_tasks() == before
+    assert db._recalls._timer is None
+    assert db.stats()[4:] == (0, 0, 1)
+
+
+@pytest.mark.parametrize("how", ["silent", "refusing"])
+async def test_closing_is_bounded_when_the_server_is_gone(dsn, how, caplog):
+    async with wire(dsn) as proxy:
+        db = await connect(proxy.dsn, timeout=DEADLINE)
+        (number,) = await add(db, 1)
+        await get_memory(db, 1, number)
+        if how == "silent":
+            proxy.swallowing = True
+            started = time.monotonic()
+            await db.close()
+    if how == "refusing":  # the proxy is gone
+        started = time.monotonic()
+        await db.close()
+    assert time.monotonic() - started < HANG
+    assert db.stats().queued == 0
+    assert db.stats().dropped == 1
+    timer = db._recalls._timer
+    assert timer is None or timer.cancelled()
+
+
+async def test_what_could_not_be_written_is_tried_again(dsn):
+    async with wire(dsn) as proxy, connect(proxy.dsn, timeout=DEADLINE) as db:
+        (number,) = await add(db, 1)
+        await get_memory(db, 1, number)
+        proxy.swallowing = True
+        with pytest.raises(Unavailable):
+            await db.flush()
+        assert db.stats()[4:] == (1, 0, 0)
+        proxy.swallowing = False
+        await written(db)  # by itself
+        assert db.stats()[4:] == (0, 1, 0)
+    assert await counts(dsn) == {number: 1}
+
+
+async def test_a_full_queue_drops_the_oldest_and_counts_them(dsn, monkeypatch):
+    monkeypatch.setattr(tracking, "MOST", 10)
+    async with wire(dsn) as proxy, connect(proxy.dsn, timeout=DEADLINE) as db:
+        ids = await add(db, 8)
+        await get_memories(db, 1, ids)
+        proxy.swallowing = True
+        with pytest.raises(Unavailable):
+            await db.flush()
+        proxy.swallowing = False
+        for number in ids[:4]:
+            await get_memory(db, 1, number, access_context="later")
+        assert db.stats().dropped == 2
+        await db.flush()
+        assert db.stats()[4:] == (0, 10, 2)
+        async with db.transaction() as conn:
+            recorded = [(row[0], row[2]) for row in await log(conn)]
+        assert recorded == [
+            *((number, None) for number in ids[2:]),
+            *((number, "later") for number in ids[:4]),
+        ]
+
+
+async def test_recalls_that_the_server_refuses_do_not_stand_in_the_way(dsn):
+    async with connect(dsn) as db:
+        (number,) = await add(db, 1)
+        async with db.transaction() as conn:
+            await conn.execute(
+                "ALTER TABLE ltm_memory_access ADD CHECK (access_context <> 'poison')"
+            )
+        await get_memory(db, 1, number, access_context="poison")
+        with pytest.raises(ValueError, match="outside the allowed values"):
+            await db.flush()
+        await get_memory(db, 1, number, access_context="fine")
+        await db.flush()
+        assert db.stats()[4:] == (0, 1, 1)
+
+
+async def test_recalls_of_a_deleted_memory_do_not_fail_the_others(dsn):
+    async with connect(dsn) as db:
+        ids = await add(db, 20)
+        await get_memories(db, 1, ids)
+        await delete_memory(db, 1, ids[7])
+        await db.flush()
+        assert await counts(dsn) == {number: 1 for number in ids if number != ids[7]}
+        assert db.stats()[4:] == (0, 19, 0)
+
+
+async def test_recalls_of_a_memory_deleted_while_they_are_written_do_not_fail_the_others(dsn):
+    async with connect(dsn) as db:
+        ids = await add(db, 20)
+        await get_memories(db, 1, ids)
+        other = await asyncpg.connect(dsn)
+        transaction = other.transaction()
+        await transaction.start()
+        await other.execute("DELETE FROM ltm_memories WHERE user_id = 1 AND id = $1", ids[7])
+        flushing = asyncio.ensure_future(db.flush())
+        while not await other.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+            assert not flushing.done()
+        await transaction.commit()
+        await other.close()
+        with suppress(Unavailable):  # it waited longer for the lock than it does
+            await flushing
+        await db.flush()
+        assert await counts(dsn) == {number: 1 for number in ids if number != ids[7]}
+
+
+async def test_a_cancelled_flush_leaves_the_queue_right(dsn):
+    async with connect(dsn) as db:
+        ids = await add(db, 10)
+        for turns in range(6):
+            await get_memories(db, 1, ids)
+            flushing = asyncio.ensure_future(db.flush())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            flushing.cancel()
+            await asyncio.wait([flushing])
+        await asyncio.gather(*(db.flush() for _ in range(5)))
+        assert db.stats()[4:] == (0, 60, 0)
+        assert await counts(dsn) == dict.fromkeys(ids, 6)
+
+
+async def test_cancelled_readers_leave_the_queue_right(dsn):
+    async with connect(dsn, max_size=4) as db:
+        (number,) = await add(db, 1)
+        tasks = [asyncio.ensure_future(get_memory(db, 1, number)) for _ in range(200)]
+        for n, task in enumerate(tasks):
+            if n % 2:
+                asyncio.get_running_loop().call_later(n * 0.0002, task.cancel)
+        await asyncio.wait(tasks)
+        await db.flush()
+        read = sum(not task.cancelled() for task in tasks)
+        assert await counts(dsn) == {number: read}
+
+
+async def test_flushes_and_writes_of_the_same_rows_at_once_never_deadlock(dsn):
+    """Four databases flush the same memories while others change, count and relate them."""
+    async with connect(dsn, access_tracking="off") as db:
+        ids = await add(db, 30)
+        async with db.transaction() as conn:
+            name = await conn.fetchval("SELECT current_database()")
+            await conn.execute(f"ALTER DATABASE {name} SET deadlock_timeout = '10ms'")
+    databases = [await connect(dsn, max_size=3) for _ in range(4)]
+    errors = []
+
+    async def flush(n):
+        for _ in range(12):
+            await get_memories(databases[n], 1, ids if n % 2 else ids[::-1])
+            try:
+                await databases[n].flush()
+            except Unavailable as error:
+                errors.append(str(error))
+
+    async def write(n):
+        for turn in range(20):
+            number, other = ids[(7 * turn + n) % 30], ids[(3 * turn + n + 1) % 30]
+            await update_memory(databases[n], 1, number, category=f"c{turn}")
+            await record_access(databases[n], 1, [other, number])
+            if number != other:
+                await relate(databases[n], 1, number, other)
+
+    await asyncio.gather(*(call(n) for n in range(4) for call in (flush, write)))
+    for database in databases:
+        await database.close()
+    assert not [error for error in errors if "40P01" in error]
+    assert sum((await counts(dsn)).values()) == 4 * 12 * 30 + 4 * 20 * 2 - sum(
+        ids[(7 * turn + n) % 30] == ids[(3 * turn + n + 1) % 30]
+        for n in range(4)
+        for turn in range(20)
+    )
+
+
+async def test_a_flush_gives_up_before_a_callers_transaction_is_undone(dsn):
+    """A transaction that locks two rows against the flush's order waits, and then commits."""
+    async with connect(dsn) as db:
+        low, high = await add(db, 2)
+        await get_memories(db, 1, [low, high])
+        async with db.transaction() as conn:
+            await update_memory(conn, 1, high, category="mine")
+            flushing = asyncio.ensure_future(db.flush())
+            other = await asyncpg.connect(dsn)
+            while not await other.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+                assert not flushing.done()
+            await other.close()
+            assert await update_memory(conn, 1, low, category="mine") is not None
+        with pytest.raises(Unavailable, match="lock"):
+            await flushing
+        await db.flush()
+        assert await counts(dsn) == {low: 1, high: 1}
+
+
+async def test_a_flush_does_not_wait_for_the_disk_and_sets_nothing_for_others(dsn):
+    connection = await asyncpg.connect(dsn)
+    sql = statements()["write_accesses"].shape(()).sql
+    arguments = [[1], [1], [NOW], ["direct"], [None], [None]]
+    await connection.execute("SET synchronous_commit = on")
+    async with connection.transaction():
+        await connection.fetch(sql, *arguments)
+        assert await connection.fetchval("SHOW synchronous_commit") == "off"
+    assert await connection.fetchval("SHOW synchronous_commit") == "on"
+    await connection.fetch(sql, *arguments)
+    assert await connection.fetchval("SHOW synchronous_commit") == "on"
+    assert await connection.fetchval("SHOW lock_timeout") == "0"
+    await connection.close()
+
+
+async def test_a_flush_is_one_round_trip_and_a_read_still_is(dsn):
+    async with wire(dsn) as proxy, connect(proxy.dsn) as db:
+        ids = await add(db, 10)
+        await get_memories(db, 1, ids)
+        await db.flush()
+        before = proxy.round_trips
+        await get_memories(db, 1, ids)
+        assert proxy.round_trips - before == 1
+        await db.flush()
+        assert proxy.round_trips - before == 2
+        await db.flush()
+        assert proxy.round_trips - before == 2
+
+
+async def test_a_flush_goes_out_on_a_new_connection_where_the_old_one_is_gone(dsn):
+    async with connect(dsn) as db:
+        (number,) = await add(db, 1)
+        await get_memory(db, 1, number)
+        async with db.transaction() as conn:
+            pid = conn.get_server_pid()
+        await kill(dsn, pid)
+        await db.flush()
+        assert await counts(dsn) == {number: 1}
+
+
+async def test_a_pooler_takes_it_too(dsn):
+    async with connect(dsn, pgbouncer=True) as db:
+        (number,) = await add(db, 1)
+        await get_memory(db, 1, number)
+    assert await counts(dsn) == {number: 1}
+
+
+@pytest.mark.parametrize("tracking", ["immediate", "off"])
+async def test_other_ways_queue_nothing(dsn, tracking):
+    async with connect(dsn, access_tracking=tracking) as db:
+        (number,) = await add(db, 1)
+        await get_memory(db, 1, number)
+        assert db.stats()[4:] == (0, 0, 0)
+        await db.flush()
+
+
+def test_each_event_loop_has_a_database_of_its_own(dsn):
+    async def read_much(user):
+        async with connect(dsn) as db:
+            ids = await add(db, 5, user)
+            for _ in range(100):
+                await get_memories(db, user, ids)
+
+    threads = [threading.Thread(target=asyncio.run, args=[read_much(user)]) for user in (1, 2, 3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for user in (1, 2, 3):
+        assert set(asyncio.run(counts(dsn, user)).values()) == {100}
+
+
+KILLED = """
+import asyncio, sys
+from ltm_store import add_memory, connect, get_memories, search_memories
+async def main():
+    db = await connect(sys.argv[1])
+    ids = [(await add_memory(db, 1, f"memory {n}")).id for n in range(300)]
+    await get_memories(db, 1, ids)
+    while db.stats().queued:
+        await search_memories(db, 2)
+    await get_memories(db, 1, ids)
+    print("read", flush=True)
+    while True:
+        await get_memories(db, 1, ids[:1])
+asyncio.run(main())
+"""
+
+
+async def test_a_killed_process_loses_the_last_statistics_and_no_memory(dsn):
+    child = subprocess.Popen(
+        [sys.executable, "-c", KILLED, dsn], stdout=subprocess.PIPE, env={**os.environ}
+    )
+    assert child.stdout is not None
+    assert await asyncio.to_thread(child.stdout.readline) == b"read\n"
+    child.send_signal(signal.SIGKILL)
+    assert await asyncio.to_thread(child.wait) == -signal.SIGKILL
+    child.stdout.close()
+    connection = await asyncpg.connect(dsn)
+    while await connection.fetchval(
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'ltm_store' "
+        "AND datname = current_database()"
+    ):
+        pass
+    rows = await connection.fetch("SELECT content, version, access_count FROM ltm_memories")
+    logged = await connection.fetchval("SELECT count(*) FROM ltm_memory_access")
+    await connection.close()
+    assert {row["content"] for row in rows} == {f"memory {n}" for n in range(300)}
+    assert {row["version"] for row in rows} == {1}
+    assert min(row["access_count"] for row in rows) >= 1  # what had left the queue is there
+    assert sum(row["access_count"] for row in rows) == logged
