@@ -32,6 +32,9 @@ SELECT format('function %s | %s', pg_get_functiondef(p.oid), obj_description(p.o
 FROM pg_proc AS p
 WHERE p.pronamespace = current_schema()::regnamespace AND p.proname LIKE 'ltm\\_%'
 UNION ALL
+SELECT format('view %s %s', t.relname, pg_get_viewdef(t.oid, true))
+FROM tables AS t JOIN pg_class AS c ON c.oid = t.oid AND c.relkind = 'v'
+UNION ALL
 SELECT format('trigger %s', pg_get_triggerdef(g.oid))
 FROM tables AS t JOIN pg_trigger AS g ON g.tgrelid = t.oid AND NOT g.tgisinternal
 UNION ALL

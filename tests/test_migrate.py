@@ -163,7 +163,7 @@ async def test_a_table_in_use_is_asked_for_again(empty, monkeypatch):
     monkeypatch.setattr(runner, "LOCK_TIMEOUT", "20ms")
     monkeypatch.setattr(runner, "POLL", 0.001)
     migrate.apply(empty)
-    before, last = migration_ids()[-3:-1]
+    before, last = migration_ids()[-2:]
     migrate.rollback(empty, to=before)
     reports: list[str] = []
     blocker = await asyncpg.connect(empty)
@@ -175,7 +175,7 @@ async def test_a_table_in_use_is_asked_for_again(empty, monkeypatch):
     await transaction.rollback()
     await blocker.close()
     assert reports[0].startswith(f"{last} waits for a table that is in use")
-    assert migrate.apply(empty) == migration_ids()[-2:]
+    assert migrate.apply(empty) == [last]
 
 
 async def test_migrations_of_another_library_in_the_schema_are_not_taken_for_ours(empty):
