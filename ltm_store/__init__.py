@@ -14,7 +14,7 @@ from ltm_store.contexts import (
 )
 from ltm_store.database import Database, connect
 from ltm_store.errors import Conflict, InvalidMemory, LtmError, SchemaOutdated, Unavailable
-from ltm_store.maintenance import prune_accesses, purge_expired
+from ltm_store.maintenance import check_health, prune_accesses, purge_expired
 from ltm_store.memories import (
     add_memory,
     archive_memory,
@@ -34,6 +34,7 @@ from ltm_store.models import (
     Access,
     Analytics,
     ErasureReport,
+    HealthProblem,
     ImportReport,
     Memory,
     MemoryHit,
@@ -74,6 +75,7 @@ __all__ = [
     "EnhancedContext",
     "EnvironmentalContext",
     "ErasureReport",
+    "HealthProblem",
     "ImportReport",
     "InvalidMemory",
     "LtmError",
@@ -102,6 +104,7 @@ __all__ = [
     "add_tags",
     "archive_memory",
     "archive_stale",
+    "check_health",
     "connect",
     "delete_memory",
     "explain_search",

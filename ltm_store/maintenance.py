@@ -7,14 +7,16 @@ from datetime import datetime
 from typing import Final
 
 from ltm_store.errors import InvalidMemory
-from ltm_store.execute import Executor, fetch_one, fetch_rows
+from ltm_store.execute import Executor, fetch_many, fetch_one, fetch_rows, in_transaction
 from ltm_store.memories import erase
-from ltm_store.models import PrunedAccesses
+from ltm_store.models import HealthProblem, PrunedAccesses
+from ltm_store.resources import migration_ids
 from ltm_store.values import moment
 
 _PURGED_AT_ONCE: Final = 500  # memories that are looked up by one statement
 _PRUNED_AT_ONCE: Final = 5_000  # rows of the log that one statement reads
 _LEAST_USER: Final = -(2**63)
+_PROBLEMS: Final = 1_000
 
 
 async def purge_expired(db: Executor, *, as_of: datetime | None = None) -> int:
@@ -54,3 +56,16 @@ async def prune_accesses(db: Executor, older_than: datetime) -> int:
     ):
         pruned, user, last = pruned + page.pruned, page.user_id, page.id
     return pruned
+
+
+async def check_health(db: Executor) -> list[HealthProblem]:
+    """Return what is wrong with the database, at most 1,000 problems; none when all is well.
+
+    What the view ltm_health lists, and the migrations of this version that are pending: problems of
+    the schema first, then by user, check and subject. Every table is read, and a Database's timeout
+    does not hold. Raises SchemaOutdated where there is no such view yet.
+    """
+    async with in_transaction(db, unbounded=True, snapshot=True) as connection:
+        return await fetch_many(
+            connection, "check_health", HealthProblem, migration_ids(), _PROBLEMS
+        )

@@ -532,6 +532,19 @@ class PrunedAccesses(Row):
     pruned: int
 
 
+class HealthProblem(Row):
+    """Something wrong with the database: which check found it, where, and what it is or what helps.
+
+    `subject` is a row ("ltm_contexts 55") or an object of the schema; `user_id` is None for the
+    latter. See the comment on ltm_health.check_name for the checks. Carries no content.
+    """
+
+    check_name: str
+    user_id: int | None
+    subject: str
+    detail: str
+
+
 class MemoryHit(Memory):
     """A memory that a search found, and why.
 

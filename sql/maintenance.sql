@@ -52,3 +52,35 @@ SELECT
 FROM page AS p
 ORDER BY p.user_id DESC, p.id DESC
 LIMIT 1;
+
+-- name: check_health(migration_ids text[], row_limit bigint) :many HealthProblem
+-- What is wrong, and which of these migrations are not applied; the schema's problems first.
+-- scope: all users
+SELECT
+    p.check_name,
+    p.user_id,
+    p.subject,
+    p.detail
+FROM (
+    SELECT
+        h.check_name,
+        h.user_id,
+        h.subject,
+        h.detail
+    FROM ltm_health AS h
+    UNION
+    SELECT
+        'migration_pending',
+        NULL,
+        k.id,
+        'python -m ltm_store.migrate applies it'
+    FROM unnest($1::text[]) AS k (id)
+    WHERE
+        NOT EXISTS (
+            SELECT 1
+            FROM ltm_migrations AS a
+            WHERE a.migration_id = k.id
+        )
+) AS p
+ORDER BY p.user_id ASC NULLS FIRST, p.check_name ASC, p.subject ASC, p.detail ASC
+LIMIT $2;

@@ -58,6 +58,7 @@ SIGNATURES = {
     "get_children": "db, user_id, memory_id, *, as_of=None, limit=1000",
     "purge_expired": "db, *, as_of=None",
     "prune_accesses": "db, older_than",
+    "check_health": "db",
     "get_analytics": "db, user_id, *, as_of=None",
     "export_user": "db, user_id",
     "import_user": "db, user_id, lines",

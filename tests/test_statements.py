@@ -200,6 +200,7 @@ def test_every_table_reference_is_of_a_user_of_the_driving_list(statement):
 def test_statements_for_all_users_are_few_and_known():
     assert {name for name, s in ALL.items() if s.all_users} == {
         "applied_migrations",
+        "check_health",
         "expired_memories",
         "find_user",
         "intern_user",
@@ -225,7 +226,7 @@ def test_many_rows_have_a_total_order_and_a_limit(statement):
         select = pglast.parse_sql(shape.sql)[0].stmt
         assert select.limitCount is not None
         last = select.sortClause[-1].node.fields[-1].sval
-        assert last in ("id", "place", "tag_name", "migration_id")
+        assert last in ("id", "place", "tag_name", "migration_id", "detail")
 
 
 @every_statement
@@ -467,6 +468,7 @@ async def test_ten_times_as_much_of_others_costs_a_user_nothing(dsn):
 def test_every_statement_has_a_plan_test():
     whole = {
         "applied_migrations",
+        "check_health",
         "get_analytics",
         "exported_ids",
         "lift_statement_timeout",
