@@ -297,12 +297,17 @@ def _copy_all(a: Adoption, kind: str, function: str, size: int) -> None:
         "(SELECT id FROM {view} WHERE id > {last} AND id <= {end} ORDER BY id LIMIT {size}) AS b"
     )
     bounds = {"end": sql.Literal(end), "size": sql.Literal(size)}
+    copied, planned_for = 0, 0
     while ids := a.first(batch, view=view, last=sql.Literal(last), **bounds):
         last = ids[-1]
         with a.session.transaction():
             a.run("SELECT {function}({ids})", function=function, ids=sql.Literal(ids))
             a.ask("set_progress", kind, last)
         bar.move(len(ids))
+        copied += len(ids)
+        if copied > 3 * planned_for:  # plans made for smaller tables would read all of them
+            planned_for = copied
+            _analyze(a)
 
 
 def _build_indexes(a: Adoption) -> None:
@@ -316,9 +321,13 @@ def _build_indexes(a: Adoption) -> None:
                 text = sql.Literal(comment)
                 a.run("COMMENT ON INDEX ltm_next.{name} IS {text}", name=name, text=text)
             a.report(f"made the index {name}")
+    _analyze(a)
+    a.done("built")
+
+
+def _analyze(a: Adoption) -> None:
     for table in ORIGINALS:
         a.run("VACUUM (ANALYZE) {table}", table=sql.Identifier("ltm_next", table))
-    a.done("built")
 
 
 def _check(a: Adoption) -> None:
