@@ -78,10 +78,12 @@ def adopt(dsn: str, locked: Session, report: Report) -> None:
                 work(adoption)
 
 
-def reconcile(session: Session, report: Report) -> None:
+def reconcile_mirrors(session: Session, report: Report, *, everything: bool) -> None:
     """Bring details and the memories' own columns in step after an older program wrote only one.
 
-    What either side says is kept. Raises MigrationFailed without an adoption that came to its end.
+    What either side says is kept. Unless `everything` is asked for, memories that were changed in
+    the last ten minutes are left alone: the program may be about to write their details itself.
+    Raises MigrationFailed without an adoption that came to its end.
     """
     if "valid" not in steps(session):
         raise MigrationFailed("no adoption has come to its end here and waits to be finished")
@@ -89,7 +91,7 @@ def reconcile(session: Session, report: Report) -> None:
     path = sql.SQL("SET search_path = ltm_adoption, {}")
     session.execute(path.format(sql.Identifier(home)))
     last = -1
-    while ids := value(session, "next_memories", last, originals.BATCH):
+    while ids := value(session, "next_memories", last, originals.BATCH, everything):
         ask(session, "complete", ids)
         last = ids[-1]
     session.execute(sql.SQL("SET search_path = {}").format(sql.Identifier(home)))

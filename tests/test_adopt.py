@@ -437,14 +437,21 @@ async def test_finishing_leaves_what_an_empty_database_gets(old, empty, fresh_ca
         "VALUES ($1, 'spatial', 'city', 'Linz')",
         tagged,
     )
+    in_the_making = await old.fetchval(
+        "INSERT INTO ltm_memories (user_id, content, tags) VALUES (1, 'now', '[\"soon\"]') "
+        "RETURNING id"
+    )
+    await old.execute("UPDATE ltm_memories SET last_modified = '2020-01-01' WHERE id = $1", tagged)
+    migrate.reconcile_mirrors(empty)
+    tagged_now = "SELECT tag_name FROM ltm_memory_tags WHERE memory_id = $1"
+    assert await old.fetchval(tagged_now, tagged) == "only here"
+    assert await old.fetchval(tagged_now, in_the_making) is None
     migrate.optional(empty, "finish_adoption")
+    assert await old.fetchval(tagged_now, in_the_making) == "soon"
     assert await fingerprint(old) == fresh_catalog
     late = (await everything(old))["ltm_memories"][tagged]
     assert late["related_memory_ids"] == [5]
     assert late["context_data"] == {"spatial": {"city": "Linz"}}
-    assert await old.fetchval(
-        "SELECT tag_name FROM ltm_memory_tags WHERE memory_id = $1", tagged
-    ) == ("only here")
     assert not await old.fetchval("SELECT to_regnamespace('ltm_original')")
     with pytest.raises(migrate.MigrationFailed, match="the original tables are gone"):
         migrate.optional(empty, "finish_adoption", undo=True)

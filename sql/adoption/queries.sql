@@ -401,13 +401,19 @@ SELECT
     (SELECT count(*) FROM ltm_memories) AS memories,
     (SELECT count(*) FROM ltm_adoption_report) AS repairs;
 
--- name: next_memories(after_id bigint, row_limit bigint) :one
--- The ids of the next memories, whoever's they are.
+-- name: next_memories(after_id bigint, row_limit bigint, everything boolean) :one
+-- The ids of the next memories, whoever's they are; of all, or of those that nobody is writing.
 SELECT array_agg(x.id ORDER BY x.id)
 FROM (
     SELECT m.id
     FROM ltm_memories AS m
-    WHERE m.id > $1
+    WHERE
+        m.id > $1
+        AND (
+            $3::boolean
+            OR coalesce(m.last_modified, m.created_at, '-infinity')
+            < timezone('utc', now()) - interval '10 minutes'
+        )
     ORDER BY m.id
     LIMIT $2
 ) AS x;
