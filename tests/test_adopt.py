@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from datetime import datetime
+from pathlib import Path
 
 import asyncpg
 import pytest
@@ -20,6 +21,7 @@ from ltm_store import (
 )
 from ltm_store import originals as originals_
 from ltm_store.resources import migration_ids
+from ltm_store.statements import statements
 from tests import originals
 from tests.catalog import fingerprint
 from tests.old_program import OldProgram
@@ -131,6 +133,14 @@ async def test_every_shape_is_adopted_with_all_its_rows(shape, old, empty, fresh
 
     assert migrate.apply(empty) == []
     assert await everything(old) == after
+
+
+def test_every_query_of_adoption_is_used():
+    folder = Path(adopt.__file__).parent
+    code = "".join(
+        (folder / name).read_text() for name in ("adopt.py", "originals.py", "unadopt.py")
+    )
+    assert [name for name in statements("sql/adoption") if code.count(f'"{name}"') == 0] == []
 
 
 async def old_writes(connection: asyncpg.Connection, step: int) -> None:
