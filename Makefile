@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint bench migrate rollback status psql wheel
+.PHONY: help demo test check soak lint bench migrate rollback status psql wheel
 
 PYTHON ?= python3
 VENV := .venv
@@ -27,7 +27,10 @@ lint: $(VENV)/dev ## Style, types, layers, SQL
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/sqlfluff lint --disable-progress-bar sql migrations
-	$(BIN)/squawk migrations/*.sql
+	$(BIN)/squawk migrations/[0-9]*.sql
+
+soak: $(VENV)/dev ## Long runs: a million memories adopted under load (ten minutes)
+	$(WITHOUT_DSN) $(BIN)/python -m tests.soak.adopt
 
 migrate: $(VENV)/embedded ## Apply the schema to DATABASE_URL (or the PostgreSQL of the demo)
 	@$(BIN)/python -m ltm_store.migrate

@@ -78,10 +78,12 @@ def adopt(dsn: str, locked: Session, report: Report) -> None:
                 work(adoption)
 
 
-def reconcile(session: Session, report: Report) -> None:
+def reconcile_mirrors(session: Session, report: Report, *, everything: bool) -> None:
     """Bring details and the memories' own columns in step after an older program wrote only one.
 
-    What either side says is kept. Raises MigrationFailed without an adoption that came to its end.
+    What either side says is kept. Unless `everything` is asked for, memories that were changed in
+    the last ten minutes are left alone: the program may be about to write their details itself.
+    Raises MigrationFailed without an adoption that came to its end.
     """
     if "valid" not in steps(session):
         raise MigrationFailed("no adoption has come to its end here and waits to be finished")
@@ -89,7 +91,7 @@ def reconcile(session: Session, report: Report) -> None:
     path = sql.SQL("SET search_path = ltm_adoption, {}")
     session.execute(path.format(sql.Identifier(home)))
     last = -1
-    while ids := value(session, "next_memories", last, originals.BATCH):
+    while ids := value(session, "next_memories", last, originals.BATCH, everything):
         ask(session, "complete", ids)
         last = ids[-1]
     session.execute(sql.SQL("SET search_path = {}").format(sql.Identifier(home)))
@@ -297,12 +299,17 @@ def _copy_all(a: Adoption, kind: str, function: str, size: int) -> None:
         "(SELECT id FROM {view} WHERE id > {last} AND id <= {end} ORDER BY id LIMIT {size}) AS b"
     )
     bounds = {"end": sql.Literal(end), "size": sql.Literal(size)}
+    copied, planned_for = 0, 0
     while ids := a.first(batch, view=view, last=sql.Literal(last), **bounds):
         last = ids[-1]
         with a.session.transaction():
             a.run("SELECT {function}({ids})", function=function, ids=sql.Literal(ids))
             a.ask("set_progress", kind, last)
         bar.move(len(ids))
+        copied += len(ids)
+        if copied > 3 * planned_for:  # plans made for smaller tables would read all of them
+            planned_for = copied
+            _analyze(a)
 
 
 def _build_indexes(a: Adoption) -> None:
@@ -316,9 +323,13 @@ def _build_indexes(a: Adoption) -> None:
                 text = sql.Literal(comment)
                 a.run("COMMENT ON INDEX ltm_next.{name} IS {text}", name=name, text=text)
             a.report(f"made the index {name}")
+    _analyze(a)
+    a.done("built")
+
+
+def _analyze(a: Adoption) -> None:
     for table in ORIGINALS:
         a.run("VACUUM (ANALYZE) {table}", table=sql.Identifier("ltm_next", table))
-    a.done("built")
 
 
 def _check(a: Adoption) -> None:

@@ -548,8 +548,8 @@ async def archive_stale(
     db: Executor,
     user_id: UserId,
     below: float,
-    *,
     as_of: datetime | None = None,
+    *,
     limit: int = 1000,
 ) -> list[Memory]:
     """Archive the memories whose live importance is below a bound, and return them, lowest first.

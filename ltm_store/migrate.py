@@ -78,8 +78,17 @@ def optional(
     """Take an optional step, or undo it. Raises MigrationFailed."""
     with connected(dsn) as connection, alone(connection, report):
         if name == "finish_adoption" and not undo:
-            adopt.reconcile(connection, report)
+            adopt.reconcile_mirrors(connection, report, everything=True)
         take_optional(connection, name, undo=undo)
+
+
+def reconcile_mirrors(dsn: str, report: Report = lambda line: None) -> None:
+    """Bring tags, links and contexts in step while the old program still writes one side.
+
+    Raises MigrationFailed.
+    """
+    with connected(dsn) as connection, alone(connection, report):
+        adopt.reconcile_mirrors(connection, report, everything=False)
 
 
 def status(dsn: str) -> Status:
@@ -105,6 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ("apply", "apply what is pending (the default)"),
         ("rollback", "roll back the last migration, dropping its tables with their rows"),
         ("status", "tell what is applied and what is pending"),
+        ("reconcile_mirrors", "after an adoption: complete what the old program wrote on one side"),
     ):
         command = commands.add_parser(name, help=meaning)
         command.add_argument("--dsn", default=argparse.SUPPRESS)
@@ -134,6 +144,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 for name in pending:
                     _say(f"pending  {name}")
                 return 1 if pending else 0
+            case "reconcile_mirrors":
+                reconcile_mirrors(dsn, report=_say)
             case name if name in optional_steps():
                 optional(dsn, name, undo=arguments.undo, report=_say)
                 _say(f"{name} {'undone' if arguments.undo else 'done'} ({place(dsn)})")

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from datetime import datetime
+from pathlib import Path
 
 import asyncpg
 import pytest
@@ -20,6 +21,7 @@ from ltm_store import (
 )
 from ltm_store import originals as originals_
 from ltm_store.resources import migration_ids
+from ltm_store.statements import statements
 from tests import originals
 from tests.catalog import fingerprint
 from tests.old_program import OldProgram
@@ -131,6 +133,14 @@ async def test_every_shape_is_adopted_with_all_its_rows(shape, old, empty, fresh
 
     assert migrate.apply(empty) == []
     assert await everything(old) == after
+
+
+def test_every_query_of_adoption_is_used():
+    folder = Path(adopt.__file__).parent
+    code = "".join(
+        (folder / name).read_text() for name in ("adopt.py", "originals.py", "unadopt.py")
+    )
+    assert [name for name in statements("sql/adoption") if code.count(f'"{name}"') == 0] == []
 
 
 async def old_writes(connection: asyncpg.Connection, step: int) -> None:
@@ -437,14 +447,21 @@ async def test_finishing_leaves_what_an_empty_database_gets(old, empty, fresh_ca
         "VALUES ($1, 'spatial', 'city', 'Linz')",
         tagged,
     )
+    in_the_making = await old.fetchval(
+        "INSERT INTO ltm_memories (user_id, content, tags) VALUES (1, 'now', '[\"soon\"]') "
+        "RETURNING id"
+    )
+    await old.execute("UPDATE ltm_memories SET last_modified = '2020-01-01' WHERE id = $1", tagged)
+    migrate.reconcile_mirrors(empty)
+    tagged_now = "SELECT tag_name FROM ltm_memory_tags WHERE memory_id = $1"
+    assert await old.fetchval(tagged_now, tagged) == "only here"
+    assert await old.fetchval(tagged_now, in_the_making) is None
     migrate.optional(empty, "finish_adoption")
+    assert await old.fetchval(tagged_now, in_the_making) == "soon"
     assert await fingerprint(old) == fresh_catalog
     late = (await everything(old))["ltm_memories"][tagged]
     assert late["related_memory_ids"] == [5]
     assert late["context_data"] == {"spatial": {"city": "Linz"}}
-    assert await old.fetchval(
-        "SELECT tag_name FROM ltm_memory_tags WHERE memory_id = $1", tagged
-    ) == ("only here")
     assert not await old.fetchval("SELECT to_regnamespace('ltm_original')")
     with pytest.raises(migrate.MigrationFailed, match="the original tables are gone"):
         migrate.optional(empty, "finish_adoption", undo=True)

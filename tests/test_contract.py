@@ -54,7 +54,7 @@ SIGNATURES = {
     "user_query=None",
     "record_feedback": "db, user_id, memory_id, *, was_relevant=None, relevance_score=None",
     "access_history": "db, user_id, memory_id, *, limit=50",
-    "archive_stale": "db, user_id, below, *, as_of=None, limit=1000",
+    "archive_stale": "db, user_id, below, as_of=None, *, limit=1000",
     "get_children": "db, user_id, memory_id, *, as_of=None, limit=1000",
     "purge_expired": "db, *, as_of=None",
     "prune_accesses": "db, older_than",

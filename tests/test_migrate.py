@@ -221,6 +221,14 @@ async def test_status_tells_what_is_pending_by_its_exit_code(empty):
     assert again.startswith("nothing to apply, the schema is current (ltm_test_")
 
 
+def test_an_optional_step_says_why_it_failed(dsn):
+    done = command("finish_adoption", dsn=dsn)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        "failed: no adoption has come to its end here and waits to be finished"
+    )
+
+
 def test_wrong_usage_and_a_missing_server_have_their_exit_codes():
     assert command("no_such_command", dsn="postgresql://x").returncode == 2
     missing = command("status", dsn="postgresql+asyncpg://nobody@127.0.0.1:1/none")

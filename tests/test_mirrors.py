@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
@@ -21,9 +22,11 @@ from ltm_store import (
     add_memory,
     add_tags,
     archive_memory,
+    archive_stale,
     delete_memory,
     get_memory,
     get_relationships,
+    purge_expired,
     record_access,
     relate,
     remove_tags,
@@ -156,6 +159,20 @@ class Memories(RuleBasedStateMachine):
     @rule(memory=memories)
     def restore(self, memory):
         self.run(restore_memory(self.conn, USER, memory))
+
+    @rule()
+    def archive_all(self):
+        archived = self.run(archive_stale(self.conn, USER, 10))
+        assert {memory.id for memory in archived} <= set(self.tags)
+
+    @rule(memory=consumes(memories))
+    def expire(self, memory):
+        """It ends, and an operator clears it away."""
+        end = datetime.now(UTC) + timedelta(hours=1)
+        self.run(update_memory(self.conn, USER, memory, expires_at=end))
+        purged = self.run(purge_expired(self.conn, as_of=end))
+        assert purged == (memory in self.tags)
+        self.forget(memory)
 
     @rule(memory=memories)
     def access(self, memory):

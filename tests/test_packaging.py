@@ -48,6 +48,12 @@ def test_the_wheel_and_the_sdist_carry_the_statements_and_migrations(built):
     (wheel,), (sdist,) = built.glob("*.whl"), built.glob("*.tar.gz")
     inside = set(zipfile.ZipFile(wheel).namelist())
     wanted = {f"sql/{path.name}" for path in resource_dir("sql").glob("*.sql")}
+    wanted |= {f"sql/adoption/{path.name}" for path in resource_dir("sql").glob("adoption/*.sql")}
+    wanted |= {
+        f"migrations/optional/{path.name}"
+        for path in resource_dir("migrations").glob("optional/*.sql")
+    }
+    assert "sql/adoption/repairs.sql" in wanted
     for name in migration_ids():
         wanted |= {f"migrations/{name}.sql", f"migrations/{name}.rollback.sql"}
     assert {f"ltm_store/{name}" for name in wanted | {"py.typed", "demo.jsonl"}} <= inside

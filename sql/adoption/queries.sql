@@ -123,33 +123,26 @@ WHERE current_setting('server_encoding') <> 'UTF8';
 
 -- name: has_unique_id(home text, table_name text) :one
 -- Whether a key forbids two rows of one id.
-SELECT
-    EXISTS (
-        SELECT 1
-        FROM pg_index AS i
-        INNER JOIN pg_attribute AS a
-            ON i.indrelid = a.attrelid AND i.indkey::text = a.attnum::text
-        WHERE
-            i.indrelid = format('%I.%I', $1::text, $2::text)::regclass
-            AND a.attname = 'id'
-            AND i.indisunique
-            AND i.indisvalid
-            AND i.indpred IS NULL
-    );
+SELECT count(*) > 0
+FROM pg_index AS i
+INNER JOIN pg_attribute AS a ON i.indrelid = a.attrelid AND i.indkey::text = a.attnum::text
+WHERE
+    i.indrelid = format('%I.%I', $1::text, $2::text)::regclass
+    AND a.attname = 'id'
+    AND i.indisunique
+    AND i.indisvalid
+    AND i.indpred IS NULL;
 
 -- name: is_indexed(home text, table_name text, column_name text) :one
 -- Whether an index begins with a column.
-SELECT
-    EXISTS (
-        SELECT 1
-        FROM pg_index AS i
-        INNER JOIN pg_attribute AS a ON i.indrelid = a.attrelid AND i.indkey[0] = a.attnum
-        WHERE
-            i.indrelid = format('%I.%I', $1::text, $2::text)::regclass
-            AND a.attname = $3
-            AND i.indisvalid
-            AND i.indpred IS NULL
-    );
+SELECT count(*) > 0
+FROM pg_index AS i
+INNER JOIN pg_attribute AS a ON i.indrelid = a.attrelid AND i.indkey[0] = a.attnum
+WHERE
+    i.indrelid = format('%I.%I', $1::text, $2::text)::regclass
+    AND a.attname = $3
+    AND i.indisvalid
+    AND i.indpred IS NULL;
 
 -- name: size(home text, table_name text) :one
 -- The bytes of a table with its indexes.
@@ -268,8 +261,7 @@ ON CONFLICT (kind) DO UPDATE SET last_id = excluded.last_id;
 -- How many notes of changes are left, counted up to a bound.
 SELECT count(*)
 FROM (
-    SELECT 1
-    FROM ltm_adoption.changes AS c
+    SELECT 1 FROM ltm_adoption.changes
     LIMIT $1
 ) AS x;
 
@@ -284,7 +276,7 @@ SELECT
     c.conname,
     t.relname,
     pg_get_constraintdef(c.oid),
-    NOT (f.relnamespace = t.relnamespace AND f.relname = any($2::text[]))
+    f.relnamespace <> t.relnamespace OR f.relname <> all($2::text[])
 FROM pg_constraint AS c
 INNER JOIN pg_class AS t ON c.conrelid = t.oid
 INNER JOIN pg_class AS f ON c.confrelid = f.oid
@@ -409,13 +401,19 @@ SELECT
     (SELECT count(*) FROM ltm_memories) AS memories,
     (SELECT count(*) FROM ltm_adoption_report) AS repairs;
 
--- name: next_memories(after_id bigint, row_limit bigint) :one
--- The ids of the next memories, whoever's they are.
+-- name: next_memories(after_id bigint, row_limit bigint, everything boolean) :one
+-- The ids of the next memories, whoever's they are; of all, or of those that nobody is writing.
 SELECT array_agg(x.id ORDER BY x.id)
 FROM (
     SELECT m.id
     FROM ltm_memories AS m
-    WHERE m.id > $1
+    WHERE
+        m.id > $1
+        AND (
+            $3::boolean
+            OR coalesce(m.last_modified, m.created_at, '-infinity')
+            < timezone('utc', now()) - interval '10 minutes'
+        )
     ORDER BY m.id
     LIMIT $2
 ) AS x;

@@ -77,7 +77,8 @@ CROSS JOIN
     ) AS r
 CROSS JOIN LATERAL (
     SELECT CASE
-        WHEN coalesce(jsonb_typeof(o.context_data), 'null') IN ('null', 'object') THEN o.context_data
+        WHEN coalesce(jsonb_typeof(o.context_data), 'null') IN ('null', 'object')
+            THEN o.context_data
         ELSE complete_context(o.context_data, '[]')
     END AS whole
 ) AS c;

@@ -13,7 +13,7 @@ CREATE TABLE changes (
     row_id bigint NOT NULL
 );
 COMMENT ON TABLE changes IS
-'What was written since it was last carried over: a memory with all its rows but accesses, or an access.';
+'What was written and not carried over yet: a memory with its rows but accesses, or an access.';
 
 CREATE TABLE progress (
     kind text PRIMARY KEY,
@@ -28,7 +28,8 @@ CREATE TABLE deferred (
     definition text NOT NULL,
     comment text
 );
-COMMENT ON TABLE deferred IS 'Indexes and foreign keys of the new tables, made when they are filled.';
+COMMENT ON TABLE deferred IS
+'Indexes and foreign keys of the new tables, made when they are filled.';
 
 CREATE TABLE foreign_keys (
     name text NOT NULL,
@@ -38,7 +39,7 @@ CREATE TABLE foreign_keys (
     PRIMARY KEY (table_name, name)
 );
 COMMENT ON TABLE foreign_keys IS
-'Foreign keys of the original tables: outward ones lead to tables of the application.';
+'Foreign keys of the original tables; outward ones lead to tables of the application.';
 
 CREATE TABLE sequences (
     table_name text PRIMARY KEY,

@@ -63,7 +63,7 @@ class Load:
 async def prepared(dsn: str, memories: int) -> None:
     connection = await asyncpg.connect(dsn)
     await connection.execute(originals.level_1())
-    await connection.execute(originals.ROWS.format(count=memories))
+    await originals.fill(connection, memories)
     await connection.execute("UPDATE ltm_memories SET user_id = 1")
     await connection.execute("VACUUM ANALYZE")
     await connection.close()
