@@ -449,7 +449,7 @@ FROM ltm_memories AS m
 WHERE
     m.is_archived IS NOT TRUE
     AND (m.expires_at IS NULL OR m.expires_at > now())
-    AND coalesce(m.access_count, 0) = 0
+    AND (m.access_count IS NULL OR m.access_count = 0)
     AND m.last_accessed IS NULL;
 
 COMMENT ON VIEW ltm_never_recalled IS

@@ -1,4 +1,4 @@
-"""`python -m tests.bench.views [filler]`: what the views cost one user, by EXPLAIN (ANALYZE, BUFFERS).
+"""`python -m tests.bench.views [filler]`: what the views cost one user, by EXPLAIN.
 
 400 users of 2,000 memories, one of 100,000, and as many of one memory each as fill a million, all
 with links, tags, contexts and accesses; the median of five runs, warm.
