@@ -44,7 +44,7 @@ status: $(VENV)/embedded ## Tell which migrations are applied
 bench: $(VENV)/dev ## What calls cost beside raw asyncpg (minutes)
 	$(WITHOUT_DSN) $(BIN)/python -m tests.bench
 
-psql: $(VENV)/embedded ## Open the database in psql
+psql: $(VENV)/embedded ## Open the database in psql, with a menu of what to try
 	@$(BIN)/ltm-store psql
 
 wheel: $(VENV)/dev ## Build the wheel and the sdist into dist/

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +22,7 @@ from ltm_store.database import connect
 from ltm_store.demo import import_with_progress, show
 from ltm_store.errors import InvalidMemory, LtmError
 from ltm_store.models import ImportReport
-from ltm_store.resources import read_lines
+from ltm_store.resources import read_lines, resource_dir
 
 app = typer.Typer(
     help="The long-term memory of an AI assistant, in PostgreSQL. "
@@ -78,13 +80,16 @@ async def _demo(console: Console) -> None:
 
 @app.command()
 def psql() -> None:
-    """Open the database in psql."""
+    """Open the database in psql, with a menu of what to try."""
     try:
         dsn = dsns.from_environment("LTM_DATABASE_URL", "DATABASE_URL") or embedded.start()
         command = shutil.which("psql") or embedded.psql()
     except LtmError as error:
         raise _fail(error) from None
-    raise typer.Exit(subprocess.run([command, dsn], check=False).returncode)
+    # The menu includes the user's own ~/.psqlrc. What is piped in finds a plain psql.
+    menu = {"PSQLRC": str(resource_dir("sql") / "menu.psql")} if sys.stdin.isatty() else {}
+    done = subprocess.run([command, dsn], check=False, env={**os.environ, **menu})
+    raise typer.Exit(done.returncode)
 
 
 if __name__ == "__main__":

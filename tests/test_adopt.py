@@ -13,6 +13,7 @@ import pytest
 from ltm_store import (
     add_memory,
     adopt,
+    check_health,
     connect,
     get_analytics,
     get_relationships,
@@ -130,9 +131,12 @@ async def test_every_shape_is_adopted_with_all_its_rows(shape, old, empty, fresh
                 memory = row.get("memory_id", row.get("source_memory_id"))
                 assert after[table][id_]["user_id"] == before["ltm_memories"][memory]["user_id"]
     assert await catalog(old) == fresh_catalog
+    assert "adoption_unfinished" in {problem.check_name for problem in await check_health(old)}
 
     assert migrate.apply(empty) == []
     assert await everything(old) == after
+    migrate.optional(empty, "finish_adoption")
+    assert await check_health(old) == []
 
 
 def test_every_query_of_adoption_is_used():

@@ -231,6 +231,8 @@ class Memories(RuleBasedStateMachine):
             context = memory.enhanced_context
             expected = store_context(context)[1] if context else []
             assert sorted(map(tuple, rows)) == sorted(map(tuple, expected))
+        health = "SELECT check_name, subject FROM ltm_health WHERE user_id = $1"
+        assert list(await self.conn.fetch(health, USER)) == []
 
 
 def test_mirrors_equal_their_tables_after_every_step(shared):

@@ -54,6 +54,7 @@ def test_the_wheel_and_the_sdist_carry_the_statements_and_migrations(built):
         for path in resource_dir("migrations").glob("optional/*.sql")
     }
     assert "sql/adoption/repairs.sql" in wanted
+    wanted.add("sql/menu.psql")
     for name in migration_ids():
         wanted |= {f"migrations/{name}.sql", f"migrations/{name}.rollback.sql"}
     assert {f"ltm_store/{name}" for name in wanted | {"py.typed", "demo.jsonl"}} <= inside

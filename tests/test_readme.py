@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ltm_store import Database, embedded, import_user
-from ltm_store.resources import demo_lines
+from ltm_store.resources import demo_lines, resource_dir
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -56,6 +56,31 @@ async def test_the_tour_in_psql_shows_what_psql_shows(db: Database, dsn: str):
             assert output == shown
     if text != README.read_text():
         README.write_text(text)
+
+
+async def test_the_menu_of_psql_offers_every_view_and_each_entry_works(db: Database, dsn: str):
+    await import_user(db, "demo-livia", map(json.loads, demo_lines()))
+    menu = resource_dir("sql") / "menu.psql"
+    entries = re.findall(r"^\\set (\w+) '", menu.read_text(), re.MULTILINE)
+    async with db.transaction() as conn:
+        found = await conn.fetch("SELECT viewname FROM pg_views WHERE viewname LIKE 'ltm%'")
+    views = {row["viewname"] for row in found}
+    done = subprocess.run(
+        [embedded.psql(), "-v", "ON_ERROR_STOP=1", dsn],
+        input="".join(f":{entry}\n" for entry in entries),
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PAGER": "", "PSQLRC": str(menu), "HOME": "/nonexistent"},
+        timeout=60,
+        check=True,
+    )
+    assert done.stderr == ""
+    assert len(re.findall(r"^\(\d+ rows?\)$", done.stdout, re.MULTILINE)) == len(entries)
+    offered = dict(re.findall(r"^  :(\w+) +\S.*  (ltm_\w+)$", done.stdout, re.MULTILINE))
+    assert list(offered) == entries
+    assert set(offered.values()) == views
+    assert "User -1 is looked at" in done.stdout
+    assert "Signed the purchase at the notary" in done.stdout
 
 
 def test_every_make_target_that_is_named_exists():
