@@ -1,7 +1,7 @@
-"""`python -m tests.bench.views [filler]`: what the views cost one user, by EXPLAIN.
+"""`python -m tests.bench.views [users [filler]]`: what the views cost one user, by EXPLAIN.
 
 400 users of 2,000 memories, one of 100,000, and as many of one memory each as fill a million, all
-with links, tags, contexts and accesses; the median of five runs, warm.
+with links, tags, contexts and accesses, in step; the median of five runs, warm.
 """
 
 import asyncio
@@ -20,6 +20,16 @@ from tests.populate import populate
 
 USERS, EACH, LARGE, FILLER = 400, 2_000, 100_000, 100_000
 ORDINARY, HEAVY = 5, 1_000
+IN_STEP = (
+    "UPDATE ltm_memories AS m SET related_memory_ids = r.targets "
+    "FROM (SELECT user_id, source_memory_id, jsonb_agg(target_memory_id) AS targets "
+    "FROM ltm_memory_relationships GROUP BY 1, 2) AS r "
+    "WHERE m.user_id = r.user_id AND m.id = r.source_memory_id",
+    "INSERT INTO ltm_contexts (user_id, memory_id, context_type, context_key, context_value) "
+    "SELECT user_id, id, 'temporal', key, value FROM ltm_memories, "
+    "jsonb_each_text(context_data -> 'temporal')",
+    "VACUUM ANALYZE",
+)
 READS = {
     "ltm_memory_overview, one": "ltm_memory_overview WHERE user_id = $1 AND id = {id}",
     "ltm_memory_overview, top 10": "ltm_memory_overview WHERE user_id = $1 AND NOT is_archived "
@@ -61,13 +71,15 @@ async def cost(conn: asyncpg.Connection, read: str, user: int) -> tuple[str, str
     return f"{statistics.median(times):,.1f}", f"{touched:,}{scans}"
 
 
-async def main(filler: int) -> None:
+async def main(users: int = USERS, filler: int = FILLER) -> None:
     with servers.server() as dsn:
         migrate.apply(dsn)
         conn = await asyncpg.connect(dsn)
-        await populate(conn, users=USERS, memories=EACH)
+        await populate(conn, users=users, memories=EACH)
         await populate(conn, users=1, memories=LARGE, first_user=HEAVY)
         await populate(conn, users=filler, memories=1, first_user=HEAVY + 1)
+        for statement in IN_STEP:
+            await conn.execute(statement)
         total = await conn.fetchval("SELECT count(*) FROM ltm_memories")
         titles = ("view", "2,000: ms", "buffers", "100,000: ms", "buffers")
         table = Table(*titles, title=f"views of {total:,} memories")
@@ -81,4 +93,4 @@ async def main(filler: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else FILLER))
+    asyncio.run(main(*map(int, sys.argv[1:])))
