@@ -398,8 +398,12 @@ def _exchange(a: Adoption, present: list[str]) -> None:
 
 
 def _take_over_sequence(a: Adoption, table: str) -> None:
-    """Let ids go on where the original stands, and keep where that was."""
-    highest = a.first("SELECT max(id) FROM {table}", table=table) or 0
+    """Let ids go on where the original stands, and keep where that was.
+
+    The original is asked: its ids are indexed, and all others came from the sequence.
+    """
+    view = sql.Identifier("ltm_adoption", f"original_{ORIGINALS[table].view}")
+    highest = a.first("SELECT max(id) FROM {view}", view=view) or 0
     mark = max(highest, dict(a.ask("used_sequences"))[table] or 0)
     ours = a.value("sequence", a.home, table)
     if mark:
