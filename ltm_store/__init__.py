@@ -13,8 +13,15 @@ from ltm_store.contexts import (
     TemporalContext,
 )
 from ltm_store.database import Database, connect
+from ltm_store.drawing import to_dot, to_mermaid, to_svg
 from ltm_store.errors import Conflict, InvalidMemory, LtmError, SchemaOutdated, Unavailable
-from ltm_store.maintenance import prune_accesses, purge_expired
+from ltm_store.graph import memory_graph
+from ltm_store.maintenance import (
+    adoption_repairs,
+    adoption_report,
+    prune_accesses,
+    purge_expired,
+)
 from ltm_store.memories import (
     add_memory,
     archive_memory,
@@ -34,6 +41,9 @@ from ltm_store.models import (
     Access,
     Analytics,
     ErasureReport,
+    Graph,
+    GraphEdge,
+    GraphNode,
     ImportReport,
     Memory,
     MemoryHit,
@@ -44,6 +54,8 @@ from ltm_store.models import (
     RelatedTag,
     Relationship,
     RelationshipType,
+    Repair,
+    RepairCount,
     SearchExplanation,
     SourceType,
     Suggestion,
@@ -58,6 +70,7 @@ from ltm_store.relationships import (
     traverse,
     unrelate,
 )
+from ltm_store.report import render_report
 from ltm_store.tags import add_tags, list_tags, related_tags, remove_tags, rename_tag
 from ltm_store.transfer import add_memories, export_user, import_user
 from ltm_store.users import forget_user
@@ -74,6 +87,9 @@ __all__ = [
     "EnhancedContext",
     "EnvironmentalContext",
     "ErasureReport",
+    "Graph",
+    "GraphEdge",
+    "GraphNode",
     "ImportReport",
     "InvalidMemory",
     "LtmError",
@@ -86,6 +102,8 @@ __all__ = [
     "RelatedTag",
     "Relationship",
     "RelationshipType",
+    "Repair",
+    "RepairCount",
     "SchemaOutdated",
     "SearchExplanation",
     "SocialContext",
@@ -100,6 +118,8 @@ __all__ = [
     "add_memories",
     "add_memory",
     "add_tags",
+    "adoption_repairs",
+    "adoption_report",
     "archive_memory",
     "archive_stale",
     "connect",
@@ -116,6 +136,7 @@ __all__ = [
     "import_user",
     "iterate_memories",
     "list_tags",
+    "memory_graph",
     "prune_accesses",
     "purge_expired",
     "record_access",
@@ -124,10 +145,14 @@ __all__ = [
     "related_tags",
     "remove_tags",
     "rename_tag",
+    "render_report",
     "restore_memory",
     "search_memories",
     "shortest_path",
     "suggest_relationships",
+    "to_dot",
+    "to_mermaid",
+    "to_svg",
     "traverse",
     "unrelate",
     "update_importance",
