@@ -10,7 +10,7 @@ from typing import Final
 from ltm_store.errors import InvalidMemory
 from ltm_store.execute import Executor, fetch_many, fetch_one, fetch_rows, internal_id
 from ltm_store.memories import erase
-from ltm_store.models import HealthProblem, PrunedAccesses, Repair, RepairCount
+from ltm_store.models import PrunedAccesses, Repair, RepairCount
 from ltm_store.values import UserId, moment
 
 _PURGED_AT_ONCE: Final = 500  # memories that are looked up by one statement
@@ -84,8 +84,3 @@ async def adoption_repairs(db: Executor, *, user_id: UserId | None = None) -> As
         if not page:
             return
         last = page[-1].id
-
-
-async def check_health(db: Executor) -> list[HealthProblem]:
-    """Stands in until the checks of health are there: tags that are not mirrored."""
-    return await fetch_many(db, "check_health", HealthProblem, _KINDS_OF_REPAIRS)

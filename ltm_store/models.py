@@ -719,12 +719,3 @@ class Repair(Row):
     column_name: str | None
     rule: str
     original: str | None
-
-
-class HealthProblem(Row):
-    """Something that a check found wrong, about whom and what."""
-
-    check_name: str
-    user_id: int | None
-    subject: str
-    detail: str

@@ -86,22 +86,3 @@ WHERE
     AND r.user_id = $1  -- if of_user_id
 ORDER BY r.id
 LIMIT $3;
-
--- name: check_health(row_limit bigint) :many HealthProblem
--- Stands in until the checks of health are there.
--- scope: all users
-SELECT
-    'tags_mirror' AS check_name,
-    coalesce(m.user_id) AS user_id,
-    'memory ' || m.id AS subject,
-    'tags without their rows' AS detail
-FROM ltm_memories AS m
-WHERE
-    jsonb_typeof(m.tags) = 'array'
-    AND m.tags <> '[]'
-    AND NOT EXISTS (
-        SELECT 1 FROM ltm_memory_tags AS t
-        WHERE t.user_id = m.user_id AND t.memory_id = m.id
-    )
-ORDER BY m.user_id, m.id
-LIMIT $1;

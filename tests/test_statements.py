@@ -202,7 +202,6 @@ def test_statements_for_all_users_are_few_and_known():
         "adoption_repairs",
         "adoption_report",
         "applied_migrations",
-        "check_health",
         "expired_memories",
         "find_user",
         "intern_user",
@@ -479,7 +478,6 @@ def test_every_statement_has_a_plan_test():
         "applied_migrations",
         "get_analytics",
         "report_figures",
-        "check_health",
         "exported_ids",
         "lift_statement_timeout",
     }  # read all there is
