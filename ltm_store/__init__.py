@@ -13,8 +13,16 @@ from ltm_store.contexts import (
     TemporalContext,
 )
 from ltm_store.database import Database, connect
+from ltm_store.drawing import to_dot, to_mermaid, to_svg
 from ltm_store.errors import Conflict, InvalidMemory, LtmError, SchemaOutdated, Unavailable
-from ltm_store.maintenance import check_health, prune_accesses, purge_expired
+from ltm_store.graph import memory_graph
+from ltm_store.maintenance import (
+    adoption_repairs,
+    adoption_report,
+    check_health,
+    prune_accesses,
+    purge_expired,
+)
 from ltm_store.memories import (
     add_memory,
     archive_memory,
@@ -34,6 +42,9 @@ from ltm_store.models import (
     Access,
     Analytics,
     ErasureReport,
+    Graph,
+    GraphEdge,
+    GraphNode,
     HealthProblem,
     ImportReport,
     Memory,
@@ -45,6 +56,8 @@ from ltm_store.models import (
     RelatedTag,
     Relationship,
     RelationshipType,
+    Repair,
+    RepairCount,
     SearchExplanation,
     SourceType,
     Suggestion,
@@ -59,6 +72,7 @@ from ltm_store.relationships import (
     traverse,
     unrelate,
 )
+from ltm_store.report import render_report
 from ltm_store.tags import add_tags, list_tags, related_tags, remove_tags, rename_tag
 from ltm_store.transfer import add_memories, export_user, import_user
 from ltm_store.users import forget_user
@@ -75,6 +89,9 @@ __all__ = [
     "EnhancedContext",
     "EnvironmentalContext",
     "ErasureReport",
+    "Graph",
+    "GraphEdge",
+    "GraphNode",
     "HealthProblem",
     "ImportReport",
     "InvalidMemory",
@@ -88,6 +105,8 @@ __all__ = [
     "RelatedTag",
     "Relationship",
     "RelationshipType",
+    "Repair",
+    "RepairCount",
     "SchemaOutdated",
     "SearchExplanation",
     "SocialContext",
@@ -102,6 +121,8 @@ __all__ = [
     "add_memories",
     "add_memory",
     "add_tags",
+    "adoption_repairs",
+    "adoption_report",
     "archive_memory",
     "archive_stale",
     "check_health",
@@ -119,6 +140,7 @@ __all__ = [
     "import_user",
     "iterate_memories",
     "list_tags",
+    "memory_graph",
     "prune_accesses",
     "purge_expired",
     "record_access",
@@ -127,10 +149,14 @@ __all__ = [
     "related_tags",
     "remove_tags",
     "rename_tag",
+    "render_report",
     "restore_memory",
     "search_memories",
     "shortest_path",
     "suggest_relationships",
+    "to_dot",
+    "to_mermaid",
+    "to_svg",
     "traverse",
     "unrelate",
     "update_importance",

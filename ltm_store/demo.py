@@ -51,14 +51,14 @@ _PSQL: Final = (
 async def import_with_progress(
     db: Database, user_id: UserId, lines: list[str], console: Console
 ) -> ImportReport:
-    """Import JSON Lines under a progress bar."""
+    """Import JSON Lines, on a terminal under a progress bar."""
     columns = (
         TextColumn("importing"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         counted = progress.track(lines, total=len(lines))
         return await import_user(db, user_id, _json_objects(counted))
 

@@ -26,3 +26,4 @@ SHARED_BY: Final = 100  # memories, the most that make what they share a reason 
 DEPTH: Final = 20  # links of a path
 PATH_MEMORIES: Final = 1_000  # of one level, that a search for a path goes on from
 PATH_LINKS: Final = 10_000  # of one level in each direction, that it follows
+GRAPH: Final = 200  # memories of a graph beside the one it begins at

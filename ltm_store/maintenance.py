@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Final
 
 from ltm_store.errors import InvalidMemory
-from ltm_store.execute import Executor, fetch_many, fetch_one, fetch_rows, in_transaction
+from ltm_store.execute import (
+    Executor,
+    fetch_many,
+    fetch_one,
+    fetch_rows,
+    in_transaction,
+    internal_id,
+)
 from ltm_store.memories import erase
-from ltm_store.models import HealthProblem, PrunedAccesses
+from ltm_store.models import HealthProblem, PrunedAccesses, Repair, RepairCount
 from ltm_store.resources import migration_ids
-from ltm_store.values import moment
+from ltm_store.values import UserId, moment
 
 _PURGED_AT_ONCE: Final = 500  # memories that are looked up by one statement
 _PRUNED_AT_ONCE: Final = 5_000  # rows of the log that one statement reads
 _LEAST_USER: Final = -(2**63)
 _PROBLEMS: Final = 1_000
+_REPAIRS_AT_ONCE: Final = 500
+_KINDS_OF_REPAIRS: Final = 1_000  # tables times columns times rules: far less
 
 
 async def purge_expired(db: Executor, *, as_of: datetime | None = None) -> int:
@@ -69,3 +79,30 @@ async def check_health(db: Executor) -> list[HealthProblem]:
         return await fetch_many(
             connection, "check_health", HealthProblem, migration_ids(), _PROBLEMS
         )
+
+
+async def adoption_report(db: Executor, *, user_id: UserId | None = None) -> list[RepairCount]:
+    """What was repaired when an older program's tables were adopted, counted, of all users or one.
+
+    By table, column and rule, in that order. [] where nothing was adopted or had to be repaired.
+    """
+    user = None if user_id is None else await internal_id(db, user_id)
+    if user is None and user_id is not None:
+        return []
+    return await fetch_many(db, "adoption_report", RepairCount, user, _KINDS_OF_REPAIRS)
+
+
+async def adoption_repairs(db: Executor, *, user_id: UserId | None = None) -> AsyncIterator[Repair]:
+    """Each single value that was repaired then, with the value before, in the order of their ids.
+
+    They are read page by page; the timeout holds for each page.
+    """
+    user = None if user_id is None else await internal_id(db, user_id)
+    last = 0
+    while user is not None or user_id is None:
+        page = await fetch_many(db, "adoption_repairs", Repair, user, last, _REPAIRS_AT_ONCE)
+        for repair in page:
+            yield repair
+        if not page:
+            return
+        last = page[-1].id

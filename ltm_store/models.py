@@ -420,6 +420,34 @@ class Suggestion(Row):
     words: tuple[str, ...]
 
 
+class GraphNode(MemorySummary):
+    """A memory of a graph, `depth` links away from the start, which has 0.
+
+    `content` is the beginning of it, at most 300 characters; `dynamic_importance` is of now.
+    """
+
+    dynamic_importance: float
+    is_archived: bool
+    depth: int
+
+
+class GraphEdge(Row):
+    """A link of a graph, from source to target, with a strength of 0 .. 1."""
+
+    id: int
+    source_memory_id: int
+    target_memory_id: int
+    relationship_type: str
+    strength: float
+
+
+class Graph(Row):
+    """A memory, first of the nodes, those around it, nearest first, and the links among them."""
+
+    nodes: Annotated[tuple[GraphNode, ...], BeforeValidator(lambda rows: _parsed(rows))]
+    edges: Annotated[tuple[GraphEdge, ...], BeforeValidator(lambda rows: _parsed(rows))]
+
+
 class Tag(Row):
     """A tag and what is known of it, over the memories that a list is of.
 
@@ -619,6 +647,31 @@ class Analytics(Row):
     growth_by_month: Json[dict[str, int]]
 
 
+class SeenMemory(MemorySummary):
+    """A summary with the live importance, and when the memory was last recalled, else learnt."""
+
+    dynamic_importance: float
+    last_seen: Moment | None
+
+
+class ReportFigures(Row):
+    """What a report shows beyond Analytics, of memories that have not expired.
+
+    importance_by_month maps the month in which memories were learnt to their average and highest
+    live importance, memories_by_importance whole points (9 for 9 to 10) to a count. The lists and
+    never_recalled leave archived memories out.
+    """
+
+    recalls: int
+    relationships: int
+    never_recalled: int
+    importance_in_a_year: float | None
+    importance_by_month: Json[dict[str, tuple[float, float]]]
+    memories_by_importance: Json[dict[int, int]]
+    never_recalled_memories: Json[tuple[SeenMemory, ...]]
+    stalest_memories: Json[tuple[SeenMemory, ...]]
+
+
 class ExportRow(Memory):
     """A memory with all that an export says of it."""
 
@@ -658,3 +711,24 @@ class ErasureReport(Row):
     """How many rows of a user were deleted, by table; ltm_external_users lost the name alone."""
 
     counts: dict[str, int]
+
+
+class RepairCount(Row):
+    """How often adoption repaired a column of a table by a rule; column_name None: whole rows."""
+
+    table_name: str
+    column_name: str | None
+    rule: str
+    repairs: int
+
+
+class Repair(Row):
+    """One value that adoption repaired, as it was before; of a whole row, its columns as JSON."""
+
+    id: int
+    user_id: int | None
+    table_name: str
+    row_id: int
+    column_name: str | None
+    rule: str
+    original: str | None

@@ -25,12 +25,12 @@ def optional_steps() -> list[str]:
     return sorted(file.stem for file in files if not file.name.endswith(".undo.sql"))
 
 
-def read_lines(file: Path) -> list[str]:
-    """The lines of a JSON Lines file."""
+def lines_of(text: str) -> list[str]:
+    """The lines of JSON Lines."""
     # splitlines would also cut at U+2028, which stands as it is inside JSON strings.
-    return file.read_text(encoding="utf-8-sig").rstrip().split("\n")
+    return text.rstrip().split("\n")
 
 
 def demo_lines() -> list[str]:
     """The demo's memories, a JSON object a line."""
-    return read_lines(_PACKAGE / "demo.jsonl")
+    return lines_of((_PACKAGE / "demo.jsonl").read_text(encoding="utf-8"))

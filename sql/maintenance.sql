@@ -84,3 +84,37 @@ FROM (
 ) AS p
 ORDER BY p.user_id ASC NULLS FIRST, p.check_name ASC, p.subject ASC, p.detail ASC
 LIMIT $2;
+
+-- name: adoption_report(of_user_id bigint, row_limit bigint) :many RepairCount
+-- How often adoption repaired each column in each way, of all users or of one.
+-- scope: all users
+SELECT
+    r.table_name,
+    r.column_name,
+    r.rule,
+    count(*) AS repairs
+FROM ltm_adoption_report AS r
+WHERE
+    TRUE
+    AND r.user_id = $1  -- if of_user_id
+GROUP BY r.table_name, r.column_name, r.rule
+ORDER BY r.table_name, r.column_name NULLS FIRST, r.rule
+LIMIT $2;
+
+-- name: adoption_repairs(of_user_id bigint, after_id bigint, row_limit bigint) :many Repair
+-- A page of what adoption repaired, of all users or of one, in the order of the entries.
+-- scope: all users
+SELECT
+    r.id,
+    r.user_id,
+    r.table_name,
+    r.row_id,
+    r.column_name,
+    r.rule,
+    r.original
+FROM ltm_adoption_report AS r
+WHERE
+    r.id > $2
+    AND r.user_id = $1  -- if of_user_id
+ORDER BY r.id
+LIMIT $3;

@@ -84,3 +84,18 @@ async def test_the_wheel_migrates_and_serves_in_an_environment_of_its_own(built,
         str(python), "-I", "-m", "ltm_store.migrate", "status", "--dsn", empty, cwd=tmp_path
     )
     assert status.count("applied") == len(migration_ids())
+    page = tmp_path / "alice.html"
+    for verb, shown in (
+        (("status",), "0001_importance"),
+        (("search", "wheel", "--user", "alice"), "served from the wheel"),
+        (("show", "1", "--user", "alice"), "served from the wheel"),
+        (("graph", "1", "--user", "alice", "--format", "svg"), "served from the"),
+        (("report", "--user", "alice", "--output", str(page)), "alice.html"),
+        (("export", "--user", "alice"), '"content": "served from the wheel"'),
+        (("health",), "all is well"),
+        (("adoption-report",), "nothing was repaired"),
+        (("migrate",), "nothing to apply"),
+    ):
+        command = (str(python), "-I", "-m", "ltm_store.cli", *verb, "--dsn", empty)
+        assert shown in run(*command, cwd=tmp_path)
+    assert "Memories of alice" in page.read_text(encoding="utf-8")

@@ -34,6 +34,26 @@ async def test_python_runs(code, dsn):
     assert "morning" in done.stdout
 
 
+async def test_the_commands_run(db: Database, dsn: str, tmp_path: Path):
+    await import_user(db, "demo-livia", map(json.loads, demo_lines()))
+    (commands,) = [text for language, text in BLOCKS if language == "shell"]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-e", "-o", "pipefail", "-c", commands],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "LTM_DATABASE_URL": dsn, "PATH": path},
+        cwd=tmp_path,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "nothing found" not in done.stdout
+    assert f"{len(demo_lines())} memories created" in done.stdout
+    assert "all is well" in done.stdout
+    assert set(os.listdir(tmp_path)) == {"coffee.svg", "livia.html"}
+
+
 async def test_the_tour_in_psql_shows_what_psql_shows(db: Database, dsn: str):
     """After a change of the demo: LTM_SNAPSHOT=write make test, and read the difference."""
     await import_user(db, "demo-livia", map(json.loads, demo_lines()))

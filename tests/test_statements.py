@@ -199,6 +199,8 @@ def test_every_table_reference_is_of_a_user_of_the_driving_list(statement):
 
 def test_statements_for_all_users_are_few_and_known():
     assert {name for name, s in ALL.items() if s.all_users} == {
+        "adoption_repairs",
+        "adoption_report",
         "applied_migrations",
         "check_health",
         "expired_memories",
@@ -226,7 +228,7 @@ def test_many_rows_have_a_total_order_and_a_limit(statement):
         select = pglast.parse_sql(shape.sql)[0].stmt
         assert select.limitCount is not None
         last = select.sortClause[-1].node.fields[-1].sval
-        assert last in ("id", "place", "tag_name", "migration_id", "detail")
+        assert last in ("id", "place", "tag_name", "migration_id", "detail", "rule")
 
 
 @every_statement
@@ -292,6 +294,7 @@ INDEXES: dict[tuple[str, frozenset[str]], set[str]] = {
     ("unrelate", frozenset()): {ONE, f"{ENDS} or {TARGET}"},
     ("traverse", frozenset()): {ONE, SOURCE, TARGET},
     ("shortest_path", frozenset()): {ONE, SOURCE, TARGET},
+    ("get_graph", frozenset()): {ONE, f"{ENDS} or {SOURCE} or {TARGET}"},
     ("suggest_relationships", frozenset()): {
         ONE,
         TAGS,
@@ -312,6 +315,8 @@ INDEXES: dict[tuple[str, frozenset[str]], set[str]] = {
     ("record_feedback", frozenset()): {ONE, "ltm_memory_access_memory_id_idx"},
     ("access_history", frozenset()): {ONE, "ltm_memory_access_memory_id_idx"},
     ("add_memory", frozenset()): {"ltm_memories_content_hash_idx"},
+    ("adoption_report", frozenset({"of_user_id"})): {"ltm_adoption_report_user_id_idx"},
+    ("adoption_repairs", frozenset()): {"ltm_adoption_report_pkey"},
     ("expired_memories", frozenset()): {"ltm_memories_expires_at_idx"},
     ("prune_accesses", frozenset()): {"ltm_memory_access_pkey"},
     ("find_user", frozenset()): {EXTERNAL},
@@ -368,6 +373,9 @@ ARGUMENTS: dict[str, object] = {
     "access_contexts": [None] * 3,
     "user_queries": [None] * 3,
     "only_expired": False,
+    "depths": [0, 1, 1],
+    "content_chars": 300,
+    "of_user_id": 1,
 }
 
 
@@ -436,6 +444,7 @@ CHEAP = [
     ("suggest_relationships", frozenset()),
     ("related_tags", frozenset()),
     ("list_tags", frozenset({"memory_id"})),
+    ("get_graph", frozenset()),
 ]
 
 
@@ -470,6 +479,7 @@ def test_every_statement_has_a_plan_test():
         "applied_migrations",
         "check_health",
         "get_analytics",
+        "report_figures",
         "exported_ids",
         "lift_statement_timeout",
     }  # read all there is
