@@ -57,7 +57,7 @@ async def template(admin: asyncpg.Connection, server: str) -> str:
     return "ltm_template"
 
 
-async def _created(admin: asyncpg.Connection, server: str, template: str) -> AsyncIterator[str]:
+async def created(admin: asyncpg.Connection, server: str, template: str) -> AsyncIterator[str]:
     name = f"ltm_test_{next(_numbers)}"
     await admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
     await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
@@ -68,21 +68,21 @@ async def _created(admin: asyncpg.Connection, server: str, template: str) -> Asy
 @pytest.fixture(scope="session")
 async def shared(admin: asyncpg.Connection, server: str, template: str) -> AsyncIterator[str]:
     """The DSN of a database that no test commits to."""
-    async for dsn in _created(admin, server, template):
+    async for dsn in created(admin, server, template):
         yield dsn
 
 
 @pytest.fixture
 async def dsn(admin: asyncpg.Connection, server: str, template: str) -> AsyncIterator[str]:
     """The DSN of a migrated database of the test's own."""
-    async for dsn in _created(admin, server, template):
+    async for dsn in created(admin, server, template):
         yield dsn
 
 
 @pytest.fixture
 async def empty(admin: asyncpg.Connection, server: str) -> AsyncIterator[str]:
     """The DSN of an empty database of the test's own."""
-    async for dsn in _created(admin, server, "template1"):
+    async for dsn in created(admin, server, "template1"):
         yield dsn
 
 
@@ -95,7 +95,12 @@ async def db(dsn: str) -> AsyncIterator[Database]:
 
 @pytest.fixture(scope="session")
 async def session_conn(shared: str) -> AsyncIterator[asyncpg.Connection]:
-    connection = await asyncpg.connect(shared)
+    async for connection in connected(shared):
+        yield connection
+
+
+async def connected(dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(dsn)
     for kind in ("json", "jsonb") if ODD else ():
         await connection.set_type_codec(
             kind, encoder=json.dumps, decoder=json.loads, schema="pg_catalog"
@@ -118,7 +123,7 @@ async def filled(
     admin: asyncpg.Connection, server: str, template: str
 ) -> AsyncIterator[asyncpg.Connection]:
     """A connection to a database with 40 users of 500 memories each, analysed."""
-    async for dsn in _created(admin, server, template):
+    async for dsn in created(admin, server, template):
         connection = await asyncpg.connect(dsn)
         await populate(connection, users=40, memories=500)
         yield connection

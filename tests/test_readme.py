@@ -14,6 +14,7 @@ from ltm_store.resources import demo_lines, resource_dir
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
+MENU = resource_dir("sql") / "menu.psql"
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
 PYTHON = [text for language, text in BLOCKS if language == "python"]
 TOUR = [(text, BLOCKS[i + 1][1]) for i, (language, text) in enumerate(BLOCKS) if language == "sql"]
@@ -78,29 +79,38 @@ async def test_the_tour_in_psql_shows_what_psql_shows(db: Database, dsn: str):
         README.write_text(text)
 
 
-async def test_the_menu_of_psql_offers_every_view_and_each_entry_works(db: Database, dsn: str):
-    await import_user(db, "demo-livia", map(json.loads, demo_lines()))
-    menu = resource_dir("sql") / "menu.psql"
-    entries = re.findall(r"^\\set (\w+) '", menu.read_text(), re.MULTILINE)
-    async with db.transaction() as conn:
-        found = await conn.fetch("SELECT viewname FROM pg_views WHERE viewname LIKE 'ltm%'")
-    views = {row["viewname"] for row in found}
+def with_menu(dsn: str, typed: str) -> str:
+    """What psql shows that begins with the menu, and complains of nothing."""
     done = subprocess.run(
         [embedded.psql(), "-v", "ON_ERROR_STOP=1", dsn],
-        input="".join(f":{entry}\n" for entry in entries),
+        input=typed,
         capture_output=True,
         text=True,
-        env={**os.environ, "PAGER": "", "PSQLRC": str(menu), "HOME": "/nonexistent"},
+        env={**os.environ, "PAGER": "", "PSQLRC": str(MENU), "HOME": "/nonexistent"},
         timeout=60,
         check=True,
     )
     assert done.stderr == ""
-    assert len(re.findall(r"^\(\d+ rows?\)$", done.stdout, re.MULTILINE)) == len(entries)
-    offered = dict(re.findall(r"^  :(\w+) +\S.*  (ltm_\w+)$", done.stdout, re.MULTILINE))
+    return done.stdout
+
+
+async def test_the_menu_of_psql_offers_every_view_and_each_entry_works(db: Database, dsn: str):
+    await import_user(db, "demo-livia", map(json.loads, demo_lines()))
+    entries = re.findall(r"^\\set (\w+) '", MENU.read_text(), re.MULTILINE)
+    async with db.transaction() as conn:
+        found = await conn.fetch("SELECT viewname FROM pg_views WHERE viewname LIKE 'ltm%'")
+    views = {row["viewname"] for row in found}
+    shown = with_menu(dsn, "".join(f":{entry}\n" for entry in entries))
+    assert len(re.findall(r"^\(\d+ rows?\)$", shown, re.MULTILINE)) == len(entries)
+    offered = dict(re.findall(r"^  :(\w+) +\S.*  (ltm_\w+)$", shown, re.MULTILINE))
     assert list(offered) == entries
     assert set(offered.values()) == views
-    assert "User -1 is looked at" in done.stdout
-    assert "Signed the purchase at the notary" in done.stdout
+    assert "User -1 is looked at" in shown
+    assert "Signed the purchase at the notary" in shown
+
+
+async def test_the_menu_says_so_where_there_are_no_views(empty: str):
+    assert "python -m ltm_store.migrate" in with_menu(empty, "")
 
 
 def test_every_make_target_that_is_named_exists():

@@ -29,6 +29,7 @@ from ltm_store import (
     relate,
 )
 from ltm_store.resources import demo_lines, migration_ids
+from tests.conftest import connected, created
 from tests.old_program import NULLS
 from tests.populate import populate
 
@@ -48,6 +49,14 @@ VIEWS = (
     "ltm_suspected_duplicates",
     "ltm_health",
 )
+
+
+@pytest.fixture(scope="module")
+async def session_conn(admin, server, template):
+    """To a database of this module's own: what tests roll back in the shared one are dead rows."""
+    async for dsn in created(admin, server, template):
+        async for connection in connected(dsn):
+            yield connection
 
 
 async def show(conn: asyncpg.Connection, view: str, user: int = 1) -> list[asyncpg.Record]:
