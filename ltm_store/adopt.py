@@ -40,7 +40,7 @@ from ltm_store.runner import MigrationFailed, Report, applied_ids, connected, ta
 
 WORK_MEMORY: Final = "256MB"  # for building indexes
 COPIED: Final = {"memory": "original_memories", "access": "original_accesses"}
-CHECKS: Final = 3  # how often both sides are compared
+CHECKS: Final = 10  # how often both sides are compared
 
 
 def wanted(session: Session) -> bool:
@@ -145,9 +145,9 @@ def _impossible_rows(a: Adoption) -> Iterator[str]:
             and (number := a.first(twice, table=name)) is not None
         ):
             yield f"several rows of {table} have the id {number}"
-        if a.first("SELECT 1 FROM {table} WHERE id IS NULL LIMIT 1", table=name):
-            yield f"a row of {table} has no id"
-    strange = "SELECT 1 FROM {table} WHERE user_id IS NULL OR user_id < 0 OR id < 0 LIMIT 1"
+        if a.first("SELECT 1 FROM {table} WHERE id IS NULL OR id < 0 LIMIT 1", table=name):
+            yield f"a row of {table} has no id, or a negative one"
+    strange = "SELECT 1 FROM {table} WHERE user_id IS NULL OR user_id < 0 LIMIT 1"
     if a.first(strange, table=sql.Identifier(a.home, MEMORIES)):
         yield f"a row of {MEMORIES} has no user_id, or a negative number"
 
@@ -216,8 +216,6 @@ def _show(a: Adoption, table: str) -> None:
             shown = f"({original.given.get(name, 'NULL')})::{TYPES[kind]}"
         elif kind == "json" and found[name] == "jsonb":
             shown = f"o.{name}"
-        elif found[name] == "timestamp with time zone":
-            shown = f"timezone('utc', o.{name})"
         else:
             shown = SHOWN[kind].format(name)
         parts.append(f"{shown} AS {name}")
@@ -250,7 +248,7 @@ def _find_by_key(a: Adoption) -> None:
         for column in ORIGINALS[table].found_by:
             if not a.value("is_indexed", a.home, table, column):
                 name = f"{table}_adoption_{column}"
-                a.run("DROP INDEX IF EXISTS {name}", name=sql.Identifier(a.home, name))
+                a.alone(_dropping(a, name), f"indexing {table}")
                 a.run(
                     "CREATE INDEX CONCURRENTLY {name} ON {table} ({column})",
                     name=name,
@@ -260,9 +258,16 @@ def _find_by_key(a: Adoption) -> None:
     a.done("indexed")
 
 
+def _dropping(a: Adoption, index: str) -> Callable[[], None]:
+    return lambda: a.run("DROP INDEX IF EXISTS {name}", name=sql.Identifier(a.home, index))
+
+
 def _watch_originals(a: Adoption) -> None:
+    present = a.present()
+
     def work() -> None:
-        a.watch(a.present())
+        a.lock(present, "SHARE ROW EXCLUSIVE")  # before the first look at the rows
+        a.watch(present)
         for kind, view in COPIED.items():  # what comes later is noted
             name = sql.Identifier("ltm_adoption", view)
             a.ask("set_progress", f"last {kind}", a.first("SELECT max(id) FROM {v}", v=name) or 0)
@@ -302,7 +307,7 @@ def _copy_all(a: Adoption, kind: str, function: str, size: int) -> None:
     copied, planned_for = 0, 0
     while ids := a.first(batch, view=view, last=sql.Literal(last), **bounds):
         last = ids[-1]
-        with a.session.transaction():
+        with a.snapshot():
             a.run("SELECT {function}({ids})", function=function, ids=sql.Literal(ids))
             a.ask("set_progress", kind, last)
         bar.move(len(ids))
@@ -337,9 +342,12 @@ def _check(a: Adoption) -> None:
     a.look_from("ltm_adoption", "ltm_next")
     for _ in range(CHECKS):
         a.drain(is_back=False)
+        for _ in range(2):  # all that is there at a moment, then what that leads to
+            with a.snapshot():
+                a.value("carry_changes", originals.MANY, False)
         with a.session.transaction():
             a.run("SET LOCAL enable_seqscan = on")
-            different = a.first("SELECT note_differences()")
+            different = a.first("SELECT note_differences() + note_dangling()")
         if not different:
             break
     else:
@@ -375,6 +383,7 @@ def _exchange(a: Adoption, present: list[str]) -> None:
     for table in present:
         a.run("DROP TRIGGER ltm_adoption_note ON {table}", table=table)
         a.run("ALTER TABLE {table} SET SCHEMA ltm_original", table=table)
+        a.move_sequence(table, a.home, "ltm_original")
     a.run("DROP INDEX ltm_next.ltm_memory_access_by_id")
     a.move("ltm_next", a.home)
     a.run("DROP SCHEMA ltm_next")

@@ -21,6 +21,8 @@ Session = psycopg.Connection[Any]
 
 MEMORIES: Final = "ltm_memories"
 LOCK_TIMEOUT: Final = "100ms"  # other programs queue behind the one that waits for a lock
+BOUND: Final = "idle_in_transaction_session_timeout"
+LOCKED_FOR: Final = "5s"  # at most, where this process or its connection stops
 ATTEMPTS: Final = 300
 PAUSE: Final = 0.05  # seconds between attempts
 TELL_EVERY: Final = 2.0  # seconds
@@ -35,7 +37,7 @@ KINDS: Final = {
     "number": ("int2", "int4", "int8", "float4", "float8", "numeric"),
     "text": ("text", "varchar", "bpchar"),
     "json": ("jsonb", "json", "text", "varchar"),
-    "moment": ("timestamp", "timestamptz", "date"),
+    "moment": ("timestamp", "date"),
     "bool": ("bool",),
 }
 SHOWN: Final = {
@@ -246,12 +248,20 @@ class Adoption:
         """Note that a step is done, in the transaction of its work if there is one."""
         self.ask("add_step", step, self.home)
 
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """A transaction whose statements all see the tables as they are at its first query."""
+        with self.session.transaction():
+            self.session.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            yield
+
     def alone(self, work: Callable[[], None], what: str) -> None:
         """Do some work in a transaction whose locks are not waited for long, until it succeeds."""
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                with self.session.transaction():
+                with self.snapshot():
                     self.session.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
+                    self.session.execute(f"SET LOCAL {BOUND} = '{LOCKED_FOR}'")
                     work()
             except (LockNotAvailable, DeadlockDetected, StillChanging):
                 if attempt % 20 == 0:
@@ -304,10 +314,16 @@ class Adoption:
         for (command,) in self.ask("moves", source, target):
             self.session.execute(command)
 
-    def lock(self, tables: list[str]) -> None:
-        """Lock tables of the home schema for all others, until the transaction ends."""
+    def move_sequence(self, table: str, source: str, target: str) -> None:
+        """Move the sequence of the usual name that stayed behind because no column owns it."""
+        if self.value("relation", source, f"{table}_id_seq") is not None:
+            name = sql.Identifier(source, f"{table}_id_seq")
+            self.run("ALTER SEQUENCE {name} SET SCHEMA {target}", name=name, target=target)
+
+    def lock(self, tables: list[str], mode: str = "ACCESS EXCLUSIVE") -> None:
+        """Lock tables of the home schema against others, until the transaction ends."""
         names = sql.SQL(", ").join(sql.Identifier(self.home, table) for table in sorted(tables))
-        self.run("LOCK TABLE {names} IN ACCESS EXCLUSIVE MODE", names=names)
+        self.run(f"LOCK TABLE {{names}} IN {mode} MODE", names=names)
 
     def watch(self, tables: Iterable[str]) -> None:
         """Note from now on which rows of some tables change."""
@@ -330,7 +346,7 @@ class Adoption:
         total = self.value("count_changes", MANY)
         bar = Bar(self.report, "changes carried back" if is_back else "changes carried over", total)
         while self.value("count_changes", DRAINED + 1) > DRAINED:
-            with self.session.transaction():
+            with self.snapshot():
                 bar.move(self.value("carry_changes", BATCH, is_back))
 
     def carry_last(self, *, is_back: bool) -> None:

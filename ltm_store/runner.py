@@ -45,6 +45,13 @@ class MigrationFailed(LtmError):
     """A migration could not be applied or rolled back. What it had done is undone."""
 
 
+def _unhurried(session: psycopg.Connection[Any]) -> psycopg.Connection[Any]:
+    """A session that takes as long as it takes, whatever is set for those of an application."""
+    session.execute("SET statement_timeout = 0")
+    session.execute("SET idle_session_timeout = 0")
+    return session
+
+
 class _Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]
     """yoyo's backend on tables of our own, for a DSN as libpq reads it."""
 
@@ -53,7 +60,7 @@ class _Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]
     before_commit: Callable[[], None] | None = None
 
     def connect(self, dburi: str) -> psycopg.Connection[Any]:
-        connection = psycopg.connect(dburi, autocommit=True)
+        connection = _unhurried(psycopg.connect(dburi, autocommit=True))
         connection.execute("SELECT set_config('lock_timeout', %s, false)", [LOCK_TIMEOUT])
         return connection
 
@@ -109,7 +116,7 @@ def first_line(error: psycopg.Error) -> str:
 def connected(dsn: str) -> Iterator[psycopg.Connection[Any]]:
     """A session in autocommit. Raises MigrationFailed, which never holds the password."""
     try:
-        connection = psycopg.connect(dsn, autocommit=True)
+        connection = _unhurried(psycopg.connect(dsn, autocommit=True))
     except psycopg.ProgrammingError:  # its text holds the DSN, and so the password
         raise MigrationFailed("this is not a DSN that libpq can read") from None
     except psycopg.Error as error:

@@ -14,14 +14,14 @@ from ltm_store.runner import MigrationFailed, Report
 CHANGED: Final = """
     UPDATE {theirs} AS o SET {assignments}
     FROM {ours} AS n
-    JOIN ltm_adoption.{repaired} AS r ON r.id = n.id AND r.user_id = n.user_id
+    JOIN ltm_adoption.{repaired} AS r ON r.id = n.id {same_user}
     WHERE o.id = n.id AND n.{key} = ANY(ids) AND r.{key} = ANY(ids)
         AND ({new}) IS DISTINCT FROM ({repairs});
 """
 GONE: Final = """
     DELETE FROM {theirs} AS o USING ltm_adoption.{repaired} AS r
     WHERE r.id = o.id AND r.{key} = ANY(ids) AND NOT EXISTS (
-        SELECT 1 FROM {ours} AS n WHERE n.user_id = r.user_id AND n.id = r.id
+        SELECT 1 FROM {ours} AS n WHERE n.id = r.id {same_user}
     );
 """
 OF_GONE: Final = """
@@ -83,7 +83,7 @@ def _make_way(a: Adoption) -> None:
     present = a.present()
     details = [t for t in present if t not in (MEMORIES, "ltm_memory_access")]
     memories = [_statement(a, CHANGED, MEMORIES)]
-    for template in (CHANGED, GONE, OF_GONE, ADDED):
+    for template in (GONE, CHANGED, OF_GONE, ADDED):
         memories += [_statement(a, template, table) for table in details]
     if "ltm_memory_access" in present:
         memories.append(_statement(a, OF_GONE, "ltm_memory_access"))
@@ -92,7 +92,7 @@ def _make_way(a: Adoption) -> None:
         _statement(a, template, table, key="id")
         for table in present
         if table == "ltm_memory_access"
-        for template in (CHANGED, GONE, ADDED)
+        for template in (GONE, CHANGED, ADDED)
     ]
     for name, body in (("return_memories", memories), ("return_accesses", accesses)):
         a.run(RETURNING, name=name, body=sql.SQL("").join(body))
@@ -104,12 +104,7 @@ def _statement(a: Adoption, template: str, table: str, key: str | None = None) -
     known = [name for name in original.columns if name in found and name != "id"]
     if "user_id" in found and "user_id" not in known:
         known.append("user_id")  # of details whose original has one too
-    values = {
-        name: f"timezone('utc', n.{name})"
-        if found[name] == "timestamp with time zone"
-        else f"n.{name}::{found[name]}"
-        for name in known
-    }
+    values = {name: f"n.{name}::{found[name]}" for name in known}
     compared = [name for name in known if name in original.columns]
     assignments = [
         f"{name} = CASE WHEN n.{name} IS DISTINCT FROM r.{name} THEN {values[name]} "
@@ -131,7 +126,9 @@ def _statement(a: Adoption, template: str, table: str, key: str | None = None) -
         repairs=text(f"r.{name}" for name in compared),
         columns=text(known),
         values=text(values.values()),
-        mark=sql.Literal(a.value("mark", table)),
+        # A memory may be given to another user, and nobody wrote some of the details.
+        same_user=sql.SQL("" if table == MEMORIES else "AND n.user_id = r.user_id"),
+        mark=sql.Literal(-1 if table == MEMORIES else a.value("mark", table)),
     )
 
 
@@ -154,6 +151,7 @@ def _exchange(a: Adoption) -> None:
     for table in present:
         name = sql.Identifier("ltm_original", table)
         a.run("ALTER TABLE {table} SET SCHEMA {home}", table=name, home=a.home)
+        a.move_sequence(table, "ltm_original", a.home)
         a.drop_helping_indexes(table)
         theirs = a.value("sequence", a.home, table)
         if theirs is not None and last_ids[table]:

@@ -284,7 +284,11 @@ STRANGE = {
     "ALTER TABLE ltm_memories ALTER tags TYPE integer USING 1": "ltm_memories.tags is of the type",
     "CREATE VIEW recent AS SELECT id FROM ltm_memories": "recent reads ltm_memories",
     "CREATE TABLE notes (m integer REFERENCES ltm_memories (id))": "notes_m_fkey of notes leads to",
-    "CREATE FUNCTION f() RETURNS bigint RETURN (SELECT count(*) FROM ltm_tags_of)": None,
+    "CREATE TABLE keep (m ltm_memories)": "the column keep.m holds rows of ltm_memories",
+    "CREATE FUNCTION all_of() RETURNS SETOF ltm_memories LANGUAGE sql AS "
+    "'SELECT * FROM ltm_memories'": "the function all_of() speaks of rows of ltm_memories",
+    "CREATE TABLE notes (id bigint DEFAULT nextval('ltm_memories_id_seq'))": "notes takes numbers",
+    "ALTER TABLE ltm_memories ALTER created_at TYPE timestamptz": "created_at is of the type",
     "CREATE TABLE ltm_external_users (id integer)": "public.ltm_external_users is in the way",
     "CREATE SCHEMA ltm_next": "the schema ltm_next is in the way",
     "ALTER TABLE ltm_memories ENABLE ROW LEVEL SECURITY": "has row level security",
@@ -301,7 +305,7 @@ STRANGE = {
 }
 
 
-@pytest.mark.parametrize("change", [c for c, words in STRANGE.items() if words], ids=range(14))
+@pytest.mark.parametrize("change", list(STRANGE), ids=range(18))
 async def test_what_is_not_the_originals_is_refused_before_anything_changes(change, old, empty):
     await old.execute(originals.L0)
     await originals.fill(old, 9)
@@ -495,3 +499,87 @@ async def test_the_original_program_reads_and_writes_before_and_after(old, empty
     await program.remove(second)
     assert (await program.get(second)) is None
     await program.close()
+
+
+@pytest.mark.parametrize("shape", ["L1", "L2"])
+async def test_an_end_that_goes_away_before_it_is_copied_leaves_no_link(
+    shape, old, empty, monkeypatch
+):
+    """The copy of a memory that speaks of it has been made by then."""
+    monkeypatch.setattr(originals_, "BATCH", 10)
+    await old.execute(SHAPES[shape])
+    await originals.fill(old)
+    await old.execute(
+        "UPDATE ltm_memories SET parent_memory_id = 56 WHERE id = 1;"
+        "INSERT INTO ltm_memory_relationships (source_memory_id, target_memory_id, "
+        "relationship_type) VALUES (1, 56, 'similar')"
+    )
+
+    def stopped(bar, steps):
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(originals_.Bar, "move", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            migrate.apply(empty)
+    gone = {
+        "L1": "UPDATE ltm_memories SET user_id = 3 WHERE id = 56",
+        "L2": "DELETE FROM ltm_memories WHERE id = 56",
+    }
+    await old.execute(gone[shape])
+    assert migrate.apply(empty) == migration_ids()
+    first = (await rows(old, "ltm_memories"))[1]
+    assert first["parent_memory_id"] is None
+    assert 56 not in [r["target_memory_id"] for r in (await everything(old))[CHILDREN[1]].values()]
+
+
+async def test_sequences_of_the_usual_names_that_no_column_owns(old, empty):
+    """As a dump made by hand leaves them."""
+    await old.execute(originals.level_2())
+    for table in originals.TABLES:
+        await old.execute(
+            f"CREATE SEQUENCE {table}_id_seq; "
+            f"ALTER TABLE {table} ALTER id SET DEFAULT nextval('{table}_id_seq')"
+        )
+    await originals.fill(old)
+    migrate.apply(empty)
+    insert = "INSERT INTO ltm_memories (user_id, content, tags) VALUES (1, 'x', '[]') RETURNING id"
+    assert await old.fetchval(insert) == 61
+    migrate.rollback(empty, everything=True)
+    assert await old.fetchval(insert) == 62
+    migrate.apply(empty)
+    migrate.optional(empty, "finish_adoption")
+    assert await old.fetchval(insert) == 63
+
+
+async def test_a_schema_of_an_unusual_name_and_an_impatient_role(old, empty):
+    await old.execute('CREATE SCHEMA "My App"')
+    await old.execute('SET search_path = "My App"')
+    await old.execute(originals.level_1())
+    await originals.fill(old)
+    name = await old.fetchval("SELECT current_database()")
+    await old.execute(
+        f"ALTER DATABASE {name} SET statement_timeout = '30ms';"
+        f"""ALTER DATABASE {name} SET search_path = '"My App"'"""
+    )
+    assert migrate.apply(empty) == migration_ids()
+    assert await old.fetchval("SELECT count(*) FROM ltm_memories") == 60
+    migrate.rollback(empty, everything=True)
+    assert await old.fetchval("SELECT count(*) FROM ltm_memories") == 60
+
+
+async def test_foreign_keys_to_the_application_are_carried_over_and_back(old, empty):
+    await old.execute(originals.level_1())
+    await originals.fill(old)
+    keys = (
+        "SELECT conrelid::regclass::text, conname, convalidated FROM pg_constraint "
+        "WHERE contype = 'f' AND conrelid::regclass::text ~ '^ltm_[a-z_]+$' ORDER BY 1, 2"
+    )
+    before = await old.fetch(keys)
+    migrate.apply(empty)
+    with pytest.raises(asyncpg.ForeignKeyViolationError, match="ltm_memories_user_id_fkey"):
+        await old.execute("INSERT INTO ltm_memories (user_id, content) VALUES (77, 'nobody')")
+    await old.execute("UPDATE ltm_memories SET user_id = 1 WHERE id = 60")
+    migrate.rollback(empty, everything=True)
+    assert await old.fetch(keys) == before
+    assert await old.fetchval("SELECT user_id FROM ltm_memories WHERE id = 60") == 1

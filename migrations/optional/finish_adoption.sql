@@ -21,4 +21,20 @@ END
 $$;
 
 DROP SCHEMA ltm_adoption CASCADE;
-DROP SCHEMA ltm_original CASCADE;
+
+-- Without CASCADE: what somebody has made on the old tables since is not ours to drop.
+DROP TABLE IF EXISTS
+ltm_original.ltm_memory_tags,
+ltm_original.ltm_memory_access,
+ltm_original.ltm_memory_relationships,
+ltm_original.ltm_contexts,
+ltm_original.ltm_memories;
+
+DROP SEQUENCE IF EXISTS
+ltm_original.ltm_memory_tags_id_seq,
+ltm_original.ltm_memory_access_id_seq,
+ltm_original.ltm_memory_relationships_id_seq,
+ltm_original.ltm_contexts_id_seq,
+ltm_original.ltm_memories_id_seq;
+
+DROP SCHEMA ltm_original;

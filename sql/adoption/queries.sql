@@ -58,7 +58,7 @@ WITH theirs AS (
         c.relkind,
         c.relrowsecurity
     FROM pg_class AS c
-    WHERE c.relnamespace = $1::text::regnamespace AND c.relname = any($2::text[])
+    WHERE c.relnamespace = quote_ident($1::text)::regnamespace AND c.relname = any($2::text[])
 )
 
 SELECT format('%s is not an ordinary table', o.relname) AS obstacle
@@ -86,6 +86,26 @@ FROM pg_depend AS d
 INNER JOIN theirs AS o ON d.refobjid = o.oid
 WHERE d.refclassid = 'pg_class'::regclass AND d.classid = 'pg_proc'::regclass
 UNION ALL
+SELECT DISTINCT
+    format('the column %s.%s holds rows of %s', c.attrelid::regclass, c.attname, o.relname)
+FROM theirs AS o
+INNER JOIN pg_type AS t ON o.oid = t.typrelid
+INNER JOIN pg_attribute AS c ON c.atttypid IN (t.oid, t.typarray)
+WHERE c.attnum > 0 AND NOT c.attisdropped
+UNION ALL
+SELECT DISTINCT format('the function %s speaks of rows of %s', p.oid::regprocedure, o.relname)
+FROM theirs AS o
+INNER JOIN pg_type AS t ON o.oid = t.typrelid
+INNER JOIN pg_proc AS p ON t.oid = p.prorettype OR t.oid = any(p.proargtypes)
+UNION ALL
+SELECT DISTINCT format('%s takes numbers of the sequence of %s', f.adrelid::regclass, o.relname)
+FROM theirs AS o
+INNER JOIN pg_depend AS w ON o.oid = w.refobjid AND w.deptype IN ('a', 'i')
+INNER JOIN pg_class AS s ON w.objid = s.oid AND s.relkind = 'S'
+INNER JOIN pg_depend AS d ON s.oid = d.refobjid AND d.classid = 'pg_attrdef'::regclass
+INNER JOIN pg_attrdef AS f ON d.objid = f.oid
+WHERE f.adrelid NOT IN (SELECT t.oid FROM theirs AS t)
+UNION ALL
 SELECT format('the trigger %s stands on %s', g.tgname, o.relname)
 FROM pg_trigger AS g
 INNER JOIN theirs AS o ON g.tgrelid = o.oid
@@ -108,10 +128,10 @@ UNION ALL
 SELECT format('%s.%s is in the way', $1::text, c.relname)
 FROM pg_class AS c
 WHERE
-    c.relnamespace = $1::text::regnamespace
+    c.relnamespace = quote_ident($1::text)::regnamespace
     AND c.relname ~ '^ltm_'
     AND c.relname !~ '^ltm_migration'
-    AND c.relkind IN ('r', 'v', 'm')
+    AND c.relkind IN ('r', 'v', 'm', 'p', 'f', 'c')
     AND c.relname <> all($2::text[])
 UNION ALL
 SELECT format('the schema %s is in the way', n.nspname)
@@ -282,7 +302,7 @@ INNER JOIN pg_class AS t ON c.conrelid = t.oid
 INNER JOIN pg_class AS f ON c.confrelid = f.oid
 WHERE
     c.contype = 'f'
-    AND t.relnamespace = $1::text::regnamespace
+    AND t.relnamespace = quote_ident($1::text)::regnamespace
     AND t.relname = any($2::text[]);
 
 -- name: foreign_keys() :many
@@ -307,18 +327,18 @@ SELECT
     ) AS command
 FROM pg_class AS c
 WHERE
-    c.relnamespace = $1::text::regnamespace
+    c.relnamespace = quote_ident($1::text)::regnamespace
     AND c.relkind IN ('r', 'v')
     AND c.relname ~ '^ltm_'
 UNION ALL
 SELECT format('ALTER FUNCTION %s SET SCHEMA %I', p.oid::regprocedure, $2::text)
 FROM pg_proc AS p
-WHERE p.pronamespace = $1::text::regnamespace AND p.proname ~ '^ltm_'
+WHERE p.pronamespace = quote_ident($1::text)::regnamespace AND p.proname ~ '^ltm_'
 UNION ALL
 SELECT format('ALTER TEXT SEARCH CONFIGURATION %I.ltm SET SCHEMA %I', $1::text, $2::text)
 FROM pg_ts_config AS t
 WHERE
-    t.cfgnamespace = $1::text::regnamespace
+    t.cfgnamespace = quote_ident($1::text)::regnamespace
     AND t.cfgname = 'ltm'
     AND obj_description(t.oid, 'pg_ts_config') LIKE '%made by it%';
 
@@ -351,7 +371,7 @@ moved AS (
         ) AS model
     FROM pg_class AS c
     WHERE
-        c.relnamespace = $1::text::regnamespace
+        c.relnamespace = quote_ident($1::text)::regnamespace
         AND c.relkind IN ('r', 'v')
         AND c.relname ~ '^ltm_'
 )
@@ -385,7 +405,7 @@ SELECT
 FROM pg_constraint AS c
 INNER JOIN pg_class AS t ON c.conrelid = t.oid
 WHERE
-    t.relnamespace = $1::text::regnamespace
+    t.relnamespace = quote_ident($1::text)::regnamespace
     AND t.relname = any($2::text[])
     AND NOT c.convalidated
     AND NOT EXISTS (

@@ -232,8 +232,10 @@ BEGIN
             l.field,
             l.value,
             CASE jsonb_typeof(s.value -> 'confidence')
-                WHEN 'number' THEN (s.value ->> 'confidence')::double precision ELSE 1
-            END AS confidence
+                WHEN 'number'
+                    THEN least(greatest((s.value ->> 'confidence')::numeric, 0), 1)
+                ELSE 1
+            END::double precision AS confidence
         FROM jsonb_each(
             CASE jsonb_typeof(m.context_data) WHEN 'object' THEN m.context_data ELSE '{}' END
         ) AS s (section, value)
@@ -269,6 +271,10 @@ $$;
 -- What an older program wrote as rows of details alone goes into the memory's own columns.
 CREATE FUNCTION complete_memories(ids bigint[]) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
+    -- What somebody is writing now is seen by the statements that follow.
+    PERFORM 1 FROM ltm_memories AS m WHERE m.id = ANY(ids) ORDER BY m.user_id, m.id
+    FOR NO KEY UPDATE;
+
     UPDATE ltm_memories AS m
     SET tags = n.tags
     FROM (
@@ -643,6 +649,59 @@ BEGIN
         WHERE p.table_name = 'ltm_memories' AND p.row_id = o.id
     ) AND NOT EXISTS (
         SELECT 1 FROM changes AS c WHERE c.kind = 'memory' AND c.row_id IN (o.id, m.id)
+    );
+    GET DIAGNOSTICS found = ROW_COUNT;
+    RETURN found;
+END
+$$;
+
+-- Where an end went away between the copies of both sides, carry over again what led to it; rows whose
+-- memory is gone go as well.
+CREATE FUNCTION note_dangling() RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    found bigint;
+BEGIN
+    WITH tags AS (
+        DELETE FROM ltm_memory_tags AS t
+        WHERE NOT EXISTS (
+            SELECT 1 FROM ltm_memories AS m WHERE m.user_id = t.user_id AND m.id = t.memory_id
+        )
+        RETURNING t.memory_id AS id
+    ),
+    contexts AS (
+        DELETE FROM ltm_contexts AS c
+        WHERE NOT EXISTS (
+            SELECT 1 FROM ltm_memories AS m WHERE m.user_id = c.user_id AND m.id = c.memory_id
+        )
+        RETURNING c.memory_id AS id
+    ),
+    links AS (
+        DELETE FROM ltm_memory_relationships AS r
+        WHERE NOT EXISTS (
+            SELECT 1 FROM ltm_memories AS m
+            WHERE m.user_id = r.user_id AND m.id = r.source_memory_id
+        ) OR NOT EXISTS (
+            SELECT 1 FROM ltm_memories AS m
+            WHERE m.user_id = r.user_id AND m.id = r.target_memory_id
+        )
+        RETURNING r.source_memory_id AS id
+    )
+    INSERT INTO changes (kind, row_id)
+    SELECT 'memory', t.id FROM tags AS t
+    UNION
+    SELECT 'memory', c.id FROM contexts AS c
+    UNION
+    SELECT 'memory', l.id FROM links AS l
+    UNION
+    SELECT 'memory', m.id FROM ltm_memories AS m
+    WHERE m.parent_memory_id IS NOT NULL AND NOT EXISTS (
+        SELECT 1 FROM ltm_memories AS p
+        WHERE p.user_id = m.user_id AND p.id = m.parent_memory_id
+    )
+    UNION
+    SELECT 'access', a.id FROM ltm_memory_access AS a
+    WHERE NOT EXISTS (
+        SELECT 1 FROM ltm_memories AS m WHERE m.user_id = a.user_id AND m.id = a.memory_id
     );
     GET DIAGNOSTICS found = ROW_COUNT;
     RETURN found;
