@@ -49,7 +49,11 @@ def wanted(session: Session) -> bool:
     if home in steps(session).values():
         return "valid" not in steps(session)
     where = value(session, "schema_of_memories")
-    if where is None or any(name.endswith("_memories") for name in applied_ids(session)):
+    if (
+        home is None
+        or where is None
+        or any(name.endswith("_memories") for name in applied_ids(session))
+    ):
         return False
     if where == home:
         return True

@@ -560,7 +560,7 @@ async def test_a_schema_of_an_unusual_name_and_an_impatient_role(old, empty):
     name = await old.fetchval("SELECT current_database()")
     await old.execute(
         f"ALTER DATABASE {name} SET statement_timeout = '30ms';"
-        f"""ALTER DATABASE {name} SET search_path = '"My App"'"""
+        f'ALTER DATABASE {name} SET search_path = "My App"'
     )
     assert migrate.apply(empty) == migration_ids()
     assert await old.fetchval("SELECT count(*) FROM ltm_memories") == 60
