@@ -364,18 +364,24 @@ def graph(
         stream.write(text)
 
 
-@_verb("report", "report --user alice --output alice.html")
+@_verb("report", "report alice --output alice.html")
 def report(
-    user: UserOption,
-    output: Annotated[Path, typer.Option(help="The HTML file; - is standard output.")],
+    name: Annotated[
+        str | None, typer.Argument(metavar="USER", help="The same as --user.")
+    ] = None,
+    user: Annotated[str | None, typer.Option(help="A number or a name.")] = None,
+    output: Annotated[Path, typer.Option(help="The HTML file.")] = Path(_STANDARD),
     as_json: JsonOption = False,
     dsn: DsnOption = None,
 ) -> None:
     """Write one page of HTML on a user: figures, charts, lists; it loads nothing."""
+    whose = user or name
+    if whose is None or None not in (user, name):
+        raise typer.BadParameter("say once whose memories", param_hint="USER")
 
     async def rendered() -> str:
         async with _reading(dsn) as db:
-            return await render_report(db, user)
+            return await render_report(db, whose)
 
     page = asyncio.run(rendered())
     with _writing(output) as stream:

@@ -273,6 +273,7 @@ async def test_a_report_is_written_whole_or_not_at_all(db, cli, tmp_path):
     (written,) = cli.json("report", "--user", "alice", "--output", str(file))
     assert written == {"file": str(file), "bytes": len(file.read_bytes())}
     assert "Memories of alice" in cli("report", "--user", "alice", "--output", "-")
+    assert "Memories of alice" in cli("report", "alice")
     missing = tmp_path / "missing" / "alice.html"
     cli("report", "--user", "alice", "--output", str(missing), code=1)
     assert cli.stderr == f"failed: {missing}: No such file or directory\n"
@@ -373,7 +374,8 @@ def test_a_missing_server_is_told_in_a_sentence(arguments):
         (("search", "--user", "a", "--as-of", "soon"), "--as-of"),
         (("search", "--user", "a", "--context", "[1]"), "--context"),
         (("import", "/no/such/file", "--user", "a"), "/no/such/file"),
-        (("report", "--user", "a"), "Missing option '--output'"),
+        (("report",), "say once whose memories"),
+        (("report", "a", "--user", "a"), "say once whose memories"),
         (("nothing",), "nothing"),
     ],
 )
