@@ -350,7 +350,8 @@ def _check(a: Adoption) -> None:
             with a.snapshot():
                 a.value("carry_changes", originals.MANY, False)
         with a.session.transaction():
-            a.run("SET LOCAL enable_seqscan = on")
+            for way in ("seqscan", "hashjoin", "mergejoin"):
+                a.run(f"SET LOCAL enable_{way} = on")
             different = a.first("SELECT note_differences() + note_dangling()")
         if not different:
             break
@@ -372,8 +373,7 @@ def _swap(a: Adoption) -> None:
         _exchange(a, present)
         a.done("swapped")
 
-    a.drain(is_back=False)
-    a.alone(work, "the swap")
+    a.alone(work, "the swap", before=lambda: a.drain(is_back=False))
     a.report("the new tables are in place")
 
 

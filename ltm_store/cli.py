@@ -366,9 +366,7 @@ def graph(
 
 @_verb("report", "report alice --output alice.html")
 def report(
-    name: Annotated[
-        str | None, typer.Argument(metavar="USER", help="The same as --user.")
-    ] = None,
+    name: Annotated[str | None, typer.Argument(metavar="USER", help="The same as --user.")] = None,
     user: Annotated[str | None, typer.Option(help="A number or a name.")] = None,
     output: Annotated[Path, typer.Option(help="The HTML file.")] = Path(_STANDARD),
     as_json: JsonOption = False,

@@ -27,7 +27,9 @@ ATTEMPTS: Final = 300
 PAUSE: Final = 0.05  # seconds between attempts
 TELL_EVERY: Final = 2.0  # seconds
 BATCH: Final = 1_000  # memories, or accesses times five, in one transaction
-DRAINED: Final = 50  # changes that may be left for the moment when the tables are locked
+DRAINED: Final = 150  # notes of changes, at which the tables may be locked
+LEFT: Final = 400  # that may be there when they are
+PATIENCE: Final = 10  # batches after which no fewer notes are left
 MANY: Final = 1_000_000_000
 
 # What the columns of the original are, and the types in which databases out there have them.
@@ -202,7 +204,8 @@ class Adoption:
         """One in a session of its own, while `locked` keeps others who migrate away."""
         with connected(dsn) as session:
             # Batches find their rows by an index, whatever the statistics of growing tables say.
-            session.execute("SET enable_seqscan = off")
+            for way in ("seqscan", "hashjoin", "mergejoin"):
+                session.execute(f"SET enable_{way} = off")
             adoption = cls(dsn, session, locked, report)
             for begun in set(steps(session).values()) - {adoption.home}:
                 raise MigrationFailed(f"the adoption of the schema {begun} is not finished")
@@ -255,9 +258,16 @@ class Adoption:
             self.session.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             yield
 
-    def alone(self, work: Callable[[], None], what: str) -> None:
-        """Do some work in a transaction whose locks are not waited for long, until it succeeds."""
+    def alone(
+        self, work: Callable[[], None], what: str, before: Callable[[], None] | None = None
+    ) -> None:
+        """Do some work in a transaction whose locks are not waited for long, until it succeeds.
+
+        `before` is what each attempt begins with, outside of the transaction.
+        """
         for attempt in range(1, ATTEMPTS + 1):
+            if before is not None:
+                before()
             try:
                 with self.snapshot():
                     self.session.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
@@ -345,13 +355,15 @@ class Adoption:
         """Carry over, or back, what was written meanwhile, until little is left."""
         total = self.value("count_changes", MANY)
         bar = Bar(self.report, "changes carried back" if is_back else "changes carried over", total)
-        while self.value("count_changes", DRAINED + 1) > DRAINED:
+        fewest, stuck = MANY, 0  # writers that are as quick as this leave a few each time
+        while (left := self.value("count_changes", MANY)) > DRAINED and stuck < PATIENCE:
+            fewest, stuck = min(left, fewest), 0 if left < fewest else stuck + 1
             with self.snapshot():
                 bar.move(self.value("carry_changes", BATCH, is_back))
 
     def carry_last(self, *, is_back: bool) -> None:
         """Carry what came since the last look. Raises StillChanging if it is much."""
-        if self.value("count_changes", 2 * DRAINED + 1) > 2 * DRAINED:
+        if self.value("count_changes", LEFT + 1) > LEFT:
             raise StillChanging
         while self.value("carry_changes", BATCH, is_back):
             pass

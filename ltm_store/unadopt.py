@@ -61,8 +61,11 @@ def go_back(dsn: str, locked: Session, report: Report) -> None:
         keys = adoption.ask("foreign_keys")
         adoption.look_from("ltm_adoption", adoption.home)
         _make_way(adoption)
-        adoption.drain(is_back=True)
-        adoption.alone(lambda: _exchange(adoption), "the original tables go back")
+        adoption.alone(
+            lambda: _exchange(adoption),
+            "the original tables go back",
+            before=lambda: adoption.drain(is_back=True),
+        )
         for table, name, definition, _ in keys:
             if not definition.endswith(" NOT VALID"):
                 adoption.check_foreign_key(table, name)
