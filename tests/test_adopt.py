@@ -583,3 +583,27 @@ async def test_foreign_keys_to_the_application_are_carried_over_and_back(old, em
     migrate.rollback(empty, everything=True)
     assert await old.fetch(keys) == before
     assert await old.fetchval("SELECT user_id FROM ltm_memories WHERE id = 60") == 1
+
+
+async def test_details_that_the_program_writes_after_the_swap_are_not_there_before(old, empty):
+    """It stores a memory first and its tags and links in later commits."""
+    await old.execute(originals.level_1())
+    await originals.fill(old)
+    with pytest.MonkeyPatch.context() as patch:
+        run_up_to(patch, "watched")
+        migrate.apply(empty)
+    memory = await old.fetchval(
+        "INSERT INTO ltm_memories (user_id, content, tags, related_memory_ids) "
+        "VALUES (1, 'half written', '[\"late\"]', '[5]') RETURNING id"
+    )
+    migrate.apply(empty)
+    await old.execute(
+        "INSERT INTO ltm_memory_tags (memory_id, tag_name) VALUES ($1, 'late')", memory
+    )
+    await old.execute(
+        "INSERT INTO ltm_memory_relationships (source_memory_id, target_memory_id, "
+        "relationship_type) VALUES ($1, 5, 'related')",
+        memory,
+    )
+    async with connect(empty, access_tracking="off") as db:
+        assert len(await get_relationships(db, 1, memory)) == 1
