@@ -11,15 +11,21 @@ from ltm_store.models import Access, AccessDetails, Feedback
 from ltm_store.values import UserId, memory_number, moment, row_limit
 
 
+class Occasion(NamedTuple):
+    """What memories are recalled for."""
+
+    access_method: str
+    access_context: str | None = None
+    user_query: str | None = None
+
+
 class Recall(NamedTuple):
     """One recall that waits to be recorded."""
 
     user_id: int
     memory_id: int
     accessed_at: datetime
-    access_method: str
-    access_context: str | None
-    user_query: str | None
+    occasion: Occasion
 
 
 async def record_access(
@@ -63,13 +69,47 @@ async def record(db: Executor, user: int, details: AccessDetails) -> int:
     return recorded
 
 
-async def write_recalls(db: Executor, recalls: Sequence[Recall]) -> int:
+async def write_recalls(db: Executor, memories: Sequence[Sequence[Recall]]) -> int:
     """Record recalls of many users in one statement; return for how many the memory is there.
 
-    Where the connection is lost on the way, those that were written may be written again.
+    Those of a memory stand together, in order of time. Where the connection is lost on the way,
+    those that were written may be written again.
     """
-    columns = map(list, zip(*recalls, strict=True))
-    recorded: int = await fetch_value(db, "write_accesses", *columns, repeat=True)
+    users: list[int] = []
+    numbers: list[int] = []
+    firsts: list[int] = []
+    lasts: list[int] = []
+    contexts: list[str | None] = []
+    moments: list[datetime] = []
+    occasions: list[int] = []
+    places: dict[Occasion, int] = {}
+    for recalls in memories:
+        users.append(recalls[0].user_id)
+        numbers.append(recalls[0].memory_id)
+        firsts.append(len(moments) + 1)
+        context: str | None = None
+        for _, _, accessed_at, occasion in recalls:
+            moments.append(accessed_at)
+            occasions.append(places.setdefault(occasion, len(places) + 1))
+            if occasion.access_context is not None:
+                context = occasion.access_context
+        lasts.append(len(moments))
+        contexts.append(context)
+    recorded: int = await fetch_value(
+        db,
+        "write_accesses",
+        users,
+        numbers,
+        firsts,
+        lasts,
+        contexts,
+        moments,
+        occasions,
+        [occasion.access_method for occasion in places],
+        [occasion.access_context for occasion in places],
+        [occasion.user_query for occasion in places],
+        repeat=True,
+    )
     return recorded
 
 

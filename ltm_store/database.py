@@ -15,7 +15,7 @@ from asyncpg.transaction import Transaction
 
 from ltm_store import dsn as dsns
 from ltm_store import embedded, limits, resources
-from ltm_store.accesses import Recall, record, write_recalls
+from ltm_store.accesses import Occasion, Recall, record, write_recalls
 from ltm_store.errors import (
     CONNECTION_LOST,
     InvalidMemory,
@@ -250,7 +250,7 @@ class Database(Handle):
         self._pgbouncer = pgbouncer
         self._check_schema = check_schema
         self._pool = _Pool(self._connect, max_size)
-        self._recalls = RecallQueue(lambda recalls: write_recalls(self, recalls))
+        self._recalls = RecallQueue(lambda memories: write_recalls(self, memories))
         self._opened = False
 
     def __await__(self) -> Generator[Any, None, Self]:
@@ -366,10 +366,10 @@ class Database(Handle):
     ) -> None:
         """Record accesses as access_tracking says; see execute.Handle."""
         if self._tracking == "deferred":
-            now, asked = moment(None), query and query[: limits.NOTE_CHARS]
+            now = moment(None)
+            occasion = Occasion(method, context, query and query[: limits.NOTE_CHARS])
             self._recalls.add(
-                Recall(user_id, memory_id, now, method, context, asked)
-                for memory_id in dict.fromkeys(memory_ids)
+                [Recall(user_id, number, now, occasion) for number in dict.fromkeys(memory_ids)]
             )
         elif self._tracking == "immediate":
             details = AccessDetails.checked(

@@ -14,15 +14,15 @@ from ltm_store.accesses import Recall
 from ltm_store.errors import LtmError, Unavailable
 
 SECONDS: Final = 0.5  # that the first recall waits for others
-SOON: Final = 5_000  # recalls that do not wait so long
-MEMORIES_AT_ONCE: Final = 500  # whose recalls are written by one statement
+SOON: Final = 10_000  # recalls that do not wait so long
+MEMORIES_AT_ONCE: Final = 1_000  # whose recalls are written by one statement
 RETRY_SECONDS: Final = 1.0  # until what could not be written is tried again
-MOST: Final = 10_000  # recalls that wait; then the oldest go
+MOST: Final = 20_000  # recalls that wait; then the oldest go
 _log = logging.getLogger(__name__)
 
 
-def _in_order(recalls: Iterable[Iterable[Recall]]) -> list[Recall]:
-    return sorted(chain.from_iterable(recalls), key=attrgetter("accessed_at"))
+def _in_order(recalls: Iterable[Recall]) -> list[Recall]:
+    return sorted(recalls, key=attrgetter("accessed_at"))
 
 
 class RecallQueue:
@@ -32,7 +32,7 @@ class RecallQueue:
     cancelled caller stops nothing.
     """
 
-    def __init__(self, write: Callable[[Sequence[Recall]], Awaitable[int]]) -> None:
+    def __init__(self, write: Callable[[Sequence[Sequence[Recall]]], Awaitable[int]]) -> None:
         self._write = write
         self._waiting: deque[Recall] = deque()
         self._unsent: list[list[Recall]] = []  # of the task that runs, those of a memory together
@@ -51,7 +51,8 @@ class RecallQueue:
     def add(self, recalls: Iterable[Recall]) -> None:
         """Queue some recalls; where there is no more room the oldest are dropped."""
         self._waiting.extend(recalls)
-        self._drop_beyond(0 if self._closed else MOST)
+        if self._closed or len(self._waiting) > MOST:
+            self._drop_beyond(0 if self._closed else MOST)
         if self._task is None and self._waiting:
             if len(self._waiting) >= SOON and not self._failing:
                 self._start()
@@ -111,24 +112,24 @@ class RecallQueue:
     async def _drain(self) -> None:
         """Write what is queued as this begins, all recalls of a memory together."""
         memories: dict[tuple[int, int], list[Recall]] = {}
-        for recall in self._waiting:
-            memories.setdefault((recall.user_id, recall.memory_id), []).append(recall)
+        for recall in _in_order(self._waiting):  # clocks are set back
+            memories.setdefault(recall[:2], []).append(recall)
         self._waiting.clear()
         self._unsent = list(memories.values())
         try:
             while self._unsent:
-                batch = _in_order(self._unsent[:MEMORIES_AT_ONCE])
+                batch = self._unsent[:MEMORIES_AT_ONCE]
                 try:
                     self.recorded += await self._write(batch)
                 except (Unavailable, asyncio.CancelledError):
                     raise
                 except Exception:  # the server refuses these, and would again
-                    self.dropped += len(batch)
+                    self.dropped += sum(map(len, batch))
                     del self._unsent[:MEMORIES_AT_ONCE]
                     raise
                 del self._unsent[:MEMORIES_AT_ONCE]
         finally:
-            self._waiting.extendleft(reversed(_in_order(self._unsent)))
+            self._waiting.extendleft(reversed(_in_order(chain.from_iterable(self._unsent))))
             self._unsent = []
             self._drop_beyond(MOST)
 

@@ -103,8 +103,10 @@ CREATE TABLE ltm_memories (
         jsonb_typeof(tags) <> 'array'
         OR (
             jsonb_array_length(tags) <= 100
-            AND NOT jsonb_path_exists(
-                tags, 'strict $[*] ? (@.type() != "string" || @ like_regex "^.{101}" flag "s")'
+            AND NOT jsonb_path_exists(tags, 'strict $[*] ? (@.type() != "string")')
+            AND (
+                octet_length(tags::text) <= 100
+                OR NOT jsonb_path_exists(tags, 'strict $[*] ? (@ like_regex "^.{101}" flag "s")')
             )
         )
     ),

@@ -54,56 +54,34 @@ logged AS (
 SELECT COUNT(*) AS recorded FROM logged;
 
 -- name: write_accesses(
---     user_ids bigint[], memory_ids bigint[], moments timestamptz[], access_methods varchar[],
+--     user_ids bigint[], memory_ids bigint[], first_recalls integer[], last_recalls integer[],
+--     last_contexts text[], moments timestamptz[], occasions integer[], access_methods varchar[],
 --     access_contexts text[], user_queries text[]
 -- ) :many-users
--- Count and log recalls that were queued, each with its own moment; tell for how many the memory is there.
--- Its commit does not wait for the disk: these are statistics. It gives up where a row stays locked,
--- before the server looks for a deadlock, so that it is never a caller's transaction that is undone.
+-- Count and log recalls that were queued; tell of how many the memory is there.
+-- The recalls of a memory are those of moments and occasions from its first to its last, in order of
+-- time; an occasion is a place in the last three arrays. The commit does not wait for the disk: these
+-- are statistics. It gives up where a row stays locked, before the server looks for a deadlock, so that
+-- it is never a caller's transaction that is undone.
 WITH settings AS MATERIALIZED (
     SELECT
         SET_CONFIG('synchronous_commit', 'off', TRUE) AS synchronous_commit,
         SET_CONFIG('lock_timeout', '500', TRUE) AS lock_timeout
 ),
 
--- The events of a memory travel with it: a join to them later would be planned for few, and be slow.
-sums AS MATERIALIZED (
-    SELECT
-        e.user_id,
-        e.memory_id,
-        COUNT(*) AS accesses,
-        MAX(e.accessed_at) AS last_accessed,
-        ARRAY_AGG(e.access_context ORDER BY e.place)
-        FILTER (WHERE e.access_context IS NOT NULL) AS words,
-        ARRAY_AGG(e.accessed_at ORDER BY e.place) AS moments,
-        ARRAY_AGG(e.access_method ORDER BY e.place) AS access_methods,
-        ARRAY_AGG(e.access_context ORDER BY e.place) AS access_contexts,
-        ARRAY_AGG(e.user_query ORDER BY e.place) AS user_queries,
-        ARRAY_AGG(e.place ORDER BY e.place) AS places
-    FROM
-        UNNEST(
-            $1::bigint[], $2::bigint[], $3::timestamptz[], $4::varchar[], $5::text[], $6::text[]
-        )
-        WITH ORDINALITY AS e (
-            user_id, memory_id, accessed_at, access_method, access_context, user_query, place
-        )
-    GROUP BY e.user_id, e.memory_id
-),
-
 locked AS MATERIALIZED (
     SELECT
         m.user_id,
         m.id,
-        s.accesses,
-        s.last_accessed,
-        s.words[CARDINALITY(s.words)] AS access_context,
-        s.moments,
-        s.access_methods,
-        s.access_contexts,
-        s.user_queries,
-        s.places
-    FROM sums AS s
-    INNER JOIN ltm_memories AS m ON s.user_id = m.user_id AND s.memory_id = m.id
+        r.first_recall,
+        r.last_recall,
+        r.last_recall - r.first_recall + 1::bigint AS accesses,
+        ($6::timestamptz[])[r.last_recall] AS last_accessed,
+        r.last_context
+    FROM
+        UNNEST($1::bigint[], $2::bigint[], $3::integer[], $4::integer[], $5::text[])
+            AS r (user_id, memory_id, first_recall, last_recall, last_context)
+    INNER JOIN ltm_memories AS m ON r.user_id = m.user_id AND r.memory_id = m.id
     WHERE (SELECT g.synchronous_commit FROM settings AS g) = 'off'
     ORDER BY m.user_id, m.id
     FOR NO KEY UPDATE OF m
@@ -114,7 +92,7 @@ counted AS (
     SET
         access_count = LEAST(COALESCE(m.access_count, 0) + l.accesses, 2147483647),
         last_accessed = GREATEST(m.last_accessed, TIMEZONE('utc', l.last_accessed)),
-        last_access_context = COALESCE(l.access_context, m.last_access_context),
+        last_access_context = COALESCE(l.last_context, m.last_access_context),
         dynamic_importance = LTM_DYNAMIC_IMPORTANCE(
             LTM_IMPORTANCE_RANK(
                 m.importance_score,
@@ -134,21 +112,22 @@ logged AS (
         user_id, memory_id, access_timestamp, access_context, access_method, user_query
     )
     SELECT
-        l.user_id,
-        l.id,
-        TIMEZONE('utc', e.accessed_at),
-        e.access_context,
-        e.access_method,
-        e.user_query
-    FROM locked AS l
-    CROSS JOIN
-        LATERAL UNNEST(l.moments, l.access_contexts, l.access_methods, l.user_queries, l.places)
-            AS e (accessed_at, access_context, access_method, user_query, place)
-    ORDER BY e.place
-    RETURNING id
+        e.user_id,
+        e.id,
+        TIMEZONE('utc', ($6::timestamptz[])[e.recall]),
+        ($9::text[])[($7::integer[])[e.recall]],
+        ($8::varchar[])[($7::integer[])[e.recall]],
+        ($10::text[])[($7::integer[])[e.recall]]
+    FROM (
+        SELECT
+            l.user_id,
+            l.id,
+            GENERATE_SERIES(l.first_recall, l.last_recall) AS recall
+        FROM locked AS l
+    ) AS e
 )
 
-SELECT COUNT(*) AS recorded FROM logged;
+SELECT COALESCE(SUM(l.accesses), 0)::bigint AS recorded FROM locked AS l;
 
 -- columns: access
 SELECT

@@ -27,8 +27,7 @@ from ltm_store import (
     tracking,
     update_memory,
 )
-from ltm_store.accesses import Recall, write_recalls
-from ltm_store.statements import statements
+from ltm_store.accesses import Occasion, Recall, write_recalls
 from tests.test_accesses import log
 from tests.test_database import kill
 from tests.wire import wire
@@ -72,8 +71,8 @@ async def test_a_flush_writes_what_was_read(dsn):
             assert await log(conn) == [
                 (a, "direct", "why", None),
                 (a, "direct", None, None),
-                (b, "direct", None, None),
                 (a, "search", None, "memory 0"),
+                (b, "direct", None, None),
                 (b, "related", None, None),
             ]
             read = await get_memory(conn, 1, a)
@@ -85,26 +84,38 @@ async def test_a_flush_writes_what_was_read(dsn):
 async def test_each_recall_keeps_its_own_moment(dsn):
     async with connect(dsn, access_tracking="off") as db:
         (number,) = await add(db, 1)
-        moments = [NOW + timedelta(days=n) for n in (1, 3, 2)]
+        moments = [NOW + timedelta(days=n) for n in (1, 2, 3)]
+        words = ["a walk", None, None]
         recalls = [
-            Recall(1, number, moment, "direct", f"on {moment:%d}", None) for moment in moments
+            Recall(1, number, moment, Occasion("direct", context))
+            for moment, context in zip(moments, words, strict=True)
         ]
-        assert await write_recalls(db, recalls) == 3
+        assert await write_recalls(db, [recalls]) == 3
         read = await get_memory(db, 1, number)
         assert read is not None
-        assert (read.access_count, read.last_accessed) == (3, moments[1])
-        assert read.last_access_context == "on 03"
+        assert (read.access_count, read.last_accessed) == (3, moments[2])
+        assert read.last_access_context == "a walk"
         async with db.transaction() as conn:
             rows = await conn.fetch("SELECT access_timestamp FROM ltm_memory_access ORDER BY id")
             stored = await conn.fetchval("SELECT dynamic_importance FROM ltm_memories")
         assert [row[0].replace(tzinfo=UTC) for row in rows] == moments
-        then = await get_memory(db, 1, number, as_of=moments[1])
+        then = await get_memory(db, 1, number, as_of=moments[2])
         assert then is not None
         assert stored == then.dynamic_importance
-        assert await write_recalls(db, [recalls[0]]) == 1
+        assert await write_recalls(db, [recalls[:1]]) == 1
         again = await get_memory(db, 1, number)
         assert again is not None
-        assert (again.access_count, again.last_accessed) == (4, moments[1])
+        assert (again.access_count, again.last_accessed) == (4, moments[2])
+
+
+async def test_a_clock_that_is_set_back_does_not_set_back_the_last_recall(db):
+    (number,) = await add(db, 1)
+    moments = [NOW + timedelta(days=n) for n in (1, 3, 2)]
+    db._recalls.add([Recall(1, number, moment, Occasion("direct")) for moment in moments])
+    await db.flush()
+    read = await get_memory(db, 1, number)
+    assert read is not None
+    assert read.last_accessed == max(moments)
 
 
 async def test_rows_of_an_old_program_are_counted(db):
@@ -114,10 +125,10 @@ async def test_rows_of_an_old_program_are_counted(db):
             "UPDATE ltm_memories "
             "SET access_count = NULL, confidence_score = NULL, created_at = NULL"
         )
-    assert await write_recalls(db, [Recall(1, number, NOW, "direct", None, None)] * 2) == 2
+    assert await write_recalls(db, [[Recall(1, number, NOW, Occasion("direct"))] * 2]) == 2
     async with db.transaction() as conn:
         await conn.execute("UPDATE ltm_memories SET access_count = 2147483646")
-    assert await write_recalls(db, [Recall(1, number, NOW, "direct", None, None)] * 2) == 2
+    assert await write_recalls(db, [[Recall(1, number, NOW, Occasion("direct"))] * 2]) == 2
     read = await get_memory(db, 1, number)
     assert read is not None
     assert read.access_count == 2147483647
@@ -162,6 +173,7 @@ async def test_many_recalls_do_not_wait(dsn, monkeypatch):
 
 async def test_closing_writes_what_is_queued(dsn, monkeypatch):
     monkeypatch.setattr(tracking, "SECONDS", 86_400)
+    monkeypatch.setattr(tracking, "MEMORIES_AT_ONCE", 7)
     async with connect(dsn) as db:
         ids = await add(db, 40)
         for _ in range(30):
@@ -254,11 +266,11 @@ async def test_a_full_queue_drops_the_oldest_and_counts_them(dsn, monkeypatch):
         await db.flush()
         assert db.stats()[4:] == (0, 10, 2)
         async with db.transaction() as conn:
-            recorded = [(row[0], row[2]) for row in await log(conn)]
-        assert recorded == [
+            recorded = {(row[0], row[2]) for row in await log(conn)}
+        assert recorded == {
             *((number, None) for number in ids[2:]),
             *((number, "later") for number in ids[:4]),
-        ]
+        }
 
 
 async def test_recalls_that_the_server_refuses_do_not_stand_in_the_way(dsn):
@@ -391,14 +403,13 @@ async def test_a_flush_gives_up_before_a_callers_transaction_is_undone(dsn):
 
 async def test_a_flush_does_not_wait_for_the_disk_and_sets_nothing_for_others(dsn):
     connection = await asyncpg.connect(dsn)
-    sql = statements()["write_accesses"].shape(()).sql
-    arguments = [[1], [1], [NOW], ["direct"], [None], [None]]
+    recalls = [[Recall(1, 1, NOW, Occasion("direct"))]]
     await connection.execute("SET synchronous_commit = on")
     async with connection.transaction():
-        await connection.fetch(sql, *arguments)
+        await write_recalls(connection, recalls)
         assert await connection.fetchval("SHOW synchronous_commit") == "off"
     assert await connection.fetchval("SHOW synchronous_commit") == "on"
-    await connection.fetch(sql, *arguments)
+    await write_recalls(connection, recalls)
     assert await connection.fetchval("SHOW synchronous_commit") == "on"
     assert await connection.fetchval("SHOW lock_timeout") == "0"
     await connection.close()
