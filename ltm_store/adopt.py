@@ -397,8 +397,7 @@ def _exchange(a: Adoption, present: list[str]) -> None:
         (table, name, text) for name, table, is_index, text, *_ in a.ask("deferred") if not is_index
     ]
     a.add_foreign_keys(ours + [key[:3] for key in keys if key[3]])
-    for table in ORIGINALS:
-        _take_over_sequence(a, table)
+    a.ask("take_over_sequences", a.home)
     for table, original in ORIGINALS.items():
         if table != MEMORIES:
             a.run(
@@ -408,21 +407,6 @@ def _exchange(a: Adoption, present: list[str]) -> None:
                 key=sql.Literal(original.memory_key),
             )
     a.watch(ORIGINALS)
-
-
-def _take_over_sequence(a: Adoption, table: str) -> None:
-    """Let ids go on where the original stands, and keep where that was.
-
-    The original is asked: its ids are indexed, and all others came from the sequence.
-    """
-    view = sql.Identifier("ltm_adoption", f"original_{ORIGINALS[table].view}")
-    highest = a.first("SELECT max(id) FROM {view}", view=view) or 0
-    mark = max(highest, dict(a.ask("used_sequences"))[table] or 0)
-    ours = a.value("sequence", a.home, table)
-    if mark:
-        a.ask("set_sequence", ours, mark)
-    a.ask("add_mark", table, mark)
-    a.ask("use_sequence", table, ours)
 
 
 def _validate(a: Adoption) -> None:

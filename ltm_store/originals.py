@@ -167,9 +167,9 @@ KEYS: Final = ("id", "memory_id", "source_memory_id", "target_memory_id")
 
 def ask(session: Session, name: str, *arguments: object) -> list[Any]:
     """The rows of a query of sql/adoption/queries.sql."""
-    shape = statements("sql/adoption")[name].shape(())
-    cursor = psycopg.RawCursor(session).execute(shape.sql, arguments)
-    return cursor.fetchall() if cursor.description else []
+    statement = statements("sql/adoption")[name]
+    cursor = psycopg.RawCursor(session).execute(statement.shape(()).sql, arguments)
+    return [] if statement.kind == "exec" else cursor.fetchall()
 
 
 def value(session: Session, name: str, *arguments: object) -> Any:
@@ -263,13 +263,14 @@ class Adoption:
     ) -> None:
         """Do some work in a transaction whose locks are not waited for long, until it succeeds.
 
+        Only queries wait for the server's answer, so that others do not wait for a far session.
         `before` is what each attempt begins with, outside of the transaction.
         """
         for attempt in range(1, ATTEMPTS + 1):
             if before is not None:
                 before()
             try:
-                with self.snapshot():
+                with self.snapshot(), self.session.pipeline():
                     self.session.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
                     self.session.execute(f"SET LOCAL {BOUND} = '{LOCKED_FOR}'")
                     work()
@@ -326,9 +327,8 @@ class Adoption:
 
     def move_sequence(self, table: str, source: str, target: str) -> None:
         """Move the sequence of the usual name that stayed behind because no column owns it."""
-        if self.value("relation", source, f"{table}_id_seq") is not None:
-            name = sql.Identifier(source, f"{table}_id_seq")
-            self.run("ALTER SEQUENCE {name} SET SCHEMA {target}", name=name, target=target)
+        name = sql.Identifier(source, f"{table}_id_seq")
+        self.run("ALTER SEQUENCE IF EXISTS {name} SET SCHEMA {target}", name=name, target=target)
 
     def lock(self, tables: list[str], mode: str = "ACCESS EXCLUSIVE") -> None:
         """Lock tables of the home schema against others, until the transaction ends."""
@@ -383,12 +383,13 @@ class Bar:
     def move(self, steps: int) -> None:
         """Some steps more are done."""
         self._done += steps
+        self._total = max(self._total, self._done)
         now = time.monotonic()
         if self._done >= self._total or now - self._told >= TELL_EVERY:
             self._told = now
-            share = min(self._done / max(self._total, 1), 1.0)
+            share = self._done / max(self._total, 1)
             speed = (self._done - self._begun) / max(now - self._started, 0.001)
-            left = max(self._total - self._done, 0) / max(speed, 0.001)
+            left = (self._total - self._done) / max(speed, 0.001)
             bar = "#" * round(20 * share)
             self._report(
                 f"{self._what} [{bar:<20}] {self._done:,} of {self._total:,}, {left:.0f} s left"

@@ -141,7 +141,6 @@ def _exchange(a: Adoption) -> None:
     a.carry_last(is_back=True)
     present = a.present()
     keys = a.ask("foreign_keys")
-    last_ids = dict(a.ask("used_sequences"))
     a.look_from(a.home)
     for table in ORIGINALS:
         a.run("DROP TRIGGER ltm_adoption_note ON {table}", table=table)
@@ -156,9 +155,7 @@ def _exchange(a: Adoption) -> None:
         a.run("ALTER TABLE {table} SET SCHEMA {home}", table=name, home=a.home)
         a.move_sequence(table, "ltm_original", a.home)
         a.drop_helping_indexes(table)
-        theirs = a.value("sequence", a.home, table)
-        if theirs is not None and last_ids[table]:
-            a.ask("set_sequence", theirs, last_ids[table])
+    a.ask("hand_back_sequences", a.home, present)
     a.add_foreign_keys([key[:3] for key in keys])
     a.run("DROP SCHEMA ltm_adoption CASCADE")
     a.run("DROP SCHEMA ltm_original")

@@ -1,5 +1,6 @@
 """Adopting the original application's database: nothing lost, nothing stopped, and the way back."""
 
+import asyncio
 import json
 import signal
 import subprocess
@@ -26,6 +27,7 @@ from ltm_store.statements import statements
 from tests import originals
 from tests.catalog import fingerprint
 from tests.old_program import OldProgram
+from tests.wire import wire
 
 SHAPES = {
     "L0": originals.L0,
@@ -365,6 +367,29 @@ async def test_tables_in_use_are_waited_for_and_the_adoption_goes_on(old, empty,
     await reader.close()
     assert any("waiting for a moment" in line for line in reports)
     assert migrate.apply(empty) == migration_ids()
+
+
+async def test_a_far_session_holds_the_locks_for_few_round_trips(old, empty, monkeypatch):
+    await old.execute(originals.level_1())
+    await originals.fill(old, 9)
+    lock, alone = originals_.Adoption.lock, originals_.Adoption.alone
+    held = {"before": 0}
+    async with wire(empty) as proxy:
+
+        def locked(adoption, tables, mode="ACCESS EXCLUSIVE"):
+            held["before"] = proxy.round_trips
+            lock(adoption, tables, mode)
+
+        def done(adoption, work, what, before=None):
+            alone(adoption, work, what, before)
+            held[what] = proxy.round_trips - held["before"]
+
+        monkeypatch.setattr(originals_.Adoption, "lock", locked)
+        monkeypatch.setattr(originals_.Adoption, "alone", done)
+        await asyncio.to_thread(migrate.apply, proxy.dsn)
+        await asyncio.to_thread(migrate.rollback, proxy.dsn, everything=True)
+    assert held["the swap"] <= 15
+    assert held["the original tables go back"] <= 15
 
 
 async def test_the_way_back_returns_the_originals_values_and_what_was_written_since(old, empty):

@@ -214,50 +214,63 @@ FROM ltm_adoption.deferred AS d
 ORDER BY d.name;
 
 -- name: sequence(home text, table_name text) :one
--- Where the ids of a table come from: its own sequence, or one that its default names.
-SELECT
-    coalesce(
-        pg_get_serial_sequence(format('%I.%I', $1::text, $2::text), 'id'),
-        (
-            SELECT d.refobjid::regclass::text
-            FROM pg_attrdef AS f
-            INNER JOIN pg_attribute AS c ON f.adrelid = c.attrelid AND f.adnum = c.attnum
-            INNER JOIN pg_depend AS d
-                ON d.classid = 'pg_attrdef'::regclass AND f.oid = d.objid
-            INNER JOIN pg_class AS s ON d.refobjid = s.oid AND s.relkind = 'S'
-            WHERE
-                f.adrelid = format('%I.%I', $1::text, $2::text)::regclass
-                AND c.attname = 'id'
-                AND d.refclassid = 'pg_class'::regclass
-            LIMIT 1
-        )
-    );
+-- Where the ids of a table come from.
+SELECT ltm_adoption.sequence_of($1, $2)::text;
 
 -- name: stands_at(sequence text) :one
 -- The last number that a sequence gave.
 SELECT pg_sequence_last_value($1::text::regclass);
 
--- name: set_sequence(sequence text, number bigint) :one
+-- name: set_sequence(sequence text, number bigint) :exec
 -- Let a sequence go on behind a number.
 SELECT setval($1::text::regclass, $2::bigint);
 
 -- name: use_sequence(table_name text, sequence text) :exec
 -- Take ids of rows that nobody wrote from this sequence.
-INSERT INTO ltm_adoption.sequences (table_name, sequence)
-VALUES ($1, $2::text::regclass)
-ON CONFLICT (table_name) DO UPDATE SET sequence = excluded.sequence;
+INSERT INTO ltm_adoption.sequences (table_name, sequence) VALUES ($1, $2::text::regclass);
 
--- name: used_sequences() :many
--- The sequence of each table, and the last number that it gave.
-SELECT
-    s.table_name,
-    pg_sequence_last_value(s.sequence) AS stands_at
+-- name: take_over_sequences(home text) :exec
+-- Let the ids of our tables go on where the original ones stand, and note that place. The original tables
+-- are asked: their ids are indexed, and all others came from the sequences.
+WITH highest (table_name, last_id) AS (
+    SELECT 'ltm_memories', max(o.id) FROM ltm_adoption.original_memories AS o
+    UNION ALL
+    SELECT 'ltm_contexts', max(o.id) FROM ltm_adoption.original_contexts AS o
+    UNION ALL
+    SELECT 'ltm_memory_relationships', max(o.id) FROM ltm_adoption.original_relationships AS o
+    UNION ALL
+    SELECT 'ltm_memory_access', max(o.id) FROM ltm_adoption.original_accesses AS o
+    UNION ALL
+    SELECT 'ltm_memory_tags', max(o.id) FROM ltm_adoption.original_tags AS o
+),
+
+marked AS (
+    INSERT INTO ltm_adoption.marks (table_name, last_id)
+    SELECT
+        h.table_name,
+        greatest(h.last_id, pg_sequence_last_value(s.sequence), 0)
+    FROM highest AS h
+    INNER JOIN ltm_adoption.sequences AS s ON h.table_name = s.table_name
+    RETURNING table_name, last_id
+),
+
+taken AS (
+    UPDATE ltm_adoption.sequences AS s
+    SET sequence = ltm_adoption.sequence_of($1, s.table_name)
+    RETURNING s.table_name, s.sequence
+)
+
+SELECT setval(t.sequence, m.last_id)
+FROM taken AS t
+INNER JOIN marked AS m ON t.table_name = m.table_name
+WHERE m.last_id > 0;
+
+-- name: hand_back_sequences(home text, tables text[]) :exec
+-- Let the ids of the original tables go on where ours stand.
+SELECT setval(o.sequence, pg_sequence_last_value(s.sequence))
 FROM ltm_adoption.sequences AS s
-ORDER BY s.table_name;
-
--- name: add_mark(table_name text, last_id bigint) :exec
--- Note the last id at the swap.
-INSERT INTO ltm_adoption.marks (table_name, last_id) VALUES ($1, $2);
+CROSS JOIN LATERAL ltm_adoption.sequence_of($1, s.table_name) AS o (sequence)
+WHERE s.table_name = any($2::text[]) AND pg_sequence_last_value(s.sequence) IS NOT NULL;
 
 -- name: mark(table_name text) :one
 -- The last id at the swap.

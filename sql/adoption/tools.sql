@@ -48,6 +48,27 @@ CREATE TABLE sequences (
 COMMENT ON TABLE sequences IS
 'Where ids of rows that nobody wrote come from: the original''s own sequences until the swap.';
 
+CREATE FUNCTION sequence_of(home text, table_name text) RETURNS regclass LANGUAGE sql STABLE AS $$
+    SELECT coalesce(
+        pg_get_serial_sequence(format('%I.%I', home, table_name), 'id')::regclass,
+        (
+            SELECT d.refobjid::regclass
+            FROM pg_attrdef AS f
+            INNER JOIN pg_attribute AS c ON f.adrelid = c.attrelid AND f.adnum = c.attnum
+            INNER JOIN pg_depend AS d
+                ON d.classid = 'pg_attrdef'::regclass AND f.oid = d.objid
+            INNER JOIN pg_class AS s ON d.refobjid = s.oid AND s.relkind = 'S'
+            WHERE
+                f.adrelid = format('%I.%I', home, table_name)::regclass
+                AND c.attname = 'id'
+                AND d.refclassid = 'pg_class'::regclass
+            LIMIT 1
+        )
+    )
+$$;
+COMMENT ON FUNCTION sequence_of(text, text) IS
+'Where the ids of a table come from: its own sequence, or one that its default names.';
+
 CREATE FUNCTION next_id(name text) RETURNS bigint LANGUAGE sql VOLATILE AS $$
     SELECT nextval(s.sequence) FROM ltm_adoption.sequences AS s WHERE s.table_name = name
 $$;
