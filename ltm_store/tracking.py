@@ -51,8 +51,7 @@ class RecallQueue:
     def add(self, recalls: Iterable[Recall]) -> None:
         """Queue some recalls; where there is no more room the oldest are dropped."""
         self._waiting.extend(recalls)
-        if self._closed or len(self._waiting) > MOST:
-            self._drop_beyond(0 if self._closed else MOST)
+        self._drop_beyond(0 if self._closed else MOST)
         if self._task is None and self._waiting:
             if len(self._waiting) >= SOON and not self._failing:
                 self._start()
