@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import NamedTuple
 
-from ltm_store.execute import Executor, Handle, fetch_many, fetch_one, fetch_value, internal_id
+from ltm_store.errors import Unavailable
+from ltm_store.execute import (
+    Executor,
+    Handle,
+    fetch_many,
+    fetch_one,
+    fetch_rows,
+    fetch_value,
+    internal_id,
+)
 from ltm_store.models import Access, AccessDetails, Feedback
 from ltm_store.values import UserId, memory_number, moment, row_limit
 
@@ -69,11 +79,14 @@ async def record(db: Executor, user: int, details: AccessDetails) -> int:
     return recorded
 
 
-async def write_recalls(db: Executor, memories: Sequence[Sequence[Recall]]) -> int:
-    """Record recalls of many users in one statement; return for how many the memory is there.
+async def write_recalls(
+    db: Executor, memories: Sequence[Sequence[Recall]]
+) -> tuple[int, list[int]]:
+    """Record recalls of many users in one statement.
 
-    Those of a memory stand together, in order of time. Where the connection is lost on the way,
-    those that were written may be written again.
+    Those of a memory stand together, in order of time. Returns for how many the memory is there,
+    and the places in `memories` of those that others have locked, which are not recorded. Where the
+    connection is lost on the way, those that were written may be written again.
     """
     users: list[int] = []
     numbers: list[int] = []
@@ -95,7 +108,7 @@ async def write_recalls(db: Executor, memories: Sequence[Sequence[Recall]]) -> i
                 context = occasion.access_context
         lasts.append(len(moments))
         contexts.append(context)
-    recorded: int = await fetch_value(
+    ((recorded, busy),) = await fetch_rows(
         db,
         "write_accesses",
         users,
@@ -110,7 +123,7 @@ async def write_recalls(db: Executor, memories: Sequence[Sequence[Recall]]) -> i
         [occasion.user_query for occasion in places],
         repeat=True,
     )
-    return recorded
+    return recorded, [place - 1 for place in busy]
 
 
 async def record_feedback(
@@ -150,13 +163,14 @@ async def access_history(
 ) -> list[Access]:
     """The recorded recalls of a memory, newest first, at most limit (1 .. 1000) of them.
 
-    Recalls of it that are queued are written first.
+    Recalls of it that are queued are written first, unless it is locked or the server read-only.
     """
     number, rows = memory_number(memory_id), row_limit(limit)
     user = await internal_id(db, user_id)
     if user is None:
         return []
-    await _settled(db, user, number)
+    with suppress(Unavailable):  # what was recorded is worth more than the last that was not
+        await _settled(db, user, number)
     return await fetch_many(db, "access_history", Access, user, number, rows, moment(None))
 
 

@@ -447,7 +447,11 @@ class Database(Handle):
     async def settled(self, user_id: int, memory_id: int | None = None) -> None:
         """Write what is queued where some of it concerns this; see execute.Handle."""
         if self._recalls.waits(user_id, memory_id):
-            await self._recalls.flush()
+            try:
+                await self._recalls.flush()
+            except Unavailable:
+                if self._recalls.waits(user_id, memory_id):
+                    raise
 
     async def flush(self) -> None:
         """Return when the accesses that are queued now are written.
@@ -499,7 +503,7 @@ def connect(
     pgbouncer: for a pooler in transaction mode, prepares nothing and sets nothing.
 
     access_tracking says how memories that a read returns are counted as recalled. "deferred":
-    they are queued in memory (up to 10,000, then the oldest are dropped) and written together
+    they are queued in memory (up to 20,000, then the oldest are dropped) and written together
     after half a second, sooner where they are many, at flush() and at close(). A process that is
     killed loses half a second of these statistics, a server that crashes about a second, neither
     a memory. Where a connection is lost while they are written, some may be counted twice.

@@ -10,6 +10,7 @@ QUERY_BYTES: Final = 250_000
 QUERY_TERMS: Final = 64  # words of a query that are looked for, the first ones
 TAGS: Final = 100
 TAG_CHARS: Final = 100
+TAG_IMPORTANCE: Final = 1e100  # of either sign; sums of it are numbers too
 JSON_BYTES: Final = 256 * 1024
 JSON_DEPTH: Final = 32
 CONTEXT_LEAVES: Final = 200

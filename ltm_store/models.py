@@ -29,7 +29,6 @@ from ltm_store.errors import InvalidMemory
 from ltm_store.values import (
     Category,
     Content,
-    Finite,
     Fraction,
     IdempotencyKey,
     Int32,
@@ -40,6 +39,7 @@ from ltm_store.values import (
     Note,
     Score,
     SourceId,
+    TagImportance,
     Tags,
     Text,
     Word,
@@ -188,7 +188,7 @@ class ExportedTag(Arguments):
 
     tag_name: Text
     tag_category: Text | None = "general"
-    tag_importance: Finite | None = 1.0
+    tag_importance: TagImportance | None = 1.0
     tag_confidence: Fraction | None = 1.0
     usage_count: Int32 | None = 1
     first_used: Moment | None = None
@@ -300,9 +300,9 @@ class TagDetails(Arguments):
     """What add_tags writes."""
 
     tags: Tags
-    tag_category: Word = "general"
-    tag_importance: Finite = 1.0
-    tag_confidence: Fraction = 1.0
+    tag_category: Word | None = None
+    tag_importance: TagImportance | None = None
+    tag_confidence: Fraction | None = None
 
 
 class TagFilters(Arguments):
@@ -381,12 +381,12 @@ class Relationship(Row):
 class ReachedMemory(Row):
     """A memory that a traversal came to: `depth` links away, along `path`, the ids from the start.
 
-    `strength` is the product of the strengths of the path's links, 0 .. 1.
+    `path_strength` is the product of the strengths of the path's links, 0 .. 1.
     """
 
     depth: int
     path: tuple[int, ...]
-    strength: float
+    path_strength: float
     related_memory: Annotated[MemorySummary, BeforeValidator(lambda row: _parsed(row))]
 
 
@@ -418,6 +418,18 @@ class Suggestion(Row):
     source_id: str | None
     participants: tuple[str, ...]
     words: tuple[str, ...]
+
+    @property
+    def reason(self) -> str:
+        """What they share, in words."""
+        source = (self.source_id,) if self.source_id else ()
+        shared = (
+            ("tags", self.tags),
+            ("source", source),
+            ("people", self.participants),
+            ("words", self.words),
+        )
+        return "; ".join(f"{kind}: {', '.join(what)}" for kind, what in shared if what)
 
 
 class GraphNode(MemorySummary):

@@ -27,14 +27,15 @@ async def add_tags(
     memory_id: int,
     tags: Iterable[str],
     *,
-    tag_category: str = "general",
-    tag_importance: float = 1.0,
-    tag_confidence: float = 1.0,
+    tag_category: str | None = None,
+    tag_importance: float | None = None,
+    tag_confidence: float | None = None,
 ) -> Memory | None:
     """Give a memory tags, each with these details, and return it; None when there is none.
 
-    A tag that it has already, in any letter case, keeps its spelling, gets the new details and is
-    counted as used once more. version goes up by one. Raises InvalidMemory naming the argument that
+    A tag that it has already, in any letter case, keeps its spelling and the details that are not
+    given, and is counted as used once more. Details not given of a new one are "general", 1 and 1.
+    version goes up by one. Raises InvalidMemory naming the argument that
     is refused, "tags" also when the memory would have more than 100.
     """
     details = TagDetails.checked(

@@ -16,6 +16,8 @@ from ltm_store.errors import LtmError, Unavailable
 SECONDS: Final = 0.5  # that the first recall waits for others
 SOON: Final = 10_000  # recalls that do not wait so long
 MEMORIES_AT_ONCE: Final = 1_000  # whose recalls are written by one statement
+LOCKED_SECONDS: Final = 0.5  # that memories which others have locked are tried again
+LOCKED_PAUSE: Final = 0.02  # seconds between these attempts
 RETRY_SECONDS: Final = 1.0  # until what could not be written is tried again
 MOST: Final = 20_000  # recalls that wait; then the oldest go
 _log = logging.getLogger(__name__)
@@ -32,13 +34,16 @@ class RecallQueue:
     cancelled caller stops nothing.
     """
 
-    def __init__(self, write: Callable[[Sequence[Sequence[Recall]]], Awaitable[int]]) -> None:
+    def __init__(
+        self, write: Callable[[Sequence[Sequence[Recall]]], Awaitable[tuple[int, list[int]]]]
+    ) -> None:
         self._write = write
         self._waiting: deque[Recall] = deque()
         self._unsent: list[list[Recall]] = []  # of the task that runs, those of a memory together
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._failing = False
+        self._closing = False
         self._closed = False
         self.recorded = 0
         self.dropped = 0
@@ -77,7 +82,11 @@ class RecallQueue:
             task.result()
 
     async def close(self, timeout: float) -> None:
-        """Write what is queued, as far as that can be done in these seconds; drop the rest."""
+        """Write what is queued, as far as that can be done in these seconds; drop the rest.
+
+        A server that is gone is not waited for; memories that others have locked are.
+        """
+        self._closing = True
         clock = asyncio.get_running_loop().time
         deadline = clock() + timeout
         try:
@@ -115,22 +124,37 @@ class RecallQueue:
             memories.setdefault(recall[:2], []).append(recall)
         self._waiting.clear()
         self._unsent = list(memories.values())
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + LOCKED_SECONDS
         try:
+            await self._send()
             while self._unsent:
-                batch = self._unsent[:MEMORIES_AT_ONCE]
-                try:
-                    self.recorded += await self._write(batch)
-                except (Unavailable, asyncio.CancelledError):
-                    raise
-                except Exception:  # the server refuses these, and would again
-                    self.dropped += sum(map(len, batch))
-                    del self._unsent[:MEMORIES_AT_ONCE]
-                    raise
-                del self._unsent[:MEMORIES_AT_ONCE]
+                if clock() > deadline and not self._closing:
+                    raise Unavailable("memories stay locked by another transaction")
+                await asyncio.sleep(LOCKED_PAUSE)
+                await self._send()
         finally:
             self._waiting.extendleft(reversed(_in_order(chain.from_iterable(self._unsent))))
             self._unsent = []
             self._drop_beyond(MOST)
+
+    async def _send(self) -> None:
+        """Write what is not sent, but for memories that others have locked."""
+        busy = 0
+        while len(self._unsent) > busy:
+            these = slice(busy, busy + MEMORIES_AT_ONCE)
+            batch = self._unsent[these]
+            try:
+                recorded, left = await self._write(batch)
+            except (Unavailable, asyncio.CancelledError):
+                raise
+            except Exception:  # the server refuses these, and would again
+                self.dropped += sum(map(len, batch))
+                del self._unsent[these]
+                raise
+            self.recorded += recorded
+            self._unsent[these] = [batch[place] for place in left]
+            busy += len(left)
 
     def _drained(self, task: asyncio.Task[None]) -> None:
         self._task = None

@@ -78,7 +78,9 @@ LongText = Annotated[Text, AfterValidator(within_content)]
 Note = Annotated[Text, Field(max_length=limits.NOTE_CHARS)]
 Word = Annotated[Text, Field(min_length=1, max_length=limits.WORD_CHARS), BeforeValidator(word)]
 Fraction = Annotated[StrictFloat, Field(ge=0, le=1, allow_inf_nan=False)]
-Finite = Annotated[StrictFloat, Field(allow_inf_nan=False)]
+TagImportance = Annotated[
+    StrictFloat, Field(ge=-limits.TAG_IMPORTANCE, le=limits.TAG_IMPORTANCE, allow_inf_nan=False)
+]
 Score = Annotated[StrictInt, Field(ge=1, le=10)]
 MemoryId = Annotated[StrictInt, Field(ge=-limits.MEMORY_ID, le=limits.MEMORY_ID)]
 Int32 = Annotated[StrictInt, Field(ge=-(2**31), le=2**31 - 1)]

@@ -15,8 +15,8 @@ CREATE TABLE ltm_memory_tags (
     CONSTRAINT ltm_memory_tags_pkey PRIMARY KEY (user_id, id),
     CONSTRAINT ltm_memory_tags_memory_id_fkey FOREIGN KEY (user_id, memory_id)
     REFERENCES ltm_memories (user_id, id) ON DELETE CASCADE,
-    CONSTRAINT ltm_memory_tags_tag_importance_is_finite CHECK (
-        tag_importance > '-infinity' AND tag_importance < 'infinity'
+    CONSTRAINT ltm_memory_tags_tag_importance_in_range CHECK (
+        tag_importance BETWEEN -1e100 AND 1e100
     ),
     CONSTRAINT ltm_memory_tags_tag_confidence_in_range CHECK (tag_confidence BETWEEN 0 AND 1),
     CONSTRAINT ltm_memory_tags_usage_count_not_negative CHECK (usage_count >= 0),

@@ -58,33 +58,46 @@ SELECT COUNT(*) AS recorded FROM logged;
 --     last_contexts text[], moments timestamptz[], occasions integer[], access_methods varchar[],
 --     access_contexts text[], user_queries text[]
 -- ) :many-users
--- Count and log recalls that were queued; tell of how many the memory is there.
--- The recalls of a memory are those of moments and occasions from its first to its last, in order of
--- time; an occasion is a place in the last three arrays. The commit does not wait for the disk: these
--- are statistics. It gives up where a row stays locked, before the server looks for a deadlock, so that
--- it is never a caller's transaction that is undone.
+-- Count and log recalls that were queued; tell how many, and which memories others have locked.
+-- Those are left alone, and named by their places in the arrays, from 1; memories that are gone are
+-- passed over. The recalls of a memory are those of moments and occasions from its first to its last,
+-- in order of time; an occasion is a place in the last three arrays. The commit does not wait for the
+-- disk: these are statistics. It gives up where a table stays locked, before the server looks for a
+-- deadlock, so that it is never a caller's transaction that is undone.
 WITH settings AS MATERIALIZED (
     SELECT
         SET_CONFIG('synchronous_commit', 'off', TRUE) AS synchronous_commit,
         SET_CONFIG('lock_timeout', '500', TRUE) AS lock_timeout
 ),
 
+recalled AS MATERIALIZED (
+    SELECT
+        r.user_id,
+        r.memory_id,
+        r.first_recall,
+        r.last_recall,
+        r.last_context,
+        r.place
+    FROM
+        UNNEST($1::bigint[], $2::bigint[], $3::integer[], $4::integer[], $5::text[])
+        WITH ORDINALITY AS r (user_id, memory_id, first_recall, last_recall, last_context, place)
+),
+
 locked AS MATERIALIZED (
     SELECT
         m.user_id,
         m.id,
+        r.place,
         r.first_recall,
         r.last_recall,
         r.last_recall - r.first_recall + 1::bigint AS accesses,
         ($6::timestamptz[])[r.last_recall] AS last_accessed,
         r.last_context
-    FROM
-        UNNEST($1::bigint[], $2::bigint[], $3::integer[], $4::integer[], $5::text[])
-            AS r (user_id, memory_id, first_recall, last_recall, last_context)
+    FROM recalled AS r
     INNER JOIN ltm_memories AS m ON r.user_id = m.user_id AND r.memory_id = m.id
     WHERE (SELECT g.synchronous_commit FROM settings AS g) = 'off'
     ORDER BY m.user_id, m.id
-    FOR NO KEY UPDATE OF m
+    FOR NO KEY UPDATE OF m SKIP LOCKED
 ),
 
 counted AS (
@@ -127,7 +140,15 @@ logged AS (
     ) AS e
 )
 
-SELECT COALESCE(SUM(l.accesses), 0)::bigint AS recorded FROM locked AS l;
+SELECT
+    (SELECT COALESCE(SUM(l.accesses), 0) FROM locked AS l)::bigint AS recorded,
+    ARRAY(
+        SELECT r.place
+        FROM recalled AS r
+        INNER JOIN ltm_memories AS m ON r.user_id = m.user_id AND r.memory_id = m.id
+        WHERE r.place NOT IN (SELECT l.place FROM locked AS l)
+        ORDER BY r.place
+    ) AS busy;
 
 -- columns: access
 SELECT

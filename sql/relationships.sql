@@ -24,7 +24,9 @@ FROM ltm_memory_relationships AS r, ltm_memories AS o;
 -- ) :one Relationship
 -- Make a link, or give the one that is there this strength and description.
 WITH ends AS (
-    SELECT m.id
+    SELECT
+        m.id,
+        m.related_memory_ids
     FROM ltm_memories AS m
     WHERE
         m.user_id = $1
@@ -37,15 +39,18 @@ WITH ends AS (
 mirrored AS (
     UPDATE ltm_memories AS m
     SET
-        related_memory_ids = CASE jsonb_typeof(m.related_memory_ids)
-            WHEN 'array' THEN m.related_memory_ids || to_jsonb($3)
+        related_memory_ids = CASE jsonb_typeof(e.related_memory_ids)
+            WHEN 'array' THEN e.related_memory_ids || to_jsonb($3)
             ELSE jsonb_build_array($3)
         END
+    FROM ends AS e
     WHERE
         m.user_id = $1
         AND m.id = $2
+        AND e.id = $2
         AND (SELECT count(*) FROM ends) = 2
-        AND m.related_memory_ids @> to_jsonb($3) IS NOT TRUE
+        -- As it is now that it is locked, not as it was when the statement began.
+        AND e.related_memory_ids @> to_jsonb($3) IS NOT TRUE
 ),
 
 related AS (
@@ -194,7 +199,7 @@ WITH RECURSIVE levels AS (
                         FROM (
                             SELECT
                                 k.id,
-                                f.strength * k.strength AS strength,
+                                ltm_path_strength(f.strength, k.strength) AS strength,
                                 f.place
                             FROM
                                 unnest(l.ids, l.strengths) WITH ORDINALITY
@@ -259,7 +264,7 @@ WITH RECURSIVE levels AS (
 
 SELECT
     l.depth,
-    f.strength,
+    f.strength AS path_strength,
     p.path,
     json_build_object(
         'id', m.id,
@@ -348,7 +353,9 @@ WITH RECURSIVE levels AS (
                 array_agg(x.strength ORDER BY x.strength DESC, x.id ASC) AS strengths,
                 array_agg(x.parent ORDER BY x.strength DESC, x.id ASC) AS parents,
                 (
-                    array_agg(x.id ORDER BY x.strength * x.far_strength DESC, x.id ASC)
+                    array_agg(
+                        x.id ORDER BY ltm_path_strength(x.strength, x.far_strength) DESC, x.id ASC
+                    )
                     FILTER (WHERE x.is_met)
                 )[1] AS meeting
             FROM (
@@ -372,7 +379,7 @@ WITH RECURSIVE levels AS (
                     FROM (
                         SELECT
                             k.id,
-                            f.strength * k.strength AS strength,
+                            ltm_path_strength(f.strength, k.strength) AS strength,
                             f.id AS parent,
                             f.place,
                             NULL::double precision AS far_strength,

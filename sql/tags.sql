@@ -21,17 +21,17 @@ tagged AS (
         $1,
         l.id,
         n.tag_name,
-        $5,
-        $6,
-        $7,
+        coalesce($5::varchar, 'general'),
+        coalesce($6::double precision, 1),
+        coalesce($7::double precision, 1),
         timezone('utc', $3),
         timezone('utc', $3)
     FROM locked AS l CROSS JOIN unnest($4::text[]) AS n (tag_name)
     ON CONFLICT (user_id, memory_id, lower(tag_name))
     DO UPDATE SET
-        tag_category = excluded.tag_category,
-        tag_importance = excluded.tag_importance,
-        tag_confidence = excluded.tag_confidence,
+        tag_category = coalesce($5, t.tag_category),
+        tag_importance = coalesce($6, t.tag_importance),
+        tag_confidence = coalesce($7, t.tag_confidence),
         usage_count = least(coalesce(t.usage_count, 1), 2147483646) + 1,
         last_used = greatest(t.last_used, excluded.last_used)
 )

@@ -44,8 +44,8 @@ SIGNATURES = {
     "shortest_path": "db, user_id, source_id, target_id, *, max_depth=6, types=None, "
     "min_strength=None",
     "suggest_relationships": "db, user_id, memory_id, *, limit=10",
-    "add_tags": "db, user_id, memory_id, tags, *, tag_category='general', tag_importance=1.0, "
-    "tag_confidence=1.0",
+    "add_tags": "db, user_id, memory_id, tags, *, tag_category=None, tag_importance=None, "
+    "tag_confidence=None",
     "remove_tags": "db, user_id, memory_id, tags",
     "rename_tag": "db, user_id, old, new",
     "list_tags": "db, user_id, *, memory_id=None, tag_category=None, limit=100",

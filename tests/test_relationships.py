@@ -17,6 +17,7 @@ from ltm_store import (
     RelationshipType,
     add_memory,
     archive_memory,
+    check_health,
     delete_memory,
     get_memory,
     get_relationships,
@@ -122,6 +123,34 @@ async def test_links_both_ways_at_once_are_all_mirrored(db):
         memory = await get_memory(db, 1, source)
         assert memory is not None
         assert sorted(memory.related_memory_ids) == sorted({t for s, t in pairs if s == source})
+
+
+@pytest.mark.parametrize("relationship_type", [None, "related"])
+async def test_a_link_that_waited_for_its_removal_is_mirrored(db, relationship_type):
+    a, b = [(await add_memory(db, 1, f"{n}")).id for n in range(2)]
+    await relate(db, 1, a, b)
+    async with db.transaction() as first:
+        await unrelate(first, 1, a, b, relationship_type)
+        waiting = asyncio.ensure_future(relate(db, 1, a, b))
+        while not await first.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+            assert not waiting.done()
+    assert await waiting is not None
+    assert await mirror(db, a) == (b,)
+    assert await check_health(db) == []
+
+
+async def test_links_too_weak_for_a_number_are_walked(conn):
+    ids = [(await add_memory(conn, 1, f"{n}")).id for n in range(4)]
+    for (source, target), strength in zip(pairwise(ids), (1e-200, 1e-200, 0.5), strict=True):
+        await relate(conn, 1, source, target, strength=strength)
+    reached = await traverse(conn, 1, ids[0], depth=3)
+    assert [memory.path_strength for memory in reached] == [1e-200, 0, 0]
+    path = await shortest_path(conn, 1, ids[0], ids[3])
+    assert path is not None
+    assert (path.path, path.strength) == (tuple(ids), 0)
+    await relate(conn, 1, ids[0], ids[3], strength=5e-324)
+    await relate(conn, 1, ids[3], ids[1], strength=5e-324)
+    assert {memory.path_strength for memory in await traverse(conn, 1, ids[0])} >= {5e-324, 0}
 
 
 async def test_relating_and_deleting_at_once_never_deadlock(db):
@@ -230,11 +259,11 @@ async def test_walks_equal_those_of_networkx(
             length = nx.shortest_path_length(walkable, start, other)
             best[other] = (length, -strength, other)
     nearest = sorted(entry for entry in best.values() if entry[0] > 0)[:limit]
-    assert [(r.depth, -r.strength, r.related_memory.id) for r in found] == nearest
+    assert [(r.depth, -r.path_strength, r.related_memory.id) for r in found] == nearest
     for reached in found:
         assert (reached.path[0], reached.path[-1]) == (start, reached.related_memory.id)
         assert len(reached.path) == reached.depth + 1
-        assert strength_of(walkable, reached.path) == reached.strength
+        assert strength_of(walkable, reached.path) == reached.path_strength
     assert (path is None) is (back is None) is (target not in best)
     for one, ends in ((path, (start, target)), (back, (target, start))):
         if one is not None:
@@ -270,7 +299,7 @@ async def test_of_many_shortest_paths_the_strongest_is_taken(conn, seed):
         assert path is not None
         assert (path.strength, strength_of(walkable, path.path)) == (best, best)
         reached = (await traverse(conn, 1, ends[0], depth=5))[-1]
-        assert (reached.depth, reached.path[-1], reached.strength) == (5, ends[1], best)
+        assert (reached.depth, reached.path[-1], reached.path_strength) == (5, ends[1], best)
         assert strength_of(walkable, reached.path) == best
 
 
@@ -280,8 +309,8 @@ async def test_what_a_walk_tells(conn, ids):
     await relate(conn, 1, third, second, "follows", strength=0.5)
     await relate(conn, 1, third, second, strength=0.25)
     near, far = await traverse(conn, 1, first)
-    assert (near.depth, near.path, near.strength) == (1, (first, second), 0.5)
-    assert (far.depth, far.path, far.strength) == (2, (first, second, third), 0.25)
+    assert (near.depth, near.path, near.path_strength) == (1, (first, second), 0.5)
+    assert (far.depth, far.path, far.path_strength) == (2, (first, second, third), 0.25)
     assert far.related_memory.model_dump() == {
         "id": third,
         "content": "memory 2",
@@ -290,7 +319,7 @@ async def test_what_a_walk_tells(conn, ids):
     }
     path = await shortest_path(conn, 1, first, third)
     assert path is not None
-    assert (path.path, path.strength) == (far.path, far.strength)
+    assert (path.path, path.strength) == (far.path, far.path_strength)
     assert [(s.relationship_type, s.direction, s.description) for s in path.steps] == [
         ("causes", "outgoing", "so it was"),
         ("follows", "incoming", None),
@@ -472,6 +501,12 @@ async def test_suggested_is_what_shares_something_and_is_not_linked(conn):
         same_source.id: ((), "c1", (), ()),
         people.id: ((), None, ("Sarah",), ()),
         worded.id: ((), None, (), ("kayak",)),
+    }
+    assert {s.related_memory.id: s.reason for s in found} == {
+        tagged.id: "tags: River, summer",
+        same_source.id: "source: c1",
+        people.id: "people: Sarah",
+        worded.id: "words: kayak",
     }
     assert found[0].related_memory.id == tagged.id
     assert [s.score for s in found] == sorted((s.score for s in found), reverse=True)

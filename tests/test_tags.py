@@ -15,6 +15,7 @@ from ltm_store import (
     add_tags,
     archive_memory,
     get_memory,
+    limits,
     list_tags,
     related_tags,
     remove_tags,
@@ -80,8 +81,17 @@ async def test_a_tag_given_again_is_counted_and_keeps_its_spelling(conn):
     assert changed is not None
     assert changed.tags == ("Work",)
     tag = (await details(conn, memory.id))["Work"]
-    assert (tag.usage_count, tag.tag_category, tag.tag_importance) == (3, "general", 3.0)
+    assert (tag.usage_count, tag.tag_category, tag.tag_importance) == (3, "life", 3.0)
     assert (tag.first_used, tag.last_used) == (PAST, changed.last_modified)
+
+
+async def test_the_largest_weights_have_an_average(conn):
+    for _ in range(3):
+        memory = await add_memory(conn, 1, "x")
+        await add_tags(conn, 1, memory.id, ["big"], tag_importance=limits.TAG_IMPORTANCE)
+    (tag,) = await list_tags(conn, 1)
+    assert tag.tag_importance == pytest.approx(limits.TAG_IMPORTANCE)
+    assert await conn.fetchval("SELECT tag_importance FROM ltm_tag_usage") == tag.tag_importance
 
 
 async def test_removed_tags_are_gone_in_any_letter_case(conn):

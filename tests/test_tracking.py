@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
@@ -15,6 +14,7 @@ import pytest
 
 from ltm_store import (
     Unavailable,
+    access_history,
     add_memory,
     connect,
     delete_memory,
@@ -22,6 +22,7 @@ from ltm_store import (
     get_memory,
     get_relationships,
     record_access,
+    record_feedback,
     relate,
     search_memories,
     tracking,
@@ -90,7 +91,7 @@ async def test_each_recall_keeps_its_own_moment(dsn):
             Recall(1, number, moment, Occasion("direct", context))
             for moment, context in zip(moments, words, strict=True)
         ]
-        assert await write_recalls(db, [recalls]) == 3
+        assert await write_recalls(db, [recalls]) == (3, [])
         read = await get_memory(db, 1, number)
         assert read is not None
         assert (read.access_count, read.last_accessed) == (3, moments[2])
@@ -102,7 +103,7 @@ async def test_each_recall_keeps_its_own_moment(dsn):
         then = await get_memory(db, 1, number, as_of=moments[2])
         assert then is not None
         assert stored == then.dynamic_importance
-        assert await write_recalls(db, [recalls[:1]]) == 1
+        assert await write_recalls(db, [recalls[:1]]) == (1, [])
         again = await get_memory(db, 1, number)
         assert again is not None
         assert (again.access_count, again.last_accessed) == (4, moments[2])
@@ -125,10 +126,10 @@ async def test_rows_of_an_old_program_are_counted(db):
             "UPDATE ltm_memories "
             "SET access_count = NULL, confidence_score = NULL, created_at = NULL"
         )
-    assert await write_recalls(db, [[Recall(1, number, NOW, Occasion("direct"))] * 2]) == 2
+    assert await write_recalls(db, [[Recall(1, number, NOW, Occasion("direct"))] * 2]) == (2, [])
     async with db.transaction() as conn:
         await conn.execute("UPDATE ltm_memories SET access_count = 2147483646")
-    assert await write_recalls(db, [[Recall(1, number, NOW, Occasion("direct"))] * 2]) == 2
+    assert await write_recalls(db, [[Recall(1, number, NOW, Occasion("direct"))] * 2]) == (2, [])
     read = await get_memory(db, 1, number)
     assert read is not None
     assert read.access_count == 2147483647
@@ -307,14 +308,14 @@ async def test_recalls_of_a_memory_deleted_while_they_are_written_do_not_fail_th
         await transaction.start()
         await other.execute("DELETE FROM ltm_memories WHERE user_id = 1 AND id = $1", ids[7])
         flushing = asyncio.ensure_future(db.flush())
-        while not await other.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+        while db.stats().recorded < 19:
             assert not flushing.done()
+            await other.execute("SELECT 1")
         await transaction.commit()
         await other.close()
-        with suppress(Unavailable):  # it waited longer for the lock than it does
-            await flushing
-        await db.flush()
+        await flushing
         assert await counts(dsn) == {number: 1 for number in ids if number != ids[7]}
+        assert db.stats()[4:] == (0, 19, 0)
 
 
 async def test_a_cancelled_flush_leaves_the_queue_right(dsn):
@@ -382,23 +383,62 @@ async def test_flushes_and_writes_of_the_same_rows_at_once_never_deadlock(dsn):
     )
 
 
-async def test_a_flush_gives_up_before_a_callers_transaction_is_undone(dsn):
-    """A transaction that locks two rows against the flush's order waits, and then commits."""
+async def test_what_others_have_locked_holds_up_neither_them_nor_the_rest(dsn):
     async with connect(dsn) as db:
-        low, high = await add(db, 2)
-        await get_memories(db, 1, [low, high])
+        low, mine, high = await add(db, 3)
+        (theirs,) = await add(db, 1, user=2)
+        await get_memories(db, 1, [low, mine, high])
+        await get_memory(db, 2, theirs)
         async with db.transaction() as conn:
-            await update_memory(conn, 1, high, category="mine")
-            flushing = asyncio.ensure_future(db.flush())
-            other = await asyncpg.connect(dsn)
-            while not await other.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
-                assert not flushing.done()
-            await other.close()
+            await update_memory(conn, 1, mine, category="mine")
+            with pytest.raises(Unavailable, match="locked"):
+                await db.flush()
+            assert db.stats()[4:] == (1, 3, 0)
             assert await update_memory(conn, 1, low, category="mine") is not None
-        with pytest.raises(Unavailable, match="lock"):
-            await flushing
+            await get_memory(db, 2, theirs)
+            assert len(await access_history(db, 2, theirs)) == 2
+            await get_memory(db, 2, theirs)
+            assert await record_feedback(db, 2, theirs, was_relevant=True) is not None
+            assert await access_history(db, 1, mine) == []
+            with pytest.raises(Unavailable, match="locked"):
+                await record_feedback(db, 1, mine, was_relevant=True)
         await db.flush()
-        assert await counts(dsn) == {low: 1, high: 1}
+        assert await counts(dsn) == {low: 1, mine: 1, high: 1}
+        assert db.stats()[4:] == (0, 6, 0)
+
+
+async def test_closing_waits_for_what_others_have_locked(dsn, monkeypatch):
+    monkeypatch.setattr(tracking, "LOCKED_SECONDS", 0)
+    db = await connect(dsn)
+    low, high = await add(db, 2)
+    await get_memories(db, 1, [low, high])
+    other = await asyncpg.connect(dsn)
+    transaction = other.transaction()
+    await transaction.start()
+    await other.execute("SELECT 1 FROM ltm_memories WHERE id = $1 FOR UPDATE", low)
+    closing = asyncio.ensure_future(db.close())
+    while db.stats().recorded < 1:
+        await other.execute("SELECT 1")
+    assert not closing.done()
+    await transaction.commit()
+    await other.close()
+    await closing
+    assert db.stats()[4:] == (0, 2, 0)
+    assert await counts(dsn) == {low: 1, high: 1}
+
+
+async def test_the_history_is_read_where_nothing_can_be_written(dsn):
+    async with connect(dsn) as db:
+        (number,) = await add(db, 1)
+        await get_memory(db, 1, number)
+        await db.flush()
+        async with db.transaction() as conn:
+            name = await conn.fetchval("SELECT current_database()")
+            await conn.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    async with connect(dsn) as db:
+        await get_memory(db, 1, number)
+        assert len(await access_history(db, 1, number)) == 1
+    assert db.stats().dropped == 1
 
 
 async def test_a_flush_does_not_wait_for_the_disk_and_sets_nothing_for_others(dsn):

@@ -20,7 +20,7 @@ SELECT
         ELSE o.importance_score
     END AS importance_score,
     fraction(o.confidence_score) AS confidence_score,
-    finite(o.dynamic_importance) AS dynamic_importance,
+    finite(o.dynamic_importance, 1.7976931348623157e308) AS dynamic_importance,
     o.context,
     CASE WHEN context_fits(c.whole) THEN c.whole END AS context_data,
     left(o.source_type, 50) AS source_type,
@@ -164,7 +164,7 @@ FROM (
         t.memory_id,
         n.tag_name,
         left(t.tag_category, 50) AS tag_category,
-        finite(t.tag_importance) AS tag_importance,
+        finite(t.tag_importance, 1e100) AS tag_importance,
         fraction(t.tag_confidence) AS tag_confidence,
         CASE
             WHEN t.usage_count < 0 THEN 0 WHEN t.usage_count > 2147483647 THEN 2147483647

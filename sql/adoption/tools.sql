@@ -138,9 +138,10 @@ RETURN CASE
     WHEN value = 'NaN' THEN 1 WHEN value < 0 THEN 0 WHEN value > 1 THEN 1 ELSE value
 END;
 
-CREATE FUNCTION finite(value double precision) RETURNS double precision
+-- NaN is greater than everything.
+CREATE FUNCTION finite(value double precision, most double precision) RETURNS double precision
 LANGUAGE sql IMMUTABLE
-RETURN CASE WHEN value = 'NaN' OR abs(value) = 'infinity' THEN 1 ELSE value END;
+RETURN CASE WHEN abs(value) > most THEN 1 ELSE value END;
 
 CREATE FUNCTION a_day(moment timestamp) RETURNS timestamp
 LANGUAGE sql IMMUTABLE
