@@ -14,7 +14,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
@@ -183,6 +183,9 @@ def _make_tables(a: Adoption) -> None:
         done = applied_ids(inside)
     pending = [name for name in migration_ids() if name not in done]
     take(a.next_dsn, a.locked, pending, "apply", a.report)
+    if names := a.ask("names_taken", a.home, a.present()):
+        a.give_up()
+        raise MigrationFailed(f"the tables cannot be adopted: {'; '.join(n for (n,) in names)}")
     a.done("tables")
 
 
@@ -237,7 +240,9 @@ def _choose_sequence(a: Adoption, table: str) -> None:
     theirs = a.value("sequence", a.home, table) if table in a.present() else None
     sequence = theirs or a.value("sequence", "ltm_next", table)
     view = sql.Identifier(f"original_{ORIGINALS[table].view}")
-    highest = a.first("SELECT max(id) FROM {view}", view=view) or 0
+    # Ids at the end of what an integer holds are nobody's numbers, and no others would follow them.
+    numbers = "SELECT max(id) FROM {view} WHERE id NOT BETWEEN 2146435072 AND 2147483647"
+    highest = a.first(numbers, view=view) or 0
     if highest > (a.value("stands_at", sequence) or 0):
         a.ask("set_sequence", sequence, highest)
     a.ask("use_sequence", table, sequence)
@@ -368,27 +373,33 @@ def _swap(a: Adoption) -> None:
     present = a.present()
 
     def work() -> None:
+        a.look_from(a.home)  # so that definitions name only schemas of others
         a.lock(present)
-        a.carry_last(is_back=False)
-        _exchange(a, present)
-        a.done("swapped")
+        keys = a.ask("note_foreign_keys", a.home, present)
+        a.release_others(keys)
+        # Only queries wait for the server's answer, so that others do not wait for a far session.
+        with a.session.pipeline():
+            a.look_from("ltm_adoption", "ltm_next")
+            a.carry_last(is_back=False)
+            _exchange(a, present, keys)
+            a.done("swapped")
 
     a.alone(work, "the swap", before=lambda: a.drain(is_back=False))
     a.report("the new tables are in place")
 
 
-def _exchange(a: Adoption, present: list[str]) -> None:
-    a.look_from(a.home)  # so that definitions name only schemas of others
-    a.ask("note_foreign_keys", a.home, present)
-    keys = a.ask("foreign_keys")
+def _exchange(a: Adoption, present: list[str], keys: list[Any]) -> None:
+    a.look_from(a.home)
     a.run("CREATE SCHEMA ltm_original")
-    for table, name, *_ in keys:
-        a.run("ALTER TABLE {table} DROP CONSTRAINT {name}", table=table, name=name)
+    for table, name, _, is_outward in keys:
+        if not is_outward:
+            a.run("ALTER TABLE {table} DROP CONSTRAINT {name}", table=table, name=name)
     for table in present:
         a.run("DROP TRIGGER ltm_adoption_note ON {table}", table=table)
         a.run("ALTER TABLE {table} SET SCHEMA ltm_original", table=table)
         a.move_sequence(table, a.home, "ltm_original")
     a.run("DROP INDEX ltm_next.ltm_memory_access_by_id")
+    a.ask("note_others", a.home)
     a.move("ltm_next", a.home)
     a.run("DROP SCHEMA ltm_next")
     for command, _ in a.ask("rights", a.home):

@@ -31,6 +31,7 @@ DRAINED: Final = 150  # notes of changes, at which the tables may be locked
 LEFT: Final = 400  # that may be there when they are
 PATIENCE: Final = 10  # batches after which no fewer notes are left
 MANY: Final = 1_000_000_000
+NEVER_CHECKED: Final = (" NOT VALID", " NOT ENFORCED")  # how definitions of foreign keys may end
 
 # What the columns of the original are, and the types in which databases out there have them.
 KINDS: Final = {
@@ -263,14 +264,13 @@ class Adoption:
     ) -> None:
         """Do some work in a transaction whose locks are not waited for long, until it succeeds.
 
-        Only queries wait for the server's answer, so that others do not wait for a far session.
         `before` is what each attempt begins with, outside of the transaction.
         """
         for attempt in range(1, ATTEMPTS + 1):
             if before is not None:
                 before()
             try:
-                with self.snapshot(), self.session.pipeline():
+                with self.snapshot():
                     self.session.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
                     self.session.execute(f"SET LOCAL {BOUND} = '{LOCKED_FOR}'")
                     work()
@@ -330,6 +330,13 @@ class Adoption:
         name = sql.Identifier(source, f"{table}_id_seq")
         self.run("ALTER SEQUENCE IF EXISTS {name} SET SCHEMA {target}", name=name, target=target)
 
+    def release_others(self, keys: Iterable[tuple[str, str, str, bool]]) -> None:
+        """Drop the foreign keys that lead to tables of the application, which this locks."""
+        for table, name, _, is_outward in keys:
+            if is_outward:
+                there = sql.Identifier(self.home, table)
+                self.run("ALTER TABLE {table} DROP CONSTRAINT {name}", table=there, name=name)
+
     def lock(self, tables: list[str], mode: str = "ACCESS EXCLUSIVE") -> None:
         """Lock tables of the home schema against others, until the transaction ends."""
         names = sql.SQL(", ").join(sql.Identifier(self.home, table) for table in sorted(tables))
@@ -350,6 +357,19 @@ class Adoption:
         for column in ORIGINALS[table].found_by:
             name = sql.Identifier(self.home, f"{table}_adoption_{column}")
             self.run("DROP INDEX IF EXISTS {name}", name=name)
+
+    def give_up(self) -> None:
+        """Drop what was made for an adoption before its swap."""
+
+        def work() -> None:
+            for table in self.present():
+                name = sql.Identifier(self.home, table)
+                self.run("DROP TRIGGER IF EXISTS ltm_adoption_note ON {table}", table=name)
+                self.drop_helping_indexes(table)
+            self.run("DROP SCHEMA ltm_adoption CASCADE")
+            self.run("DROP SCHEMA ltm_next CASCADE")
+
+        self.alone(work, "giving up")
 
     def drain(self, *, is_back: bool) -> None:
         """Carry over, or back, what was written meanwhile, until little is left."""

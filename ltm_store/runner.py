@@ -47,8 +47,16 @@ class MigrationFailed(LtmError):
 
 def _unhurried(session: psycopg.Connection[Any]) -> psycopg.Connection[Any]:
     """A session that takes as long as it takes, whatever is set for those of an application."""
-    session.execute("SET statement_timeout = 0")
-    session.execute("SET idle_session_timeout = 0")
+    settings = {
+        "statement_timeout": "0",
+        "idle_session_timeout": "0",
+        "standard_conforming_strings": "on",
+        "jit": "off",  # compiling takes longer than what is compiled, and locks are held meanwhile
+    }
+    if session.info.server_version >= 170000:
+        settings["transaction_timeout"] = "0"
+    for name, value in settings.items():
+        session.execute(f"SET {name} = {value}")
     return session
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
 from psycopg import sql
 
-from ltm_store.originals import MEMORIES, ORIGINALS, Adoption, Session, steps
+from ltm_store.originals import MEMORIES, NEVER_CHECKED, ORIGINALS, Adoption, Session, steps
 from ltm_store.runner import MigrationFailed, Report
 
 # Only what differs from the repaired value goes back, so that the original's own values stay.
@@ -30,7 +30,7 @@ OF_GONE: Final = """
         AND NOT EXISTS (SELECT 1 FROM {memories} AS n WHERE n.id = o.{key});
 """
 ADDED: Final = """
-    INSERT INTO {theirs} (id, {columns})
+    INSERT INTO {theirs} (id, {columns}) OVERRIDING SYSTEM VALUE
     SELECT n.id, {values} FROM {ours} AS n
     WHERE n.{key} = ANY(ids) AND n.user_id >= 0 AND n.id > {mark}
         AND NOT EXISTS (SELECT 1 FROM {theirs} AS o WHERE o.id = n.id)
@@ -51,7 +51,7 @@ def go_back(dsn: str, locked: Session, report: Report) -> None:
     """
     with Adoption.of(dsn, locked, report) as adoption:
         if "swapped" not in steps(adoption.session):
-            adoption.alone(lambda: _give_up(adoption), "giving up")
+            adoption.give_up()
             report("what adoption had made is gone, the original tables are as they were")
             return
         if adoption.value("namespace", "ltm_adopted") is not None:
@@ -62,23 +62,14 @@ def go_back(dsn: str, locked: Session, report: Report) -> None:
         adoption.look_from("ltm_adoption", adoption.home)
         _make_way(adoption)
         adoption.alone(
-            lambda: _exchange(adoption),
+            lambda: _exchange(adoption, keys),
             "the original tables go back",
             before=lambda: adoption.drain(is_back=True),
         )
         for table, name, definition, _ in keys:
-            if not definition.endswith(" NOT VALID"):
+            if not definition.endswith(NEVER_CHECKED):
                 adoption.check_foreign_key(table, name)
         report("the original tables are back; what was ours is kept in the schema ltm_adopted")
-
-
-def _give_up(a: Adoption) -> None:
-    for table in a.present():
-        name = sql.Identifier(a.home, table)
-        a.run("DROP TRIGGER IF EXISTS ltm_adoption_note ON {table}", table=name)
-        a.drop_helping_indexes(table)
-    a.run("DROP SCHEMA ltm_adoption CASCADE")
-    a.run("DROP SCHEMA ltm_next CASCADE")
 
 
 def _make_way(a: Adoption) -> None:
@@ -135,27 +126,26 @@ def _statement(a: Adoption, template: str, table: str, key: str | None = None) -
     )
 
 
-def _exchange(a: Adoption) -> None:
-    a.look_from("ltm_adoption", a.home)
-    a.lock(list(ORIGINALS))
-    a.carry_last(is_back=True)
+def _exchange(a: Adoption, keys: list[Any]) -> None:
     present = a.present()
-    keys = a.ask("foreign_keys")
-    a.look_from(a.home)
-    for table in ORIGINALS:
-        a.run("DROP TRIGGER ltm_adoption_note ON {table}", table=table)
-        a.run("DROP TRIGGER IF EXISTS ltm_adoption_user ON {table}", table=table)
-    for table, name, _, is_outward in keys:
-        if is_outward:
-            a.run("ALTER TABLE {table} DROP CONSTRAINT {name}", table=table, name=name)
-    a.run("CREATE SCHEMA ltm_adopted")
-    a.move(a.home, "ltm_adopted")
-    for table in present:
-        name = sql.Identifier("ltm_original", table)
-        a.run("ALTER TABLE {table} SET SCHEMA {home}", table=name, home=a.home)
-        a.move_sequence(table, "ltm_original", a.home)
-        a.drop_helping_indexes(table)
-    a.ask("hand_back_sequences", a.home, present)
-    a.add_foreign_keys([key[:3] for key in keys])
-    a.run("DROP SCHEMA ltm_adoption CASCADE")
-    a.run("DROP SCHEMA ltm_original")
+    a.lock(list(ORIGINALS))
+    a.release_others(keys)
+    # Only queries wait for the server's answer, so that others do not wait for a far session.
+    with a.session.pipeline():
+        a.look_from("ltm_adoption", a.home)
+        a.carry_last(is_back=True)
+        a.look_from(a.home)
+        for table in ORIGINALS:
+            a.run("DROP TRIGGER ltm_adoption_note ON {table}", table=table)
+            a.run("DROP TRIGGER IF EXISTS ltm_adoption_user ON {table}", table=table)
+        a.run("CREATE SCHEMA ltm_adopted")
+        a.move(a.home, "ltm_adopted")
+        for table in present:
+            name = sql.Identifier("ltm_original", table)
+            a.run("ALTER TABLE {table} SET SCHEMA {home}", table=name, home=a.home)
+            a.move_sequence(table, "ltm_original", a.home)
+            a.drop_helping_indexes(table)
+        a.ask("hand_back_sequences", a.home, present)
+        a.add_foreign_keys([key[:3] for key in keys])
+        a.run("DROP SCHEMA ltm_adoption CASCADE")
+        a.run("DROP SCHEMA ltm_original")

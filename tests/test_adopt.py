@@ -304,10 +304,15 @@ STRANGE = {
     "UPDATE ltm_memories SET id = 7": "several rows of ltm_memories have the id 7",
     "ALTER TABLE ltm_memories DROP CONSTRAINT ltm_memories_user_id_fkey; "
     "UPDATE ltm_memories SET user_id = -1": "has no user_id, or a negative number",
+    "CREATE SEQUENCE ltm_contexts_id_seq": "public.ltm_contexts_id_seq is in the way",
+    "CREATE INDEX ltm_memories_id_idx ON users (id)": "public.ltm_memories_id_idx is in the way",
+    "CREATE TYPE ltm_contexts AS ENUM ()": "the type public.ltm_contexts is in the way",
+    "CREATE FUNCTION ltm_dynamic_importance(integer, timestamptz) RETURNS integer LANGUAGE sql AS "
+    "'SELECT 1'": "the function public.ltm_dynamic_importance(integer,timestamp with",
 }
 
 
-@pytest.mark.parametrize("change", list(STRANGE), ids=range(18))
+@pytest.mark.parametrize("change", list(STRANGE), ids=range(len(STRANGE)))
 async def test_what_is_not_the_originals_is_refused_before_anything_changes(change, old, empty):
     await old.execute(originals.L0)
     await originals.fill(old, 9)
@@ -317,6 +322,84 @@ async def test_what_is_not_the_originals_is_refused_before_anything_changes(chan
         migrate.apply(empty)
     assert STRANGE[change] in str(caught.value)
     assert await old.fetch("SELECT oid, relname, relnamespace FROM pg_class ORDER BY oid") == before
+
+
+RIGHTS = {
+    "SELECT 1": "program may not create schemas in this database",
+    "GRANT CREATE ON DATABASE {} TO program": "program may not create tables in the schema public",
+    "GRANT CREATE ON SCHEMA public TO program": "program does not own ltm_memories",
+    "CREATE ROLE owner; GRANT owner TO program; ALTER TABLE ltm_memories OWNER TO owner": (
+        "owner, who owns ltm_memories, may not create tables in the schema public"
+    ),
+}
+
+
+@pytest.mark.parametrize("rights", list(RIGHTS), ids=range(len(RIGHTS)))
+async def test_rights_that_are_missing_are_told_before_anything_changes(rights, old, empty):
+    await old.execute(originals.L0)
+    name = await old.fetchval("SELECT current_database()")
+    await old.execute("REVOKE CREATE ON SCHEMA public FROM public; CREATE ROLE program")
+    try:
+        await old.execute("GRANT SELECT ON ltm_memories TO program")
+        await old.execute(rights.format(name))
+        with pytest.raises(migrate.MigrationFailed, match="cannot be adopted") as caught:
+            migrate.apply(f"{empty}&options=-crole%3Dprogram")
+        assert RIGHTS[rights] in str(caught.value)
+        assert not await old.fetchval("SELECT to_regnamespace('ltm_adoption')")
+    finally:
+        for role in ("program", "owner"):
+            if await old.fetchval("SELECT to_regrole($1)::text", role):
+                await old.execute(f"REASSIGN OWNED BY {role} TO CURRENT_USER; DROP OWNED BY {role}")
+                await old.execute(f"DROP ROLE {role}")
+
+
+async def test_an_id_at_the_end_of_an_integer_does_not_end_the_others(old, empty):
+    await old.execute(originals.level_1())
+    await originals.fill(old)
+    await old.execute(
+        "INSERT INTO ltm_memories (id, user_id, content, tags) VALUES (2147483647, 1, 'last', '[]')"
+    )
+    insert = "INSERT INTO ltm_memories (user_id, content, tags) VALUES (1, 'x', '[]') RETURNING id"
+    assert await old.fetchval(insert) == 61
+    migrate.apply(empty)
+    assert await old.fetchval(insert) == 62
+    migrate.rollback(empty, everything=True)
+    assert await old.fetchval(insert) == 63
+    assert await old.fetchval("SELECT count(*) FROM ltm_memories") == 64
+
+
+async def test_functions_of_others_stay_where_they_are(old, empty):
+    await old.execute(originals.L0)
+    await originals.fill(old, 9)
+    await old.execute("CREATE FUNCTION ltm_cleanup() RETURNS integer LANGUAGE sql AS 'SELECT 7'")
+    migrate.apply(empty)
+    migrate.rollback(empty, everything=True)
+    assert await old.fetchval("SELECT ltm_cleanup()") == 7
+
+
+async def test_the_way_back_to_ids_that_are_always_generated(old, empty):
+    identity = originals.L0.replace(
+        "id serial PRIMARY KEY,\n    user_id",
+        "id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,\n    user_id",
+    )
+    await old.execute(identity)
+    await old.execute("INSERT INTO ltm_memories (user_id, content, tags) VALUES (1, 'x', '[]')")
+    migrate.apply(empty)
+    await old.execute("INSERT INTO ltm_memories (user_id, content, tags) VALUES (1, 'y', '[]')")
+    migrate.rollback(empty, everything=True)
+    contents = await old.fetch("SELECT id, content FROM ltm_memories ORDER BY id")
+    assert [tuple(row) for row in contents] == [(1, "x"), (2, "y")]
+
+
+async def test_what_nobody_knows_of_a_context_stays_as_it_was(old, empty):
+    await old.execute(originals.level_1())
+    await originals.fill(old, 3)
+    text = '{"weather": "sunny", "confidence": 0.5, "spatial": {"city": "Linz", "planet": "Mars"}}'
+    await old.execute("UPDATE ltm_memories SET context_data = $1::jsonb WHERE id = 2", text)
+    migrate.apply(empty)
+    migrate.optional(empty, "finish_adoption")
+    found = await old.fetchval("SELECT context_data::text FROM ltm_memories WHERE id = 2")
+    assert json.loads(found) == json.loads(text)
 
 
 async def test_tables_behind_another_schema_are_not_shadowed(old, empty):
@@ -582,13 +665,18 @@ async def test_a_schema_of_an_unusual_name_and_an_impatient_role(old, empty):
     await old.execute('SET search_path = "My App"')
     await old.execute(originals.level_1())
     await originals.fill(old)
+    await old.execute("UPDATE ltm_memories SET tags = '[\"sss\"]' WHERE id = 60")
     name = await old.fetchval("SELECT current_database()")
     await old.execute(
         f"ALTER DATABASE {name} SET statement_timeout = '30ms';"
+        f"ALTER DATABASE {name} SET standard_conforming_strings = off;"
         f'ALTER DATABASE {name} SET search_path = "My App"'
     )
+    if old.get_server_version() >= (17,):
+        await old.execute(f"ALTER DATABASE {name} SET transaction_timeout = '30ms'")
     assert migrate.apply(empty) == migration_ids()
     assert await old.fetchval("SELECT count(*) FROM ltm_memories") == 60
+    assert await old.fetchval("SELECT tags->>0 FROM ltm_memories WHERE id = 60") == "sss"
     migrate.rollback(empty, everything=True)
     assert await old.fetchval("SELECT count(*) FROM ltm_memories") == 60
 
@@ -608,6 +696,22 @@ async def test_foreign_keys_to_the_application_are_carried_over_and_back(old, em
     migrate.rollback(empty, everything=True)
     assert await old.fetch(keys) == before
     assert await old.fetchval("SELECT user_id FROM ltm_memories WHERE id = 60") == 1
+
+
+async def test_foreign_keys_that_were_never_checked_are_carried_over_unchecked(old, empty):
+    version = old.get_server_version()
+    kind = "NOT ENFORCED" if version >= (18,) else "NOT VALID"
+    await old.execute(originals.L0.replace(" REFERENCES users (id)", ""))
+    await old.execute(
+        "ALTER TABLE ltm_memories ADD CONSTRAINT user_fkey FOREIGN KEY (user_id) "
+        f"REFERENCES users (id) {kind}"
+    )
+    await originals.fill(old, 9)
+    migrate.apply(empty)
+    definition = "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = 'user_fkey'"
+    assert (await old.fetchval(definition)).endswith(kind)
+    migrate.rollback(empty, everything=True)
+    assert (await old.fetchval(definition)).endswith(kind)
 
 
 async def test_details_that_the_program_writes_after_the_swap_are_not_there_before(old, empty):

@@ -56,6 +56,7 @@ WITH theirs AS (
         c.oid,
         c.relname,
         c.relkind,
+        c.relowner,
         c.relrowsecurity
     FROM pg_class AS c
     WHERE c.relnamespace = quote_ident($1::text)::regnamespace AND c.relname = any($2::text[])
@@ -137,6 +138,25 @@ UNION ALL
 SELECT format('the schema %s is in the way', n.nspname)
 FROM pg_namespace AS n
 WHERE n.nspname IN ('ltm_next', 'ltm_original', 'ltm_adoption')
+UNION ALL
+SELECT format('%s may not create schemas in this database', current_user)
+WHERE NOT has_database_privilege(current_database(), 'CREATE')
+UNION ALL
+SELECT format('%s may not create tables in the schema %s', current_user, $1::text)
+WHERE NOT has_schema_privilege(quote_ident($1::text)::regnamespace, 'CREATE')
+UNION ALL
+SELECT format('%s does not own %s', current_user, o.relname)
+FROM theirs AS o
+WHERE NOT pg_has_role(o.relowner, 'USAGE')
+UNION ALL
+SELECT
+    format(
+        '%s, who owns %s, may not create tables in the schema %s',
+        o.relowner::regrole, o.relname, $1::text
+    )
+FROM theirs AS o
+INNER JOIN pg_roles AS r ON r.rolname = current_user AND NOT r.rolsuper
+WHERE NOT has_schema_privilege(o.relowner, quote_ident($1::text)::regnamespace, 'CREATE')
 UNION ALL
 SELECT 'the database is not in UTF8'
 WHERE current_setting('server_encoding') <> 'UTF8';
@@ -231,17 +251,23 @@ INSERT INTO ltm_adoption.sequences (table_name, sequence) VALUES ($1, $2::text::
 
 -- name: take_over_sequences(home text) :exec
 -- Let the ids of our tables go on where the original ones stand, and note that place. The original tables
--- are asked: their ids are indexed, and all others came from the sequences.
+-- are asked: their ids are indexed, and all others came from the sequences. Not those at the end of
+-- what an integer holds, which others would not follow.
 WITH highest (table_name, last_id) AS (
     SELECT 'ltm_memories', max(o.id) FROM ltm_adoption.original_memories AS o
+    WHERE o.id NOT BETWEEN 2146435072 AND 2147483647
     UNION ALL
     SELECT 'ltm_contexts', max(o.id) FROM ltm_adoption.original_contexts AS o
+    WHERE o.id NOT BETWEEN 2146435072 AND 2147483647
     UNION ALL
     SELECT 'ltm_memory_relationships', max(o.id) FROM ltm_adoption.original_relationships AS o
+    WHERE o.id NOT BETWEEN 2146435072 AND 2147483647
     UNION ALL
     SELECT 'ltm_memory_access', max(o.id) FROM ltm_adoption.original_accesses AS o
+    WHERE o.id NOT BETWEEN 2146435072 AND 2147483647
     UNION ALL
     SELECT 'ltm_memory_tags', max(o.id) FROM ltm_adoption.original_tags AS o
+    WHERE o.id NOT BETWEEN 2146435072 AND 2147483647
 ),
 
 marked AS (
@@ -302,8 +328,8 @@ FROM (
 -- Carry over, or back, what was written; tell how many notes were taken.
 SELECT ltm_adoption.carry_changes($1, $2);
 
--- name: note_foreign_keys(home text, tables text[]) :exec
--- Write down the foreign keys of the original tables.
+-- name: note_foreign_keys(home text, tables text[]) :many
+-- Write down the foreign keys of the original tables, and give them.
 INSERT INTO ltm_adoption.foreign_keys (name, table_name, definition, is_outward)
 SELECT
     c.conname,
@@ -316,7 +342,8 @@ INNER JOIN pg_class AS f ON c.confrelid = f.oid
 WHERE
     c.contype = 'f'
     AND t.relnamespace = quote_ident($1::text)::regnamespace
-    AND t.relname = any($2::text[]);
+    AND t.relname = any($2::text[])
+RETURNING table_name, name, definition, is_outward;
 
 -- name: foreign_keys() :many
 -- The foreign keys of the original tables.
@@ -327,6 +354,63 @@ SELECT
     k.is_outward
 FROM ltm_adoption.foreign_keys AS k
 ORDER BY k.table_name, k.name;
+
+-- name: note_others(home text) :exec
+-- Write down the functions of others that stand in a schema under names like ours.
+INSERT INTO ltm_adoption.others (id)
+SELECT p.oid
+FROM pg_proc AS p
+WHERE p.pronamespace = quote_ident($1::text)::regnamespace AND p.proname ~ '^ltm_';
+
+-- name: names_taken(home text, tables text[]) :many
+-- What stands under a name of ours and does not go away with the original tables, one sentence each.
+WITH theirs AS (
+    SELECT c.oid
+    FROM pg_class AS c
+    WHERE c.relnamespace = quote_ident($1::text)::regnamespace AND c.relname = any($2::text[])
+)
+
+SELECT format('%s.%s is in the way', $1::text, h.relname) AS obstacle
+FROM pg_class AS h
+INNER JOIN pg_class AS n
+    ON h.relname = n.relname AND n.relnamespace = to_regnamespace('ltm_next')
+WHERE
+    h.relnamespace = quote_ident($1::text)::regnamespace
+    AND h.relname !~ '^ltm_migration'
+    AND h.oid NOT IN (SELECT t.oid FROM theirs AS t)
+    AND h.relname NOT IN (SELECT t.name || '_id_seq' FROM unnest($2::text[]) AS t (name))
+    AND NOT EXISTS (
+        SELECT 1
+        FROM pg_depend AS d
+        WHERE
+            d.objid = h.oid
+            AND d.classid = 'pg_class'::regclass
+            AND d.refobjid IN (SELECT t.oid FROM theirs AS t)
+            AND d.deptype IN ('a', 'i')
+    )
+    AND h.oid NOT IN (
+        SELECT i.indexrelid
+        FROM pg_index AS i
+        INNER JOIN theirs AS t ON i.indrelid = t.oid
+    )
+UNION ALL
+SELECT format('the type %s.%s is in the way', $1::text, h.typname)
+FROM pg_type AS h
+INNER JOIN pg_class AS n
+    ON h.typname = n.relname AND n.relnamespace = to_regnamespace('ltm_next')
+WHERE
+    h.typnamespace = quote_ident($1::text)::regnamespace
+    AND h.typrelid = 0
+    AND n.relkind IN ('r', 'v')
+UNION ALL
+SELECT format('the function %s is in the way', h.oid::regprocedure)
+FROM pg_proc AS h
+INNER JOIN pg_proc AS n
+    ON
+        h.proname = n.proname
+        AND h.proargtypes = n.proargtypes
+        AND n.pronamespace = to_regnamespace('ltm_next')
+WHERE h.pronamespace = quote_ident($1::text)::regnamespace;
 
 -- name: moves(source text, target text) :many
 -- The commands that move every object of ours from one schema to another.
@@ -346,7 +430,10 @@ WHERE
 UNION ALL
 SELECT format('ALTER FUNCTION %s SET SCHEMA %I', p.oid::regprocedure, $2::text)
 FROM pg_proc AS p
-WHERE p.pronamespace = quote_ident($1::text)::regnamespace AND p.proname ~ '^ltm_'
+WHERE
+    p.pronamespace = quote_ident($1::text)::regnamespace
+    AND p.proname ~ '^ltm_'
+    AND p.oid NOT IN (SELECT o.id FROM ltm_adoption.others AS o)
 UNION ALL
 SELECT format('ALTER TEXT SEARCH CONFIGURATION %I.ltm SET SCHEMA %I', $1::text, $2::text)
 FROM pg_ts_config AS t
@@ -424,7 +511,10 @@ WHERE
     AND NOT EXISTS (
         SELECT 1
         FROM ltm_adoption.foreign_keys AS k
-        WHERE k.name = c.conname AND k.table_name = t.relname AND k.definition LIKE '% NOT VALID'
+        WHERE
+            k.name = c.conname
+            AND k.table_name = t.relname
+            AND k.definition ~ ' NOT (VALID|ENFORCED)$'
     )
 ORDER BY t.relname, c.conname;
 

@@ -62,7 +62,7 @@ CROSS JOIN
                 min(w.place) AS place
             FROM (
                 SELECT
-                    CASE WHEN e.value ~ '^\d{1,18}$' THEN e.value::bigint END AS id,
+                    CASE WHEN e.value ~ '^[0-9]{1,18}$' THEN e.value::bigint END AS id,
                     e.place
                 FROM jsonb_array_elements_text(
                     CASE jsonb_typeof(o.related_memory_ids)
@@ -208,7 +208,7 @@ BEGIN
     CROSS JOIN LATERAL jsonb_array_elements_text(
         CASE jsonb_typeof(m.related_memory_ids) WHEN 'array' THEN m.related_memory_ids ELSE '[]' END
     ) AS e (id)
-    WHERE m.id = ANY(ids) AND e.id ~ '^\d{1,18}$' AND e.id <> m.id::text
+    WHERE m.id = ANY(ids) AND e.id ~ '^[0-9]{1,18}$' AND e.id <> m.id::text
         AND EXISTS (
             SELECT 1 FROM ltm_memories AS o WHERE o.user_id = m.user_id AND o.id = e.id::bigint
         )
