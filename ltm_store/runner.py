@@ -51,6 +51,8 @@ def _unhurried(session: psycopg.Connection[Any]) -> psycopg.Connection[Any]:
         "statement_timeout": "0",
         "idle_session_timeout": "0",
         "standard_conforming_strings": "on",
+        "extra_float_digits": "1",
+        "datestyle": "ISO",
         "jit": "off",  # compiling takes longer than what is compiled, and locks are held meanwhile
     }
     if session.info.server_version >= 170000:

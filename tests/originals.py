@@ -145,6 +145,8 @@ DIRTY: list[tuple[str, str, object, bool]] = [
     ("tags", """'{"name": "green"}'""", '["green"]', True),
     ("tags", "'[1, 2.50, true, null]'", '["1", "2.50", "true"]', True),
     ("tags", """'["Tea", " tea", "TEA ", "cup"]'""", '["Tea", "cup"]', True),
+    ("content", "repeat('x', 1100000)", "x" * 1_048_576, True),
+    ("content", "repeat('ß', 600000)", "ß" * 262_144, True),
     ("tags", "json_build_array(repeat('x', 300))", f'["{"x" * 100}"]', True),
     ("tags", """'["", " ", "a"]'""", '["a"]', True),
     ("importance_score", "NULL", None, False),

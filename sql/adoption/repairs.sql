@@ -6,8 +6,10 @@ SELECT
     o.id,
     o.user_id,
     CASE
-        WHEN octet_length(o.content) > 1048576 THEN left(o.content, 262144)
-        ELSE coalesce(o.content, '')
+        WHEN o.content IS NULL THEN ''
+        WHEN octet_length(o.content) <= 1048576 THEN o.content
+        WHEN octet_length(left(o.content, 1048576)) <= 1048576 THEN left(o.content, 1048576)
+        ELSE left(o.content, 262144)
     END AS content,
     CASE
         WHEN coalesce(jsonb_typeof(o.tags), 'null') = 'null' THEN o.tags
