@@ -374,7 +374,7 @@ def _swap(a: Adoption) -> None:
 
     def work() -> None:
         a.look_from(a.home)  # so that definitions name only schemas of others
-        a.lock(present)
+        a.lock(present)  # before the first query, which decides what the transaction sees
         keys = a.ask("note_foreign_keys", a.home, present)
         a.release_others(keys)
         # Only queries wait for the server's answer, so that others do not wait for a far session.

@@ -58,11 +58,11 @@ def go_back(dsn: str, locked: Session, report: Report) -> None:
             raise MigrationFailed(
                 "the schema ltm_adopted keeps the tables of an earlier adoption: drop it first"
             )
-        keys = adoption.ask("foreign_keys")
+        present, keys = adoption.present(), adoption.ask("foreign_keys")
         adoption.look_from("ltm_adoption", adoption.home)
         _make_way(adoption)
         adoption.alone(
-            lambda: _exchange(adoption, keys),
+            lambda: _exchange(adoption, present, keys),
             "the original tables go back",
             before=lambda: adoption.drain(is_back=True),
         )
@@ -126,9 +126,8 @@ def _statement(a: Adoption, template: str, table: str, key: str | None = None) -
     )
 
 
-def _exchange(a: Adoption, keys: list[Any]) -> None:
-    present = a.present()
-    a.lock(list(ORIGINALS))
+def _exchange(a: Adoption, present: list[str], keys: list[Any]) -> None:
+    a.lock(list(ORIGINALS))  # before the first query, which decides what the transaction sees
     a.release_others(keys)
     # Only queries wait for the server's answer, so that others do not wait for a far session.
     with a.session.pipeline():

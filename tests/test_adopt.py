@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 import asyncpg
+import psycopg
 import pytest
 
 from ltm_store import (
@@ -473,6 +474,25 @@ async def test_a_far_session_holds_the_locks_for_few_round_trips(old, empty, mon
         await asyncio.to_thread(migrate.rollback, proxy.dsn, everything=True)
     assert held["the swap"] <= 15
     assert held["the original tables go back"] <= 15
+
+
+async def test_what_is_written_until_the_locks_are_held_is_carried_over_and_back(
+    old, empty, monkeypatch
+):
+    await old.execute(originals.level_1())
+    await originals.fill(old, 9)
+    lock = originals_.Adoption.lock
+
+    def locked(adoption, tables, mode="ACCESS EXCLUSIVE"):
+        with psycopg.connect(empty, autocommit=True) as other:
+            other.execute("INSERT INTO ltm_memories (user_id, content, tags) VALUES (1, 'x', '[]')")
+        lock(adoption, tables, mode)
+
+    monkeypatch.setattr(originals_.Adoption, "lock", locked)
+    migrate.apply(empty)
+    assert await old.fetchval("SELECT count(*) FROM ltm_memories") == 9 + 2
+    migrate.rollback(empty, everything=True)
+    assert await old.fetchval("SELECT count(*) FROM ltm_memories") == 9 + 3
 
 
 async def test_the_way_back_returns_the_originals_values_and_what_was_written_since(old, empty):
