@@ -2,19 +2,8 @@
 
 from ltm_store.accesses import access_history, record_access, record_feedback
 from ltm_store.analytics import get_analytics
-from ltm_store.contexts import (
-    CustomContext,
-    EmotionalContext,
-    EnhancedContext,
-    EnvironmentalContext,
-    SocialContext,
-    SpatialContext,
-    TechnicalContext,
-    TemporalContext,
-)
 from ltm_store.database import Database, connect
-from ltm_store.drawing import to_dot, to_mermaid, to_svg
-from ltm_store.errors import Conflict, InvalidMemory, LtmError, SchemaOutdated, Unavailable
+from ltm_store.errors import InvalidMemory, LtmError, SchemaOutdated, Unavailable
 from ltm_store.graph import memory_graph
 from ltm_store.maintenance import (
     adoption_repairs,
@@ -38,32 +27,33 @@ from ltm_store.memories import (
     update_importance,
     update_memory,
 )
-from ltm_store.models import (
-    Access,
-    Analytics,
-    ErasureReport,
+from ltm_store.model.accesses import Access
+from ltm_store.model.analytics import Analytics
+from ltm_store.model.contexts import (
+    CustomContext,
+    EmotionalContext,
+    EnhancedContext,
+    EnvironmentalContext,
+    SocialContext,
+    SpatialContext,
+    TechnicalContext,
+    TemporalContext,
+)
+from ltm_store.model.maintenance import HealthProblem, Repair, RepairCount
+from ltm_store.model.memories import Conflict, Memory, MemoryType, NewMemory, SourceType
+from ltm_store.model.relationships import (
     Graph,
     GraphEdge,
     GraphNode,
-    HealthProblem,
-    ImportReport,
-    Memory,
-    MemoryHit,
-    MemoryType,
-    NewMemory,
-    Path,
+    MemoryPath,
     ReachedMemory,
-    RelatedTag,
     Relationship,
     RelationshipType,
-    Repair,
-    RepairCount,
-    SearchExplanation,
-    SourceType,
     Suggestion,
-    Tag,
 )
-from ltm_store.prompts import format_for_prompt
+from ltm_store.model.search import MemoryHit, SearchExplanation
+from ltm_store.model.tags import RelatedTag, Tag
+from ltm_store.model.transfer import ErasureReport, ImportReport
 from ltm_store.relationships import (
     get_relationships,
     relate,
@@ -72,6 +62,8 @@ from ltm_store.relationships import (
     traverse,
     unrelate,
 )
+from ltm_store.render.drawing import to_dot, to_mermaid, to_svg
+from ltm_store.render.prompts import format_for_prompt
 from ltm_store.report import render_report
 from ltm_store.tags import add_tags, list_tags, related_tags, remove_tags, rename_tag
 from ltm_store.transfer import add_memories, export_user, import_user
@@ -98,9 +90,9 @@ __all__ = [
     "LtmError",
     "Memory",
     "MemoryHit",
+    "MemoryPath",
     "MemoryType",
     "NewMemory",
-    "Path",
     "ReachedMemory",
     "RelatedTag",
     "Relationship",

@@ -1,4 +1,4 @@
-"""Recording that memories were recalled."""
+"""Recording that memories were accessed."""
 
 from __future__ import annotations
 
@@ -7,35 +7,35 @@ from contextlib import suppress
 from datetime import datetime
 from typing import NamedTuple
 
-from ltm_store.errors import Unavailable
-from ltm_store.execute import (
+from ltm_store.db.execute import (
     Executor,
     Handle,
     fetch_many,
     fetch_one,
     fetch_rows,
     fetch_value,
-    internal_id,
+    find_user,
 )
-from ltm_store.models import Access, AccessDetails, Feedback
-from ltm_store.values import UserId, memory_number, moment, row_limit
+from ltm_store.errors import Unavailable
+from ltm_store.model.accesses import Access, AccessDetails, Feedback
+from ltm_store.model.values import UserId, check_memory_id, moment, row_limit
 
 
-class Occasion(NamedTuple):
-    """What memories are recalled for."""
+class AccessReason(NamedTuple):
+    """What memories are accessed for."""
 
     access_method: str
     access_context: str | None = None
     user_query: str | None = None
 
 
-class Recall(NamedTuple):
-    """One recall that waits to be recorded."""
+class PendingAccess(NamedTuple):
+    """One access that waits to be recorded."""
 
     user_id: int
     memory_id: int
     accessed_at: datetime
-    occasion: Occasion
+    reason: AccessReason
 
 
 async def record_access(
@@ -47,7 +47,7 @@ async def record_access(
     access_context: str | None = None,
     user_query: str | None = None,
 ) -> int:
-    """Count one recall of each of these memories, now, and log it; return how many there were.
+    """Count one access of each of these memories, now, and log it; return how many there were.
 
     Unknown, foreign and expired memories are passed over, and an id counts once. access_method is
     "direct", "search", "related" or another word. Raises InvalidMemory for a bad argument.
@@ -60,7 +60,7 @@ async def record_access(
             "user_query": user_query,
         }
     )
-    user = await internal_id(db, user_id)
+    user = await find_user(db, user_id)
     return 0 if user is None else await record(db, user, details)
 
 
@@ -79,10 +79,10 @@ async def record(db: Executor, user: int, details: AccessDetails) -> int:
     return recorded
 
 
-async def write_recalls(
-    db: Executor, memories: Sequence[Sequence[Recall]]
+async def write_accesses(
+    db: Executor, memories: Sequence[Sequence[PendingAccess]]
 ) -> tuple[int, list[int]]:
-    """Record recalls of many users in one statement.
+    """Record accesses of many users in one statement.
 
     Those of a memory stand together, in order of time. Returns for how many the memory is there,
     and the places in `memories` of those that others have locked, which are not recorded. Where the
@@ -94,18 +94,18 @@ async def write_recalls(
     lasts: list[int] = []
     contexts: list[str | None] = []
     moments: list[datetime] = []
-    occasions: list[int] = []
-    places: dict[Occasion, int] = {}
+    reasons: list[int] = []
+    places: dict[AccessReason, int] = {}
     for recalls in memories:
         users.append(recalls[0].user_id)
         numbers.append(recalls[0].memory_id)
         firsts.append(len(moments) + 1)
         context: str | None = None
-        for _, _, accessed_at, occasion in recalls:
+        for _, _, accessed_at, reason in recalls:
             moments.append(accessed_at)
-            occasions.append(places.setdefault(occasion, len(places) + 1))
-            if occasion.access_context is not None:
-                context = occasion.access_context
+            reasons.append(places.setdefault(reason, len(places) + 1))
+            if reason.access_context is not None:
+                context = reason.access_context
         lasts.append(len(moments))
         contexts.append(context)
     ((recorded, busy),) = await fetch_rows(
@@ -117,10 +117,10 @@ async def write_recalls(
         lasts,
         contexts,
         moments,
-        occasions,
-        [occasion.access_method for occasion in places],
-        [occasion.access_context for occasion in places],
-        [occasion.user_query for occasion in places],
+        reasons,
+        [reason.access_method for reason in places],
+        [reason.access_context for reason in places],
+        [reason.user_query for reason in places],
         repeat=True,
     )
     return recorded, [place - 1 for place in busy]
@@ -134,15 +134,15 @@ async def record_feedback(
     was_relevant: bool | None = None,
     relevance_score: float | None = None,
 ) -> Access | None:
-    """Say of the newest recorded recall of a memory whether it helped, and how much, 0 to 1.
+    """Say of the newest recorded access of a memory whether it helped, and how much, 0 to 1.
 
-    What is None stays as it was. Returns the recall; None when there is no such memory or it was
-    never recalled. Recalls of it that are queued are written first. Raises InvalidMemory when
+    What is None stays as it was. Returns the access; None when there is no such memory or it was
+    never accessed. Accesses of it that are queued are written first. Raises InvalidMemory when
     neither is given.
     """
     feedback = Feedback.checked({"was_relevant": was_relevant, "relevance_score": relevance_score})
-    number = memory_number(memory_id)
-    user = await internal_id(db, user_id)
+    number = check_memory_id(memory_id)
+    user = await find_user(db, user_id)
     if user is None:
         return None
     await _settled(db, user, number)
@@ -161,12 +161,12 @@ async def record_feedback(
 async def access_history(
     db: Executor, user_id: UserId, memory_id: int, *, limit: int = 50
 ) -> list[Access]:
-    """The recorded recalls of a memory, newest first, at most limit (1 .. 1000) of them.
+    """The recorded accesses of a memory, newest first, at most limit (1 .. 1000) of them.
 
-    Recalls of it that are queued are written first, unless it is locked or the server read-only.
+    Accesses of it that are queued are written first, unless it is locked or the server read-only.
     """
-    number, rows = memory_number(memory_id), row_limit(limit)
-    user = await internal_id(db, user_id)
+    number, rows = check_memory_id(memory_id), row_limit(limit)
+    user = await find_user(db, user_id)
     if user is None:
         return []
     with suppress(Unavailable):  # what was recorded is worth more than the last that was not

@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Final
 
-from ltm_store.execute import Executor, fetch_one, internal_id
-from ltm_store.models import Analytics
-from ltm_store.values import UserId, moment
+from ltm_store.db.execute import Executor, fetch_one, find_user
+from ltm_store.model.analytics import Analytics
+from ltm_store.model.values import UserId, moment
 
 RANKED: Final = 10  # entries of most_accessed_memories and most_related_memories
 _NOTHING: Final = Analytics.model_validate(
@@ -29,12 +29,12 @@ _NOTHING: Final = Analytics.model_validate(
 async def get_analytics(
     db: Executor, user_id: UserId, *, as_of: datetime | None = None
 ) -> Analytics:
-    """Totals, averages and distributions, and the ten most recalled and most related memories.
+    """Totals, averages and distributions, and the ten most accessed and most related memories.
 
     as_of is the moment that dynamic importance and expiry are for.
     """
     now = moment(as_of)
-    user = await internal_id(db, user_id)
+    user = await find_user(db, user_id)
     if user is None:
         return _NOTHING
     return await fetch_one(db, "get_analytics", Analytics, user, now, RANKED) or _NOTHING

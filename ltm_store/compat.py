@@ -1,7 +1,7 @@
 """The original application's functions, with its parameters and its dicts.
 
 They work on a process-wide default database, opened on first use, one per event loop; `configure`
-says which. Errors are raised. Recalls are counted within half a second; `close` writes the last.
+says which. Errors are raised. Accesses are counted within half a second; `close` writes the last.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from pydantic import JsonValue
 from pydantic_core import to_jsonable_python
 
 from ltm_store import analytics, memories, relationships
-from ltm_store.contexts import EnhancedContext
 from ltm_store.database import Database, Options, connect
-from ltm_store.models import Memory, MemoryType, Relationship
-from ltm_store.values import UserId
+from ltm_store.model.contexts import EnhancedContext
+from ltm_store.model.memories import Memory, MemoryType
+from ltm_store.model.relationships import Relationship
+from ltm_store.model.values import UserId
 
 Row = dict[str, JsonValue]
 
@@ -247,7 +248,7 @@ async def search_enhanced_ltm_memories(
 
 
 async def get_memory_relationships(memory_id: int, user_id: UserId) -> list[Row]:
-    """The links of a memory in both directions, with a summary of the other memory."""
+    """The relationships of a memory in both directions, with a summary of the other memory."""
     found = await relationships.get_relationships(await _database(), user_id, memory_id)
     return [_related(link) for link in found]
 
@@ -267,7 +268,7 @@ async def archive_memory(memory_id: int, user_id: UserId, reason: str = "User re
 
 
 async def get_memory_analytics(user_id: UserId) -> Row:
-    """Totals, distributions, averages and the most recalled memories of a user."""
+    """Totals, distributions, averages and the most accessed memories of a user."""
     figures = await analytics.get_analytics(await _database(), user_id)
     row: Row = to_jsonable_python(
         figures,
@@ -285,7 +286,8 @@ async def get_memory_analytics(user_id: UserId) -> Row:
 
 async def run_ltm_enhancement_migration(database_url: str) -> None:
     """Apply the migrations to a database."""
-    from ltm_store import dsn, migrate  # of an extra
+    from ltm_store import migrate  # of an extra
+    from ltm_store.db import dsn
 
     await asyncio.to_thread(migrate.apply, dsn.normalise(database_url))
 

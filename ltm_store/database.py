@@ -13,9 +13,11 @@ from typing import Any, Final, Literal, NamedTuple, Self, TypeAlias, TypedDict, 
 import asyncpg
 from asyncpg.transaction import Transaction
 
-from ltm_store import dsn as dsns
-from ltm_store import embedded, limits, resources
-from ltm_store.accesses import Occasion, Recall, record, write_recalls
+from ltm_store import embedded, limits
+from ltm_store.accesses import AccessReason, PendingAccess, record, write_accesses
+from ltm_store.db import dsn as dsns
+from ltm_store.db import resources
+from ltm_store.db.execute import SNAPSHOT, Handle, fetch_rows, translated
 from ltm_store.errors import (
     CONNECTION_LOST,
     InvalidMemory,
@@ -24,10 +26,9 @@ from ltm_store.errors import (
     Unavailable,
     translate,
 )
-from ltm_store.execute import SNAPSHOT, Handle, fetch_rows, translated
-from ltm_store.models import AccessDetails
-from ltm_store.tracking import RecallQueue
-from ltm_store.values import moment
+from ltm_store.model.accesses import AccessDetails
+from ltm_store.model.values import moment
+from ltm_store.tracking import AccessQueue
 
 Connection: TypeAlias = "_Connection"
 Tracking = Literal["deferred", "immediate", "off"]
@@ -250,7 +251,7 @@ class Database(Handle):
         self._pgbouncer = pgbouncer
         self._check_schema = check_schema
         self._pool = _Pool(self._connect, max_size)
-        self._recalls = RecallQueue(lambda memories: write_recalls(self, memories))
+        self._accesses = AccessQueue(lambda memories: write_accesses(self, memories))
         self._opened = False
 
     def __await__(self) -> Generator[Any, None, Self]:
@@ -367,9 +368,12 @@ class Database(Handle):
         """Record accesses as access_tracking says; see execute.Handle."""
         if self._tracking == "deferred":
             now = moment(None)
-            occasion = Occasion(method, context, query and query[: limits.NOTE_CHARS])
-            self._recalls.add(
-                [Recall(user_id, number, now, occasion) for number in dict.fromkeys(memory_ids)]
+            reason = AccessReason(method, context, query and query[: limits.NOTE_CHARS])
+            self._accesses.add(
+                [
+                    PendingAccess(user_id, number, now, reason)
+                    for number in dict.fromkeys(memory_ids)
+                ]
             )
         elif self._tracking == "immediate":
             details = AccessDetails.checked(
@@ -446,11 +450,11 @@ class Database(Handle):
 
     async def settled(self, user_id: int, memory_id: int | None = None) -> None:
         """Write what is queued where some of it concerns this; see execute.Handle."""
-        if self._recalls.waits(user_id, memory_id):
+        if self._accesses.waits(user_id, memory_id):
             try:
-                await self._recalls.flush()
+                await self._accesses.flush()
             except Unavailable:
-                if self._recalls.waits(user_id, memory_id):
+                if self._accesses.waits(user_id, memory_id):
                     raise
 
     async def flush(self) -> None:
@@ -458,11 +462,11 @@ class Database(Handle):
 
         Raises Unavailable where they could not be; they are kept, and tried again every second.
         """
-        await self._recalls.flush()
+        await self._accesses.flush()
 
     def stats(self) -> Stats:
         """What the pool and the queue of accesses are doing now."""
-        recalls = self._recalls
+        recalls = self._accesses
         return Stats(*self._pool.figures, recalls.queued, recalls.recorded, recalls.dropped)
 
     async def close(self) -> None:
@@ -473,7 +477,7 @@ class Database(Handle):
         clock = asyncio.get_running_loop().time
         deadline = clock() + min(CLOSE_SECONDS, self.timeout)
         try:
-            await self._recalls.close(deadline - clock())
+            await self._accesses.close(deadline - clock())
         finally:
             await self._pool.close(max(deadline - clock(), 0))
 
@@ -502,7 +506,7 @@ def connect(
     first use. timeout: seconds for getting a connection and running a statement together.
     pgbouncer: for a pooler in transaction mode, prepares nothing and sets nothing.
 
-    access_tracking says how memories that a read returns are counted as recalled. "deferred":
+    access_tracking says how memories that a read returns are counted as accessed. "deferred":
     they are queued in memory (up to 20,000, then the oldest are dropped) and written together
     after half a second, sooner where they are many, at flush() and at close(). A process that is
     killed loses half a second of these statistics, a server that crashes about a second, neither

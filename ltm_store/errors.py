@@ -10,14 +10,9 @@ import asyncio
 import os
 import socket
 import ssl
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import asyncpg
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from ltm_store.models import Memory
 
 
 class LtmError(Exception):
@@ -35,14 +30,6 @@ class InvalidMemory(LtmError, ValueError):
         super().__init__(f"{field}: {rule}")
         self.field = field
         self.rule = rule
-
-
-class Conflict(LtmError):
-    """The memory is no longer at the expected version. `current` is the memory as it is now."""
-
-    def __init__(self, current: Memory) -> None:
-        super().__init__(f"memory {current.id} is at version {current.version}")
-        self.current = current
 
 
 class SchemaOutdated(LtmError):

@@ -7,19 +7,19 @@ from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Final
 
-from ltm_store.errors import InvalidMemory
-from ltm_store.execute import (
+from ltm_store.db.execute import (
     Executor,
     fetch_many,
     fetch_one,
     fetch_rows,
+    find_user,
     in_transaction,
-    internal_id,
 )
+from ltm_store.db.resources import migration_ids
+from ltm_store.errors import InvalidMemory
 from ltm_store.memories import erase
-from ltm_store.models import HealthProblem, PrunedAccesses, Repair, RepairCount
-from ltm_store.resources import migration_ids
-from ltm_store.values import UserId, moment
+from ltm_store.model.maintenance import HealthProblem, PrunedAccesses, Repair, RepairCount
+from ltm_store.model.values import UserId, moment
 
 _PURGED_AT_ONCE: Final = 500  # memories that are looked up by one statement
 _PRUNED_AT_ONCE: Final = 5_000  # rows of the log that one statement reads
@@ -51,7 +51,7 @@ async def purge_expired(db: Executor, *, as_of: datetime | None = None) -> int:
 
 
 async def prune_accesses(db: Executor, older_than: datetime) -> int:
-    """Delete the recorded recalls of all users from before a moment; return how many.
+    """Delete the recorded accesses of all users from before a moment; return how many.
 
     The sums on the memories, access_count and last_accessed, stay. Through a Database or a pool
     5,000 rows of the log are read at a time, each time in a transaction of its own, so that it can
@@ -87,7 +87,7 @@ async def adoption_report(db: Executor, *, user_id: UserId | None = None) -> lis
 
     By table, column and rule, in that order. [] where nothing was adopted or had to be repaired.
     """
-    user = None if user_id is None else await internal_id(db, user_id)
+    user = None if user_id is None else await find_user(db, user_id)
     if user is None and user_id is not None:
         return []
     return await fetch_many(db, "adoption_report", RepairCount, user, _KINDS_OF_REPAIRS)
@@ -98,7 +98,7 @@ async def adoption_repairs(db: Executor, *, user_id: UserId | None = None) -> As
 
     They are read page by page; the timeout holds for each page.
     """
-    user = None if user_id is None else await internal_id(db, user_id)
+    user = None if user_id is None else await find_user(db, user_id)
     last = 0
     while user is not None or user_id is None:
         page = await fetch_many(db, "adoption_repairs", Repair, user, last, _REPAIRS_AT_ONCE)

@@ -10,31 +10,31 @@ from typing import Final, TypedDict, Unpack
 from pydantic import JsonValue
 
 from ltm_store import limits
-from ltm_store.contexts import EnhancedContext, store_context
-from ltm_store.errors import Conflict, InvalidMemory, Unavailable
-from ltm_store.execute import (
+from ltm_store.db.execute import (
     Executor,
     Handle,
+    ensure_user,
     fetch_many,
     fetch_one,
     fetch_value,
-    internal_id,
-    interned_id,
+    find_user,
     locking,
     track,
 )
-from ltm_store.models import (
-    AccessDetails,
-    Filters,
-    Memory,
-    MemoryChanges,
-    MemoryHit,
-    NewMemory,
-    SearchExplanation,
-    SearchFindings,
+from ltm_store.errors import InvalidMemory, Unavailable
+from ltm_store.model.accesses import AccessDetails
+from ltm_store.model.contexts import EnhancedContext, store_context
+from ltm_store.model.memories import Conflict, Memory, MemoryChanges, NewMemory
+from ltm_store.model.search import Filters, MemoryHit, SearchExplanation, SearchFindings
+from ltm_store.model.values import (
+    UserId,
+    check_memory_id,
+    dump_json,
+    moment,
+    row_limit,
+    whole_number,
 )
 from ltm_store.queries import parse_query
-from ltm_store.values import UserId, dump_json, memory_number, moment, row_limit, whole_number
 
 FORGOTTEN: Final = "this user is being forgotten"
 _PAGE: Final = 200  # memories that iterate_memories reads at once
@@ -109,7 +109,7 @@ async def add_memory(
     given = dict(locals())
     new = NewMemory.checked({name: given[name] for name in NewMemory.model_fields})
     for anew in (False, True):
-        memory = await store(db, await interned_id(db, user_id, anew=anew), new)
+        memory = await store(db, await ensure_user(db, user_id, anew=anew), new)
         if memory is not None:
             return memory
     raise Unavailable(FORGOTTEN)
@@ -175,10 +175,10 @@ async def get_memory(
     as_of is the moment that dynamic_importance and expiry are for. Tracked as a "direct" access,
     with access_context as the caller's words on it.
     """
-    number, now = memory_number(memory_id), moment(as_of)
+    number, now = check_memory_id(memory_id), moment(as_of)
     if access_context is not None:
         AccessDetails.checked({"memory_ids": (number,), "access_context": access_context})
-    user = await internal_id(db, user_id)
+    user = await find_user(db, user_id)
     if user is None:
         return None
     memory = await _read(db, user, number, now, include_relationships)
@@ -198,10 +198,10 @@ async def get_memories(db: Executor, user_id: UserId, memory_ids: Sequence[int])
 
     Tracked as "direct" accesses. Raises InvalidMemory for more than 10,000 ids.
     """
-    numbers = [memory_number(memory_id, "memory_ids") for memory_id in memory_ids]
+    numbers = [check_memory_id(memory_id, "memory_ids") for memory_id in memory_ids]
     if len(numbers) > limits.LISTED:
         raise InvalidMemory("memory_ids", f"more than {limits.LISTED} ids")
-    user = await internal_id(db, user_id)
+    user = await find_user(db, user_id)
     if user is None:
         return []
     found = await fetch_many(db, "get_memories", Memory, user, numbers, moment(None))
@@ -234,7 +234,7 @@ async def search_memories(
     limit: int = 10,
     as_of: datetime | None = None,
 ) -> list[MemoryHit]:
-    """The memories that pass every filter, best first: by live importance, or by the query.
+    """The memories that pass every filter, best first: by dynamic importance, or by the query.
 
     With a query, hits share at least one of its words (stop words aside) and are ordered by
     score. A blank query is none; one of stop words alone finds nothing.
@@ -249,7 +249,7 @@ async def search_memories(
     given = dict(locals())
     filters = Filters.checked({name: given[name] for name in Filters.model_fields})
     now = moment(as_of)
-    user = await internal_id(db, user_id)
+    user = await find_user(db, user_id)
     if user is None:
         return []
     if filters.query is None:
@@ -353,8 +353,8 @@ async def explain_search(
     """Why search_memories with these arguments returns a memory, or why not. Not tracked."""
     given = dict(locals())
     filters = Filters.checked({name: given[name] for name in Filters.model_fields})
-    number, now = memory_number(memory_id), moment(as_of)
-    user = await internal_id(db, user_id)
+    number, now = check_memory_id(memory_id), moment(as_of)
+    user = await find_user(db, user_id)
     parsed = parse_query(filters.query or "")
     findings = None
     if user is not None:
@@ -430,7 +430,7 @@ async def iterate_memories(
     names = [name for name in Filters.model_fields if name in given]
     filters = Filters.checked({name: given[name] for name in names})
     now = moment(as_of)
-    user = await internal_id(db, user_id)
+    user = await find_user(db, user_id)
     last: Memory | None = None
     while user is not None:
         page = await _list(db, user, now, filters, _PAGE, last)
@@ -466,12 +466,12 @@ async def _change(
     expected_version: int | None = None,
 ) -> Memory | None:
     given = changes.model_fields_set
-    number = memory_number(memory_id)
+    number = check_memory_id(memory_id)
     if expected_version is not None:
         whole_number(expected_version, "expected_version")
     now = moment(None)
     context_arguments = _context_arguments(changes.enhanced_context)
-    user = await internal_id(db, user_id)
+    user = await find_user(db, user_id)
     if user is None:
         return None
     retagged, replaced = "tags" in given, "enhanced_context" in given
@@ -552,17 +552,17 @@ async def archive_stale(
     *,
     limit: int = 1000,
 ) -> list[Memory]:
-    """Archive the memories whose live importance is below a bound, and return them, lowest first.
+    """Archive the memories whose dynamic importance is below a bound; return them, lowest first.
 
     below: above 0, at most 10. as_of is the moment that the importance is for. At most limit
     (1 .. 1000) memories at once: while that many come back, there may be more. archive_reason says
-    what their importance was; restore_memory takes one back. Queued recalls of the user are
+    what their importance was; restore_memory takes one back. Queued accesses of the user are
     written first. Raises InvalidMemory naming the argument that is refused.
     """
     if isinstance(below, bool) or not isinstance(below, int | float) or not 0 < below <= 10:
         raise InvalidMemory("below", "should be above 0 and at most 10")
     then, rows = moment(as_of), row_limit(limit)
-    user = await internal_id(db, user_id)
+    user = await find_user(db, user_id)
     if user is None:
         return []
     if isinstance(db, Handle):
@@ -585,8 +585,8 @@ async def get_children(
     At most limit (1 .. 1000) of them. as_of is the moment that dynamic importance and expiry are
     for. Not tracked.
     """
-    number, now, rows = memory_number(memory_id), moment(as_of), row_limit(limit)
-    user = await internal_id(db, user_id)
+    number, now, rows = check_memory_id(memory_id), moment(as_of), row_limit(limit)
+    user = await find_user(db, user_id)
     if user is None:
         return []
     return await fetch_many(db, "get_children", Memory, user, number, now, rows)
@@ -597,8 +597,8 @@ async def delete_memory(db: Executor, user_id: UserId, memory_id: int) -> bool:
 
     Its children lose their parent, and the memories that it was related to no longer mention it.
     """
-    number = memory_number(memory_id)
-    user = await internal_id(db, user_id)
+    number = check_memory_id(memory_id)
+    user = await find_user(db, user_id)
     return user is not None and await erase(db, user, [number], moment(None)) > 0
 
 

@@ -1,22 +1,22 @@
-"""Links between memories."""
+"""Relationships between memories."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from ltm_store import limits
-from ltm_store.errors import InvalidMemory
-from ltm_store.execute import (
+from ltm_store.db.execute import (
     Executor,
     fetch_many,
     fetch_one,
     fetch_value,
-    internal_id,
+    find_user,
     locking,
     track,
 )
-from ltm_store.models import (
-    Path,
+from ltm_store.errors import InvalidMemory
+from ltm_store.model.relationships import (
+    MemoryPath,
     ReachedMemory,
     Relationship,
     RelationshipDetails,
@@ -24,23 +24,23 @@ from ltm_store.models import (
     Suggestion,
     Walk,
 )
-from ltm_store.values import UserId, memory_number, moment
+from ltm_store.model.values import UserId, check_memory_id, moment
 
 
 async def relate(
     db: Executor,
     user_id: UserId,
-    source_id: int,
-    target_id: int,
+    source_memory_id: int,
+    target_memory_id: int,
     relationship_type: str = "related",
     *,
     strength: float = 1.0,
     description: str | None = None,
 ) -> Relationship | None:
-    """Link source to target; a link of this type gets the new strength and description.
+    """Relate source to target; a relationship of this type gets the new strength and description.
 
-    Returns the link as seen from the source; None when the user has no such two memories. Raises
-    InvalidMemory when both are the same memory, or for a strength outside 0 .. 1.
+    Returns the relationship as seen from the source; None when the user has no such two memories.
+    Raises InvalidMemory when both are the same memory, or for a strength outside 0 .. 1.
     """
     details = RelationshipDetails.checked(
         {
@@ -49,10 +49,13 @@ async def relate(
             "description": description,
         }
     )
-    source, target = memory_number(source_id, "source_id"), memory_number(target_id, "target_id")
+    source, target = (
+        check_memory_id(source_memory_id, "source_memory_id"),
+        check_memory_id(target_memory_id, "target_memory_id"),
+    )
     if source == target:
-        raise InvalidMemory("target_id", "should be another memory than source_id")
-    user = await internal_id(db, user_id)
+        raise InvalidMemory("target_memory_id", "should be another memory than source_memory_id")
+    user = await find_user(db, user_id)
     if user is None:
         return None
     return await fetch_one(
@@ -72,16 +75,19 @@ async def relate(
 async def unrelate(
     db: Executor,
     user_id: UserId,
-    source_id: int,
-    target_id: int,
+    source_memory_id: int,
+    target_memory_id: int,
     relationship_type: str | None = None,
 ) -> bool:
-    """Remove the link of this type, or every link, from source to target; tell if any was."""
+    """Remove the relationship of this type, or all, from source to target; tell if any was."""
     if relationship_type is not None:
         details = RelationshipDetails.checked({"relationship_type": relationship_type})
         relationship_type = details.relationship_type
-    source, target = memory_number(source_id, "source_id"), memory_number(target_id, "target_id")
-    user = await internal_id(db, user_id)
+    source, target = (
+        check_memory_id(source_memory_id, "source_memory_id"),
+        check_memory_id(target_memory_id, "target_memory_id"),
+    )
+    user = await find_user(db, user_id)
     if user is None:
         return False
     async with locking(db) as connection:
@@ -94,13 +100,13 @@ async def unrelate(
 
 
 async def get_relationships(db: Executor, user_id: UserId, memory_id: int) -> list[Relationship]:
-    """The links that leave a memory and those that arrive at it, strongest first, at most 10,000.
+    """The relationships of a memory in both directions, strongest first, at most 10,000.
 
-    Each carries a summary of the memory at its other end; links to expired memories are left out.
-    Tracked as a "related" access of the other memories.
+    Each carries a summary of the memory at its other end; relationships to expired memories are
+    left out. Tracked as a "related" access of the other memories.
     """
-    number = memory_number(memory_id)
-    user = await internal_id(db, user_id)
+    number = check_memory_id(memory_id)
+    user = await find_user(db, user_id)
     if user is None:
         return []
     found = await fetch_many(db, "get_relationships", Relationship, user, number, moment(None))
@@ -118,26 +124,26 @@ async def traverse(
     min_strength: float | None = None,
     limit: int = 100,
 ) -> list[ReachedMemory]:
-    """The `limit` memories nearest to one, at most `depth` links away, archived ones included.
+    """The `limit` memories nearest to one, at most `depth` relationships away, also archived ones.
 
-    Links are followed in both directions; only those of these types, and with at least this
-    strength. Each memory comes once, by the path of the fewest links, of those by the strongest;
-    nearest first, at the same depth the strongest path first. Expired memories are not passed
-    through. [] when the memory is missing or expired. Not tracked.
+    Relationships are followed in both directions; only those of these types, and with at least this
+    strength. Each memory comes once, by the path of the fewest relationships, of those by the
+    strongest; nearest first, at the same depth the strongest path first. Expired memories are not
+    passed through. [] when the memory is missing or expired. Not tracked.
 
-    Of each memory the 2 * limit + 100 strongest links in each direction are looked at, and at
-    most `limit` memories are gone on from: that bounds what a call reads, whatever the hubs, and it
-    is enough for the nearest memories. What can be missed is one behind more than limit + 100
-    stronger links of a hub that lead to expired memories, or several to the same one. With `types`
-    the links of other types of a hub are skipped one by one.
+    Of each memory the 2 * limit + 100 strongest relationships in each direction are looked at, and
+    at most `limit` memories are gone on from: that bounds what a call reads, whatever the hubs, and
+    it is enough for the nearest memories. What can be missed is one behind more than limit + 100
+    stronger relationships of a hub that lead to expired memories, or several to the same one. With
+    `types` the relationships of other types of a hub are skipped one by one.
 
     depth: 1 .. 20, limit: 1 .. 1000. Raises InvalidMemory naming the argument that is refused.
     """
     walk = Walk.checked(
         {"depth": depth, "types": types, "min_strength": min_strength, "limit": limit}
     )
-    number = memory_number(memory_id)
-    user = await internal_id(db, user_id)
+    number = check_memory_id(memory_id)
+    user = await find_user(db, user_id)
     if user is None:
         return []
     return await fetch_many(
@@ -157,35 +163,39 @@ async def traverse(
 async def shortest_path(
     db: Executor,
     user_id: UserId,
-    source_id: int,
-    target_id: int,
+    source_memory_id: int,
+    target_memory_id: int,
     *,
     max_depth: int = 6,
     types: Iterable[str] | None = None,
     min_strength: float | None = None,
-) -> Path | None:
-    """The path of the fewest links between two memories, of those the strongest; None without one.
+) -> MemoryPath | None:
+    """The shortest path between two memories, of several the strongest; None without one.
 
-    Links are followed as traverse does. A memory's path to itself has no steps. Not tracked.
+    Relationships are followed as traverse does. A memory's path to itself has no steps. Not
+    tracked.
 
     The search goes from both ends. It takes at most the 1,000 strongest memories of a level one
-    further, and follows the 10,000 / n strongest links in each direction of each of n memories:
-    a level costs at most 20,000 links. Where more are there, a path may be missed or a longer one
-    found; every path that is returned exists.
+    further, and follows the 10,000 / n strongest relationships in each direction of each of n
+    memories: a level costs at most 20,000 relationships. Where more are there, a path may be missed
+    or a longer one found; every path that is returned exists.
 
-    max_depth: 1 .. 20 links. Raises InvalidMemory naming the argument that is refused.
+    max_depth: 1 .. 20 relationships. Raises InvalidMemory naming the argument that is refused.
     """
     walk = Walk.checked({"types": types, "min_strength": min_strength})
     if type(max_depth) is not int or not 1 <= max_depth <= limits.DEPTH:
         raise InvalidMemory("max_depth", f"should be 1 to {limits.DEPTH}")
-    source, target = memory_number(source_id, "source_id"), memory_number(target_id, "target_id")
-    user = await internal_id(db, user_id)
+    source, target = (
+        check_memory_id(source_memory_id, "source_memory_id"),
+        check_memory_id(target_memory_id, "target_memory_id"),
+    )
+    user = await find_user(db, user_id)
     if user is None:
         return None
     return await fetch_one(
         db,
         "shortest_path",
-        Path,
+        MemoryPath,
         user,
         source,
         target,
@@ -206,14 +216,14 @@ async def suggest_relationships(
     Shared can be tags, the source, people (participants of the social context) and words of the
     content, of which the first 64 are looked at. What more than 100 memories of the user have is no
     reason; any other adds its idf, ln(1 + (N - n + 0.5) / (n + 0.5)) for n of N memories (S.
-    Robertson and H. Zaragoza, 2009), a word half of it. Memories that are linked with this one in
+    Robertson and H. Zaragoza, 2009), a word half of it. Memories that are related with this one in
     either direction, archived or expired are left out. [] when the memory is missing or expired.
 
     limit: 1 .. 1000.
     """
     asked = Suggesting.checked({"limit": limit})
-    number = memory_number(memory_id)
-    user = await internal_id(db, user_id)
+    number = check_memory_id(memory_id)
+    user = await find_user(db, user_id)
     if user is None:
         return []
     return await fetch_many(

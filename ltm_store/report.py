@@ -9,11 +9,12 @@ from itertools import islice
 from typing import Final
 
 from ltm_store.analytics import get_analytics
-from ltm_store.drawing import legible, to_svg
-from ltm_store.execute import Executor, fetch_one, in_transaction, internal_id
+from ltm_store.db.execute import Executor, fetch_one, find_user, in_transaction
 from ltm_store.graph import memory_graph
-from ltm_store.models import Analytics, Graph, MemorySummary, ReportFigures, SeenMemory
-from ltm_store.values import UserId, known_user, moment
+from ltm_store.model.analytics import Analytics, ReportFigures, SeenMemory
+from ltm_store.model.relationships import Graph, MemorySummary
+from ltm_store.model.values import UserId, moment, parse_user_id
+from ltm_store.render.drawing import legible, to_svg
 
 _LISTED: Final = 10  # memories of a list
 _BARS: Final = 12  # of a chart of types or categories
@@ -89,7 +90,7 @@ grid-template-columns:repeat(2,1fr)}}
 
 
 async def render_report(db: Executor, user_id: UserId, *, as_of: datetime | None = None) -> str:
-    """A page of HTML on one user: figures, charts, lists and the graph of the most linked memory.
+    """A page of HTML on one user: figures, charts, lists and the graph of the most related memory.
 
     It needs no network and no JavaScript, and fits light and dark, wide and narrow. Figures are of
     memories that have not expired, and importance is of the moment as_of. Contents are cut to 200
@@ -100,7 +101,7 @@ async def render_report(db: Executor, user_id: UserId, *, as_of: datetime | None
     graph = None
     async with in_transaction(db, snapshot=True) as connection:
         analytics = await get_analytics(connection, user_id, as_of=now)
-        user = await internal_id(connection, user_id)
+        user = await find_user(connection, user_id)
         figures = None
         if user is not None and analytics.total_memories:
             figures = await fetch_one(
@@ -108,7 +109,7 @@ async def render_report(db: Executor, user_id: UserId, *, as_of: datetime | None
             )
             for memory in analytics.most_related_memories[:1]:
                 graph = await memory_graph(connection, user_id, memory.id, limit=_DRAWN)
-    name = str(known_user(user_id))
+    name = str(parse_user_id(user_id))
     body = _empty() if figures is None else _body(analytics, figures, graph)
     return _page(name, now, body)
 
@@ -150,9 +151,9 @@ def _body(analytics: Analytics, figures: ReportFigures, graph: Graph | None) -> 
     headline = [
         ("total_memories", "memories", analytics.total_memories, ""),
         ("archived_memories", "archived", analytics.archived_memories, ""),
-        ("relationships", "links", figures.relationships, ""),
-        ("recalls", "recalls", figures.recalls, ""),
-        ("never_recalled", "never recalled", figures.never_recalled, ""),
+        ("relationships", "relationships", figures.relationships, ""),
+        ("accesses", "accesses", figures.accesses, ""),
+        ("never_recalled", "never accessed", figures.never_recalled, ""),
         ("average_importance", "importance when written", analytics.average_importance, ".1f"),
         (
             "average_dynamic_importance",
@@ -160,7 +161,7 @@ def _body(analytics: Analytics, figures: ReportFigures, graph: Graph | None) -> 
             analytics.average_dynamic_importance,
             ".1f",
         ),
-        ("importance_in_a_year", "in a year, unrecalled", figures.importance_in_a_year, ".1f"),
+        ("importance_in_a_year", "in a year, not accessed", figures.importance_in_a_year, ".1f"),
     ]
     parts = [
         '<dl class="figures">',
@@ -179,7 +180,7 @@ def _body(analytics: Analytics, figures: ReportFigures, graph: Graph | None) -> 
         _bars("Categories", "category", analytics.category_distribution, _BARS),
         _bars("Tags", "tag", analytics.tag_distribution, _TAGS, wide=True),
         _memories(
-            "Most recalled",
+            "Most accessed",
             "accessed",
             "Times that a memory was handed out.",
             [
@@ -188,7 +189,7 @@ def _body(analytics: Analytics, figures: ReportFigures, graph: Graph | None) -> 
             ],
         ),
         _memories(
-            "Never recalled",
+            "Never accessed",
             "missed",
             "The most important of those that were not handed out yet, by importance now.",
             [
@@ -199,7 +200,7 @@ def _body(analytics: Analytics, figures: ReportFigures, graph: Graph | None) -> 
         _memories(
             "Stalest",
             "stale",
-            "Not archived, and longest not recalled, else longest known; importance now.",
+            "Not archived, and longest not accessed, else longest known; importance now.",
             [
                 (m, f"{m.dynamic_importance:.1f}", m.dynamic_importance, _about(m))
                 for m in figures.stalest_memories
@@ -208,7 +209,7 @@ def _body(analytics: Analytics, figures: ReportFigures, graph: Graph | None) -> 
         _memories(
             "Most connected",
             "related",
-            "Links that leave a memory or arrive at it.",
+            "Relationships that leave a memory or arrive at it.",
             [
                 (m, f"{m.relationship_count:,}", m.relationship_count, _about(m))
                 for m in analytics.most_related_memories
@@ -217,7 +218,7 @@ def _body(analytics: Analytics, figures: ReportFigures, graph: Graph | None) -> 
         _graph(graph),
         "</div>",
         "<footer>Importance runs from 0 to 10 and sinks by a point every 180 days that a memory is "
-        "not recalled.</footer>",
+        "not accessed.</footer>",
     ]
     return "\n".join(part for part in parts if part) + "\n"
 
@@ -294,7 +295,7 @@ def _growth(growth: Mapping[str, int]) -> str:
         f"<title>{name}: {count:,}</title></rect>"
         for i, (name, count) in enumerate(counts.items())
     )
-    note = f"Memories by the {unit} in which they were learnt."
+    note = f"Memories by the {unit} in which they were created."
     if before:
         note += f" <span data-before>{before:,}</span> are older."
     return _section("Growth", note, _chart(names, top, shapes, note.partition(".")[0]), wide=True)
@@ -316,7 +317,7 @@ def _importance(by_month: Mapping[str, tuple[float, float]]) -> str:
         if month in place
     )
     note = (
-        "Importance now by the month in which memories were learnt: "
+        "Importance now by the month in which memories were created: "
         '<span class="key"></span>average, <span class="key soft"></span>highest.'
     )
     label = "Importance now by month"
@@ -380,7 +381,7 @@ def _graph(graph: Graph | None) -> str:
         return ""
     note = (
         f"The {len(graph.nodes) - 1} memories nearest to the most connected one. The wider a line, "
-        "the stronger the link."
+        "the stronger the relationship."
     )
     drawn = f'<div class="graph">\n{to_svg(graph, inline=True)}</div>\n'
     return _section("Around the most connected memory", note, drawn, wide=True)

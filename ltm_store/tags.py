@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from ltm_store.errors import InvalidMemory, Unavailable
-from ltm_store.execute import (
+from ltm_store.db.execute import (
     Executor,
     fetch_many,
     fetch_one,
     fetch_value,
-    internal_id,
+    find_user,
     locking,
 )
-from ltm_store.models import Memory, RelatedTag, Tag, TagDetails, TagFilters
-from ltm_store.values import UserId, memory_number, moment
+from ltm_store.errors import InvalidMemory, Unavailable
+from ltm_store.model.memories import Memory
+from ltm_store.model.tags import RelatedTag, Tag, TagDetails, TagFilters
+from ltm_store.model.values import UserId, check_memory_id, moment
 
 _ATTEMPTS: Final = 100  # of a removal, where other changes come in between
 _CANDIDATES: Final = 1_000  # tags that are compared with one, the most frequent beside it
@@ -46,8 +47,8 @@ async def add_tags(
             "tag_confidence": tag_confidence,
         }
     )
-    number = memory_number(memory_id)
-    user = await internal_id(db, user_id)
+    number = check_memory_id(memory_id)
+    user = await find_user(db, user_id)
     if user is None:
         return None
     return await fetch_one(
@@ -72,8 +73,8 @@ async def remove_tags(
     A tag that it does not have is no error. version goes up by one.
     """
     names = TagDetails.checked({"tags": tags}).tags
-    number, now = memory_number(memory_id), moment(None)
-    user = await internal_id(db, user_id)
+    number, now = check_memory_id(memory_id), moment(None)
+    user = await find_user(db, user_id)
     if user is None:
         return None
     for _ in range(_ATTEMPTS):
@@ -96,7 +97,7 @@ async def rename_tag(db: Executor, user_id: UserId, old: str, new: str) -> int:
     """
     (old_name,), (new_name,) = _name(old, "old"), _name(new, "new")
     now = moment(None)
-    user = await internal_id(db, user_id)
+    user = await find_user(db, user_id)
     if user is None:
         return 0
     async with locking(db) as connection:
@@ -123,8 +124,8 @@ async def list_tags(
     limit: 1 .. 1000.
     """
     filters = TagFilters.checked({"tag_category": tag_category, "limit": limit})
-    number = None if memory_id is None else memory_number(memory_id)
-    user = await internal_id(db, user_id)
+    number = None if memory_id is None else check_memory_id(memory_id)
+    user = await find_user(db, user_id)
     if user is None:
         return []
     return await fetch_many(
@@ -143,7 +144,7 @@ async def related_tags(
     """
     filters = TagFilters.checked({"limit": limit})
     (name,) = _name(tag, "tag")
-    user = await internal_id(db, user_id)
+    user = await find_user(db, user_id)
     if user is None:
         return []
     return await fetch_many(

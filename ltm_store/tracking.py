@@ -1,4 +1,4 @@
-"""Recalls that wait in memory to be recorded together, so that reads only read."""
+"""Accesses that wait in memory to be recorded together, so that reads only read."""
 
 from __future__ import annotations
 
@@ -10,36 +10,38 @@ from itertools import chain
 from operator import attrgetter
 from typing import Final
 
-from ltm_store.accesses import Recall
+from ltm_store.accesses import PendingAccess
 from ltm_store.errors import LtmError, Unavailable
 
-SECONDS: Final = 0.5  # that the first recall waits for others
-SOON: Final = 10_000  # recalls that do not wait so long
-MEMORIES_AT_ONCE: Final = 1_000  # whose recalls are written by one statement
+SECONDS: Final = 0.5  # that the first access waits for others
+SOON: Final = 10_000  # accesses that do not wait so long
+MEMORIES_AT_ONCE: Final = 1_000  # whose accesses are written by one statement
 LOCKED_SECONDS: Final = 0.5  # that memories which others have locked are tried again
 LOCKED_PAUSE: Final = 0.02  # seconds between these attempts
 RETRY_SECONDS: Final = 1.0  # until what could not be written is tried again
-MOST: Final = 20_000  # recalls that wait; then the oldest go
+MOST: Final = 20_000  # accesses that wait; then the oldest go
 _log = logging.getLogger(__name__)
 
 
-def _in_order(recalls: Iterable[Recall]) -> list[Recall]:
+def _in_order(recalls: Iterable[PendingAccess]) -> list[PendingAccess]:
     return sorted(recalls, key=attrgetter("accessed_at"))
 
 
-class RecallQueue:
-    """The recalls of one Database that wait, and the task that writes them, at most one at a time.
+class AccessQueue:
+    """The accesses of one Database that wait, and the task that writes them, at most one at a time.
 
     A task or a timer is there only while something waits. The task is nobody's who calls, so a
     cancelled caller stops nothing.
     """
 
     def __init__(
-        self, write: Callable[[Sequence[Sequence[Recall]]], Awaitable[tuple[int, list[int]]]]
+        self, write: Callable[[Sequence[Sequence[PendingAccess]]], Awaitable[tuple[int, list[int]]]]
     ) -> None:
         self._write = write
-        self._waiting: deque[Recall] = deque()
-        self._unsent: list[list[Recall]] = []  # of the task that runs, those of a memory together
+        self._waiting: deque[PendingAccess] = deque()
+        self._unsent: list[
+            list[PendingAccess]
+        ] = []  # of the task that runs, those of a memory together
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._failing = False
@@ -53,8 +55,8 @@ class RecallQueue:
         """How many wait or are being written."""
         return len(self._waiting) + sum(map(len, self._unsent))
 
-    def add(self, recalls: Iterable[Recall]) -> None:
-        """Queue some recalls; where there is no more room the oldest are dropped."""
+    def add(self, recalls: Iterable[PendingAccess]) -> None:
+        """Queue some accesses; where there is no more room the oldest are dropped."""
         self._waiting.extend(recalls)
         self._drop_beyond(0 if self._closed else MOST)
         if self._task is None and self._waiting:
@@ -64,7 +66,7 @@ class RecallQueue:
                 self._start_in(SECONDS)
 
     def waits(self, user_id: int, memory_id: int | None) -> bool:
-        """Whether a recall of this memory, or of any of the user's, is not written yet."""
+        """Whether an access of this memory, or of any of the user's, is not written yet."""
         return any(
             recall.user_id == user_id and memory_id in (None, recall.memory_id)
             for recall in chain(self._waiting, *self._unsent)
@@ -72,7 +74,7 @@ class RecallQueue:
 
     async def flush(self) -> None:
         """Write what is queued now. Raises Unavailable where that fails; then it stays queued."""
-        if self._task is not None:  # it may have begun before the last recall was queued
+        if self._task is not None:  # it may have begun before the last access was queued
             await asyncio.wait([self._task])
         if self._task is not None or self._waiting:
             task = self._task or self._start()
@@ -118,8 +120,8 @@ class RecallQueue:
         return self._task
 
     async def _drain(self) -> None:
-        """Write what is queued as this begins, all recalls of a memory together."""
-        memories: dict[tuple[int, int], list[Recall]] = {}
+        """Write what is queued as this begins, all accesses of a memory together."""
+        memories: dict[tuple[int, int], list[PendingAccess]] = {}
         for recall in _in_order(self._waiting):  # clocks are set back
             memories.setdefault(recall[:2], []).append(recall)
         self._waiting.clear()

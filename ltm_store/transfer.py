@@ -11,35 +11,34 @@ import asyncpg
 from pydantic import JsonValue
 from pydantic_core import to_jsonable_python
 
-from ltm_store.errors import InvalidMemory, Unavailable
-from ltm_store.execute import (
+from ltm_store.db.execute import (
     Executor,
     Handle,
+    ensure_user,
     fetch_many,
     fetch_rows,
     fetch_value,
+    find_user,
     in_transaction,
-    internal_id,
-    interned_id,
 )
+from ltm_store.errors import InvalidMemory, Unavailable
 from ltm_store.memories import FORGOTTEN, store
-from ltm_store.models import (
+from ltm_store.model.memories import Memory, NewMemory
+from ltm_store.model.transfer import (
     ExportedMemory,
     ExportedRelationship,
     ExportRow,
     ImportReport,
-    Memory,
-    NewMemory,
     RefusedMemory,
 )
-from ltm_store.values import UserId, dump_json, moment
+from ltm_store.model.values import UserId, dump_json, moment
 
 if TYPE_CHECKING:
-    from ltm_store.execute import Connection
+    from ltm_store.db.execute import Connection
 
 _PAGE: Final = 200  # memories read by one statement
 _BEFORE_ALL: Final = -(2**63)
-_RELATED_STRENGTH: Final = 0.5  # of a link that add_memory makes
+_RELATED_STRENGTH: Final = 0.5  # of a relationship that add_memory makes
 _ADDED: Final = set(NewMemory.model_fields) - {"related_memory_ids", "parent_memory_id"}
 _COPIED: Final = [
     name for name in ExportedMemory.model_fields if name in ExportRow.model_fields and name != "id"
@@ -74,7 +73,7 @@ async def add_memories(
         raise InvalidMemory("on_error", 'should be "raise" or "skip"')
     created = existing = linked = 0
     refused: list[RefusedMemory] = []
-    user = await interned_id(db, user_id, anew=True)
+    user = await ensure_user(db, user_id, anew=True)
     index = 0
     async with in_transaction(db, unbounded=True) as connection:
         async for given in _each(memories):
@@ -101,13 +100,13 @@ async def add_memories(
 async def export_user(db: Executor, user_id: UserId) -> AsyncIterator[dict[str, JsonValue]]:
     """Everything that is stored of a user's memories, a dict a memory, oldest id first.
 
-    Each dict is a line of JSON Lines that import_user takes: the keywords of add_memory, an `id`
-    of its own that the other lines' links speak of, and what happened since. What has the default
-    is left out, and so are memories that have expired. It all is of one moment: a Database or a
-    pool lends a connection until the end, a connection of yours should be in a REPEATABLE READ
+    Each dict is a line of JSON Lines that import_user takes: the keywords of add_memory, an `id` of
+    its own that the other lines' relationships speak of, and what happened since. What has the
+    default is left out, and so are memories that have expired. It all is of one moment: a Database
+    or a pool lends a connection until the end, a connection of yours should be in a REPEATABLE READ
     transaction.
     """
-    user = await internal_id(db, user_id)
+    user = await find_user(db, user_id)
     if user is None:
         return
     now = moment(None)
@@ -190,7 +189,7 @@ async def import_user(
     created = existing = linked = number = 0
     ids: dict[int, int] = {}
     detailed: list[tuple[int, int, ExportedMemory]] = []
-    user = await interned_id(db, user_id, anew=True)
+    user = await ensure_user(db, user_id, anew=True)
     async with in_transaction(db, unbounded=True) as connection:
         async for given in _each(lines):
             number += 1

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 
-from ltm_store.execute import Executor, Handle, fetch_one, fetch_value, in_transaction, internal_id
-from ltm_store.models import ErasedRows, ErasureReport
-from ltm_store.values import UserId, known_user
+from ltm_store.db.execute import (
+    Executor,
+    Handle,
+    fetch_one,
+    fetch_value,
+    find_user,
+    in_transaction,
+)
+from ltm_store.model.transfer import ErasedRows, ErasureReport
+from ltm_store.model.values import UserId, parse_user_id
 
 REPAIRS = "ltm_adoption_report"
 _AT_ONCE = 2_000  # memories deleted by one statement
@@ -21,7 +28,7 @@ async def forget_user(db: Executor, user_id: UserId) -> ErasureReport:
     counts: Counter[str] = Counter({name: 0 for name in ErasedRows.model_fields})
     counts["ltm_external_users"] = counts[REPAIRS] = 0
     async with in_transaction(db, unbounded=True) as connection:
-        user = await internal_id(connection, user_id)
+        user = await find_user(connection, user_id)
         if user is not None:
             erased = await _erase_some(connection, user, counts)
             while erased:
@@ -29,7 +36,7 @@ async def forget_user(db: Executor, user_id: UserId) -> ErasureReport:
             counts[REPAIRS] = await fetch_value(connection, "forget_repairs", user)
             counts["ltm_external_users"] = await fetch_value(connection, "forget_name", user)
     if isinstance(db, Handle):
-        db.external_users.pop(str(known_user(user_id)), None)
+        db.external_users.pop(str(parse_user_id(user_id)), None)
     return ErasureReport(counts=dict(counts))
 
 

@@ -1,4 +1,4 @@
-DROP FUNCTION ltm_plan_for_values(bigint);
+DROP FUNCTION ltm_prefer_custom_plan(bigint);
 
 DROP FUNCTION ltm_user_context(bigint, jsonb);
 

@@ -54,7 +54,7 @@ COMMENT ON FUNCTION ltm_user_context(bigint, jsonb) IS
 
 -- Never inlined, because it is STRICT and its body is not. A plan made for the values themselves knows
 -- the answer and forgets the call; one made for any values carries its cost and is not preferred.
-CREATE FUNCTION ltm_plan_for_values(row_limit bigint)
+CREATE FUNCTION ltm_prefer_custom_plan(row_limit bigint)
 RETURNS bigint
 LANGUAGE sql
 IMMUTABLE
@@ -63,5 +63,5 @@ PARALLEL SAFE
 COST 1000000
 RETURN CASE WHEN row_limit IS NULL THEN row_limit END;
 
-COMMENT ON FUNCTION ltm_plan_for_values(bigint) IS
+COMMENT ON FUNCTION ltm_prefer_custom_plan(bigint) IS
 'NULL; compared with a column, it makes the planner look at the values of a statement each time.';

@@ -2,4 +2,4 @@ DROP TABLE ltm_memories;
 
 DROP TABLE ltm_external_users;
 
-DROP FUNCTION ltm_plain_content(text);
+DROP FUNCTION ltm_normalized_content(text);

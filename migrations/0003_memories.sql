@@ -1,7 +1,7 @@
 -- The memories themselves, and the numbers under which users known by a string are stored.
 -- depends: 0002_search
 
-CREATE FUNCTION ltm_plain_content(content text)
+CREATE FUNCTION ltm_normalized_content(content text)
 RETURNS text
 LANGUAGE sql
 IMMUTABLE
@@ -12,7 +12,7 @@ RETURN CASE
     ELSE content
 END;
 
-COMMENT ON FUNCTION ltm_plain_content(text) IS
+COMMENT ON FUNCTION ltm_normalized_content(text) IS
 'A content in lower case, each run of white space as one space, none at the ends: what memories '
 'have in common that say the same. One of more than 10,000 bytes as it is.';
 
@@ -92,7 +92,7 @@ CREATE TABLE ltm_memories (
         || setweight(to_tsvector('ltm', coalesce(category, '')), 'D')
     ) STORED,
     content_hash bigint NOT NULL GENERATED ALWAYS AS (
-        hashtextextended(ltm_plain_content(content), 0)
+        hashtextextended(ltm_normalized_content(content), 0)
     ) STORED,
     CONSTRAINT ltm_memories_pkey PRIMARY KEY (user_id, id),
     CONSTRAINT ltm_memories_parent_memory_id_fkey
@@ -170,7 +170,7 @@ COMMENT ON COLUMN ltm_memories.importance_score IS 'Base importance, 1 to 10; NU
 COMMENT ON COLUMN ltm_memories.confidence_score IS
 'How sure the writer was, 0 to 1; NULL counts as 1.';
 COMMENT ON COLUMN ltm_memories.dynamic_importance IS
-'Importance as of the row''s last write, for readers that know no better; the live value is '
+'Importance as of the row''s last write, for readers that know no better; the value now is '
 'ltm_dynamic_importance(importance_rank, now()).';
 COMMENT ON COLUMN ltm_memories.context IS 'Circumstances as free text.';
 COMMENT ON COLUMN ltm_memories.context_data IS
@@ -180,14 +180,14 @@ COMMENT ON COLUMN ltm_memories.source_type IS
 'conversation, tool_usage, manual, pattern_detection, automated, import, or another word.';
 COMMENT ON COLUMN ltm_memories.source_id IS 'Where it came from, e.g. a conversation''s id.';
 COMMENT ON COLUMN ltm_memories.created_by IS 'Who wrote it.';
-COMMENT ON COLUMN ltm_memories.created_at IS 'When it was learnt, UTC.';
+COMMENT ON COLUMN ltm_memories.created_at IS 'When it was created, UTC.';
 COMMENT ON COLUMN ltm_memories.last_accessed IS
-'When it was last recalled, UTC; NULL: never. Not indexed, so that most accesses update in '
+'When it was last accessed, UTC; NULL: never. Not indexed, so that most accesses update in '
 'place.';
 COMMENT ON COLUMN ltm_memories.last_modified IS
 'When content or attributes were last changed, UTC.';
-COMMENT ON COLUMN ltm_memories.access_count IS 'How often it was recalled; NULL counts as 0.';
-COMMENT ON COLUMN ltm_memories.last_access_context IS 'The caller''s words on the last recall.';
+COMMENT ON COLUMN ltm_memories.access_count IS 'How often it was accessed; NULL counts as 0.';
+COMMENT ON COLUMN ltm_memories.last_access_context IS 'The caller''s words on the last access.';
 COMMENT ON COLUMN ltm_memories.related_memory_ids IS
 'Targets of this memory''s outgoing relationships as a JSON array; ltm_memory_relationships '
 'holds the details.';
@@ -213,7 +213,8 @@ COMMENT ON COLUMN ltm_memories.search_vector IS
 'The words that a search finds, kept by the database: of the content (weight A; its first 200,000 '
 'characters, fewer where they are of many bytes), of tags and category (weight D).';
 COMMENT ON COLUMN ltm_memories.content_hash IS
-'Hash of ltm_plain_content(content), kept by the database: equal where two memories say the same.';
+'Hash of ltm_normalized_content(content), kept by the database: equal where two memories say '
+'the same.';
 
 COMMENT ON INDEX ltm_memories_pkey IS 'One memory of one user.';
 

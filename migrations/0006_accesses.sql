@@ -1,4 +1,4 @@
--- A log of recalls: which memory, when, how, and whether it helped.
+-- A log of accesses: which memory, when, how, and whether it helped.
 -- depends: 0005_relationships
 
 CREATE TABLE ltm_memory_access (
@@ -21,13 +21,13 @@ CREATE TABLE ltm_memory_access (
 );
 
 COMMENT ON TABLE ltm_memory_access IS
-'Every recorded recall of a memory; the sums are access_count and last_accessed of '
+'Every recorded access of a memory; the sums are access_count and last_accessed of '
 'ltm_memories.';
 COMMENT ON COLUMN ltm_memory_access.id IS 'Number of the row; unique together with user_id.';
 COMMENT ON COLUMN ltm_memory_access.user_id IS 'Whose memory it is.';
-COMMENT ON COLUMN ltm_memory_access.memory_id IS 'The memory that was recalled.';
+COMMENT ON COLUMN ltm_memory_access.memory_id IS 'The memory that was accessed.';
 COMMENT ON COLUMN ltm_memory_access.access_timestamp IS 'When, UTC.';
-COMMENT ON COLUMN ltm_memory_access.access_context IS 'The caller''s words on the occasion.';
+COMMENT ON COLUMN ltm_memory_access.access_context IS 'The caller''s words on the reason.';
 COMMENT ON COLUMN ltm_memory_access.access_method IS
 'direct (by id), search (a hit of a search), related (through a relationship), or another word.';
 COMMENT ON COLUMN ltm_memory_access.user_query IS 'The query that led to it.';
@@ -38,4 +38,4 @@ COMMENT ON INDEX ltm_memory_access_pkey IS 'One row of one user.';
 CREATE INDEX ltm_memory_access_memory_id_idx
 ON ltm_memory_access (user_id, memory_id, access_timestamp DESC NULLS LAST, id DESC);
 COMMENT ON INDEX ltm_memory_access_memory_id_idx IS
-'The recalls of a memory, newest first; those without a moment last.';
+'The accesses of a memory, newest first; those without a moment last.';

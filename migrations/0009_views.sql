@@ -148,12 +148,12 @@ COMMENT ON COLUMN ltm_memory_overview.importance_score IS 'Base importance, 1 to
 COMMENT ON COLUMN ltm_memory_overview.dynamic_importance IS 'Importance now, 0 to 10.';
 COMMENT ON COLUMN ltm_memory_overview.importance_rank IS
 'The order by importance at any moment, under an index.';
-COMMENT ON COLUMN ltm_memory_overview.age IS 'Time since it was learnt, in whole days.';
-COMMENT ON COLUMN ltm_memory_overview.created_at IS 'When it was learnt.';
-COMMENT ON COLUMN ltm_memory_overview.last_accessed IS 'When it was last recalled; NULL: never.';
-COMMENT ON COLUMN ltm_memory_overview.access_count IS 'How often it was recalled.';
+COMMENT ON COLUMN ltm_memory_overview.age IS 'Time since it was created, in whole days.';
+COMMENT ON COLUMN ltm_memory_overview.created_at IS 'When it was created.';
+COMMENT ON COLUMN ltm_memory_overview.last_accessed IS 'When it was last accessed; NULL: never.';
+COMMENT ON COLUMN ltm_memory_overview.access_count IS 'How often it was accessed.';
 COMMENT ON COLUMN ltm_memory_overview.logged_accesses IS
-'How many of its recalls are still in ltm_memory_access.';
+'How many of its accesses are still in ltm_memory_access.';
 COMMENT ON COLUMN ltm_memory_overview.outgoing IS
 'How many relationships start from it; those to memories that expired are not counted.';
 COMMENT ON COLUMN ltm_memory_overview.incoming IS
@@ -207,7 +207,7 @@ COMMENT ON COLUMN ltm_importance_breakdown.confidence_points IS
 COMMENT ON COLUMN ltm_importance_breakdown.access_points IS
 'Half a point more at the 1st, 3rd, 7th and 15th access.';
 COMMENT ON COLUMN ltm_importance_breakdown.time_points IS
-'A point less for every 180 days since the last access, else since it was learnt.';
+'A point less for every 180 days since the last access, else since it was created.';
 COMMENT ON COLUMN ltm_importance_breakdown.points IS 'The sum of the four.';
 COMMENT ON COLUMN ltm_importance_breakdown.dynamic_importance IS
 'Importance now: the points, but not below 0 nor above 10.';
@@ -239,11 +239,11 @@ COMMENT ON COLUMN ltm_memory_graph.relationship_id IS 'Number of the relationshi
 COMMENT ON COLUMN ltm_memory_graph.source_memory_id IS 'The memory that it starts from.';
 COMMENT ON COLUMN ltm_memory_graph.source IS 'The first 80 characters of its content.';
 COMMENT ON COLUMN ltm_memory_graph.relationship_type IS 'related, causes, ..., or another word.';
-COMMENT ON COLUMN ltm_memory_graph.strength IS 'How close the link is, 0 to 1.';
-COMMENT ON COLUMN ltm_memory_graph.description IS 'The link in words.';
+COMMENT ON COLUMN ltm_memory_graph.strength IS 'How close the relationship is, 0 to 1.';
+COMMENT ON COLUMN ltm_memory_graph.description IS 'The relationship in words.';
 COMMENT ON COLUMN ltm_memory_graph.target_memory_id IS 'The memory that it points to.';
 COMMENT ON COLUMN ltm_memory_graph.target IS 'The first 80 characters of its content.';
-COMMENT ON COLUMN ltm_memory_graph.created_at IS 'When the link was first made.';
+COMMENT ON COLUMN ltm_memory_graph.created_at IS 'When the relationship was first made.';
 
 CREATE VIEW ltm_context_overview WITH (security_invoker = TRUE) AS
 SELECT
@@ -351,12 +351,12 @@ WHERE m.expires_at IS NULL OR m.expires_at > now()
 GROUP BY a.user_id, a.access_timestamp::date;
 
 COMMENT ON VIEW ltm_access_daily IS
-'The recorded recalls day by day; prune_accesses takes old ones out of the log.';
-COMMENT ON COLUMN ltm_access_daily.user_id IS 'Whose memories were recalled.';
+'The recorded accesses day by day; prune_accesses takes old ones out of the log.';
+COMMENT ON COLUMN ltm_access_daily.user_id IS 'Whose memories were accessed.';
 COMMENT ON COLUMN ltm_access_daily.day IS 'The day in UTC; NULL: nobody wrote when.';
-COMMENT ON COLUMN ltm_access_daily.accesses IS 'How many recalls there were.';
-COMMENT ON COLUMN ltm_access_daily.memories IS 'How many different memories were recalled.';
-COMMENT ON COLUMN ltm_access_daily.direct IS 'How many recalls were by id.';
+COMMENT ON COLUMN ltm_access_daily.accesses IS 'How many accesses there were.';
+COMMENT ON COLUMN ltm_access_daily.memories IS 'How many different memories were accessed.';
+COMMENT ON COLUMN ltm_access_daily.direct IS 'How many accesses were by id.';
 COMMENT ON COLUMN ltm_access_daily.search IS 'How many were hits of a search.';
 COMMENT ON COLUMN ltm_access_daily.related IS 'How many came through a relationship.';
 COMMENT ON COLUMN ltm_access_daily.relevant IS 'How many helped, as somebody said.';
@@ -372,7 +372,7 @@ SELECT
     ) AS external_id,
     count(*) AS total_memories,
     count(*) FILTER (WHERE m.is_archived) AS archived_memories,
-    count(*) FILTER (WHERE coalesce(m.access_count, 0) > 0) AS recalled_memories,
+    count(*) FILTER (WHERE coalesce(m.access_count, 0) > 0) AS accessed_memories,
     avg(coalesce(m.importance_score, 1))::double precision AS average_importance,
     avg(ltm_dynamic_importance(m.importance_rank, now())) AS average_dynamic_importance,
     sum(coalesce(m.access_count, 0))::bigint AS accesses,
@@ -395,16 +395,16 @@ COMMENT ON COLUMN ltm_user_analytics.external_id IS
 'The user''s name in the application; NULL where that is the number.';
 COMMENT ON COLUMN ltm_user_analytics.total_memories IS 'How many memories there are.';
 COMMENT ON COLUMN ltm_user_analytics.archived_memories IS 'How many of them are archived.';
-COMMENT ON COLUMN ltm_user_analytics.recalled_memories IS
-'How many of them were ever recalled.';
+COMMENT ON COLUMN ltm_user_analytics.accessed_memories IS
+'How many of them were ever accessed.';
 COMMENT ON COLUMN ltm_user_analytics.average_importance IS 'Average importance_score.';
 COMMENT ON COLUMN ltm_user_analytics.average_dynamic_importance IS 'Average importance now.';
-COMMENT ON COLUMN ltm_user_analytics.accesses IS 'How often all of them were recalled.';
+COMMENT ON COLUMN ltm_user_analytics.accesses IS 'How often all of them were accessed.';
 COMMENT ON COLUMN ltm_user_analytics.relationships IS
 'How many relationships there are, those of memories that expired included.';
-COMMENT ON COLUMN ltm_user_analytics.first_created_at IS 'When the first of them was learnt.';
-COMMENT ON COLUMN ltm_user_analytics.last_created_at IS 'When the last of them was learnt.';
-COMMENT ON COLUMN ltm_user_analytics.last_accessed IS 'When one of them was last recalled.';
+COMMENT ON COLUMN ltm_user_analytics.first_created_at IS 'When the first of them was created.';
+COMMENT ON COLUMN ltm_user_analytics.last_created_at IS 'When the last of them was created.';
+COMMENT ON COLUMN ltm_user_analytics.last_accessed IS 'When one of them was last accessed.';
 
 -- The bound as a rank, for the index of ranks.
 CREATE VIEW ltm_stale_memories WITH (security_invoker = TRUE) AS
@@ -424,7 +424,8 @@ WHERE
     < 2 * 1440 + ltm_importance_rank(1, 0.5, 0, timezone('utc', now()), NULL);
 
 COMMENT ON VIEW ltm_stale_memories IS
-'What has sunk below a live importance of 2: what archive_stale(db, user, below=2) would archive.';
+'What has sunk below a dynamic importance of 2: what archive_stale(db, user, below=2) would '
+'archive.';
 COMMENT ON COLUMN ltm_stale_memories.user_id IS 'Whose memory it is.';
 COMMENT ON COLUMN ltm_stale_memories.id IS 'Number of the memory.';
 COMMENT ON COLUMN ltm_stale_memories.summary IS 'The first 80 characters of its content.';
@@ -433,7 +434,7 @@ COMMENT ON COLUMN ltm_stale_memories.dynamic_importance IS 'Importance now, 0 to
 COMMENT ON COLUMN ltm_stale_memories.importance_rank IS
 'The order by importance at any moment, under an index.';
 COMMENT ON COLUMN ltm_stale_memories.last_used IS
-'When it was last recalled, else when it was learnt.';
+'When it was last accessed, else when it was created.';
 
 CREATE VIEW ltm_never_recalled WITH (security_invoker = TRUE) AS
 SELECT
@@ -461,8 +462,8 @@ COMMENT ON COLUMN ltm_never_recalled.importance_score IS 'Base importance, 1 to 
 COMMENT ON COLUMN ltm_never_recalled.dynamic_importance IS 'Importance now, 0 to 10.';
 COMMENT ON COLUMN ltm_never_recalled.importance_rank IS
 'The order by importance at any moment, under an index.';
-COMMENT ON COLUMN ltm_never_recalled.age IS 'Time since it was learnt, in whole days.';
-COMMENT ON COLUMN ltm_never_recalled.created_at IS 'When it was learnt.';
+COMMENT ON COLUMN ltm_never_recalled.age IS 'Time since it was created, in whole days.';
+COMMENT ON COLUMN ltm_never_recalled.created_at IS 'When it was created.';
 
 CREATE VIEW ltm_suspected_duplicates WITH (security_invoker = TRUE) AS
 SELECT
@@ -483,7 +484,7 @@ CROSS JOIN
             o.user_id = m.user_id
             AND o.content_hash = m.content_hash
             AND o.id < m.id
-            AND ltm_plain_content(o.content) = ltm_plain_content(m.content)
+            AND ltm_normalized_content(o.content) = ltm_normalized_content(m.content)
             AND o.is_archived IS NOT TRUE
             AND (o.expires_at IS NULL OR o.expires_at > now())
         ORDER BY o.id
@@ -499,8 +500,8 @@ COMMENT ON COLUMN ltm_suspected_duplicates.id IS 'Number of the memory.';
 COMMENT ON COLUMN ltm_suspected_duplicates.duplicate_of IS
 'The first of the user''s memories that says the same.';
 COMMENT ON COLUMN ltm_suspected_duplicates.summary IS 'The first 80 characters of its content.';
-COMMENT ON COLUMN ltm_suspected_duplicates.created_at IS 'When it was learnt.';
-COMMENT ON COLUMN ltm_suspected_duplicates.first_created_at IS 'When the first one was learnt.';
+COMMENT ON COLUMN ltm_suspected_duplicates.created_at IS 'When it was created.';
+COMMENT ON COLUMN ltm_suspected_duplicates.first_created_at IS 'When the first one was created.';
 
 CREATE VIEW ltm_health WITH (security_invoker = TRUE) AS
 -- Rows whose memory is gone, which no foreign key lets happen that is there and validated.

@@ -1,10 +1,10 @@
--- Recalls: the log ltm_memory_access, and its sums on the memory.
+-- Accesses: the log ltm_memory_access, and its sums on the memory.
 
 -- name: record_accesses(
 --     user_id bigint, memory_ids bigint[], now timestamptz, access_method varchar, access_context text,
 --     user_query text
 -- ) :one
--- Count one recall of each of these memories and log it; tell how many there were.
+-- Count one access of each of these memories and log it; tell how many there were.
 WITH locked AS (
     SELECT m.id
     FROM ltm_memories AS m
@@ -54,14 +54,14 @@ logged AS (
 SELECT COUNT(*) AS recorded FROM logged;
 
 -- name: write_accesses(
---     user_ids bigint[], memory_ids bigint[], first_recalls integer[], last_recalls integer[],
---     last_contexts text[], moments timestamptz[], occasions integer[], access_methods varchar[],
+--     user_ids bigint[], memory_ids bigint[], first_accesses integer[], last_accesses integer[],
+--     last_contexts text[], moments timestamptz[], reasons integer[], access_methods varchar[],
 --     access_contexts text[], user_queries text[]
 -- ) :many-users
--- Count and log recalls that were queued; tell how many, and which memories others have locked.
+-- Count and log accesses that were queued; tell how many, and which memories others have locked.
 -- Those are left alone, and named by their places in the arrays, from 1; memories that are gone are
--- passed over. The recalls of a memory are those of moments and occasions from its first to its last,
--- in order of time; an occasion is a place in the last three arrays. The commit does not wait for the
+-- passed over. The accesses of a memory are those of moments and reasons from its first to its last,
+-- in order of time; an reason is a place in the last three arrays. The commit does not wait for the
 -- disk: these are statistics. It gives up where a table stays locked, before the server looks for a
 -- deadlock, so that it is never a caller's transaction that is undone.
 WITH settings AS MATERIALIZED (
@@ -70,17 +70,17 @@ WITH settings AS MATERIALIZED (
         SET_CONFIG('lock_timeout', '500', TRUE) AS lock_timeout
 ),
 
-recalled AS MATERIALIZED (
+accessed AS MATERIALIZED (
     SELECT
         r.user_id,
         r.memory_id,
-        r.first_recall,
-        r.last_recall,
+        r.first_access,
+        r.last_access,
         r.last_context,
         r.place
     FROM
         UNNEST($1::bigint[], $2::bigint[], $3::integer[], $4::integer[], $5::text[])
-        WITH ORDINALITY AS r (user_id, memory_id, first_recall, last_recall, last_context, place)
+        WITH ORDINALITY AS r (user_id, memory_id, first_access, last_access, last_context, place)
 ),
 
 locked AS MATERIALIZED (
@@ -88,12 +88,12 @@ locked AS MATERIALIZED (
         m.user_id,
         m.id,
         r.place,
-        r.first_recall,
-        r.last_recall,
-        r.last_recall - r.first_recall + 1::bigint AS accesses,
-        ($6::timestamptz[])[r.last_recall] AS last_accessed,
+        r.first_access,
+        r.last_access,
+        r.last_access - r.first_access + 1::bigint AS accesses,
+        ($6::timestamptz[])[r.last_access] AS last_accessed,
         r.last_context
-    FROM recalled AS r
+    FROM accessed AS r
     INNER JOIN ltm_memories AS m ON r.user_id = m.user_id AND r.memory_id = m.id
     WHERE (SELECT g.synchronous_commit FROM settings AS g) = 'off'
     ORDER BY m.user_id, m.id
@@ -127,15 +127,15 @@ logged AS (
     SELECT
         e.user_id,
         e.id,
-        TIMEZONE('utc', ($6::timestamptz[])[e.recall]),
-        ($9::text[])[($7::integer[])[e.recall]],
-        ($8::varchar[])[($7::integer[])[e.recall]],
-        ($10::text[])[($7::integer[])[e.recall]]
+        TIMEZONE('utc', ($6::timestamptz[])[e.access]),
+        ($9::text[])[($7::integer[])[e.access]],
+        ($8::varchar[])[($7::integer[])[e.access]],
+        ($10::text[])[($7::integer[])[e.access]]
     FROM (
         SELECT
             l.user_id,
             l.id,
-            GENERATE_SERIES(l.first_recall, l.last_recall) AS recall
+            GENERATE_SERIES(l.first_access, l.last_access) AS access
         FROM locked AS l
     ) AS e
 )
@@ -144,7 +144,7 @@ SELECT
     (SELECT COALESCE(SUM(l.accesses), 0) FROM locked AS l)::bigint AS recorded,
     ARRAY(
         SELECT r.place
-        FROM recalled AS r
+        FROM accessed AS r
         INNER JOIN ltm_memories AS m ON r.user_id = m.user_id AND r.memory_id = m.id
         WHERE r.place NOT IN (SELECT l.place FROM locked AS l)
         ORDER BY r.place
@@ -166,7 +166,7 @@ FROM ltm_memory_access AS a;
 --     user_id bigint, memory_id bigint, was_relevant boolean, relevance_score double precision,
 --     now timestamptz
 -- ) :one Access
--- Say of the newest recall of a memory whether it helped; what is not given stays.
+-- Say of the newest access of a memory whether it helped; what is not given stays.
 UPDATE ltm_memory_access AS a
 SET
     was_relevant = COALESCE($3, a.was_relevant),
@@ -187,7 +187,7 @@ RETURNING
 -- name: access_history(
 --     user_id bigint, memory_id bigint, row_limit bigint, now timestamptz
 -- ) :many Access
--- The recorded recalls of a memory, newest first.
+-- The recorded accesses of a memory, newest first.
 SELECT
     a.*,  -- columns: access
     TIMEZONE('utc', a.access_timestamp) AS access_timestamp

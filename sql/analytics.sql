@@ -99,25 +99,25 @@ most_accessed AS (
 related AS (
     SELECT
         m.id,
-        sum(e.links)::bigint AS relationship_count
+        sum(e.relationships)::bigint AS relationship_count
     FROM (
         SELECT
             r.source_memory_id AS id,
-            count(*) AS links
+            count(*) AS relationships
         FROM ltm_memory_relationships AS r
         WHERE r.user_id = $1
         GROUP BY r.source_memory_id
         UNION ALL
         SELECT
             r.target_memory_id AS id,
-            count(*) AS links
+            count(*) AS relationships
         FROM ltm_memory_relationships AS r
         WHERE r.user_id = $1
         GROUP BY r.target_memory_id
     ) AS e
     INNER JOIN memories AS m ON e.id = m.id
     GROUP BY m.id
-    ORDER BY sum(e.links) DESC, m.id DESC
+    ORDER BY sum(e.relationships) DESC, m.id DESC
     LIMIT $3
 ),
 

@@ -1,10 +1,10 @@
--- A memory's neighbourhood: the memories that a traversal came to, and the links among them.
+-- A memory's neighbourhood: the memories that a traversal came to, and the relationships among them.
 
 -- name: get_graph(
 --     user_id bigint, memory_ids bigint[], depths integer[], as_of timestamptz,
 --     content_chars integer, link_limit bigint
 -- ) :one Graph
--- These memories, in this order, with the beginnings of their contents, and the links among them.
+-- These memories in this order, with the beginnings of their contents, and their relationships.
 WITH nodes AS MATERIALIZED (
     SELECT
         m.id,

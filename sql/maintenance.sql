@@ -14,7 +14,7 @@ LIMIT $2;
 -- name: prune_accesses(
 --     after_user_id bigint, after_id bigint, older_than timestamptz, row_limit bigint
 -- ) :one PrunedAccesses
--- Delete the recalls of before a moment from a page of the log; tell how many, and where the page ends.
+-- Delete the accesses of before a moment from a page of the log; tell how many, and where the page ends.
 -- scope: all users
 WITH page AS MATERIALIZED (
     SELECT

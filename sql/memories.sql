@@ -133,8 +133,8 @@ SELECT
         FROM ltm_memories AS m
         WHERE
             m.user_id = $1
-            AND m.content_hash = hashtextextended(ltm_plain_content($3), 0)
-            AND ltm_plain_content(m.content) = ltm_plain_content($3)
+            AND m.content_hash = hashtextextended(ltm_normalized_content($3), 0)
+            AND ltm_normalized_content(m.content) = ltm_normalized_content($3)
             AND m.is_archived IS NOT TRUE
             AND (m.expires_at IS NULL OR m.expires_at > $2)
             AND m.id <> a.id
@@ -225,7 +225,7 @@ WHERE
 --     tags text, tags_any text, context_data text, after_rank integer, after_id bigint,
 --     include_archived flag
 -- ) :many MemoryHit
--- Memories by live importance, most important first; on demand those that come after one of them.
+-- Memories by dynamic importance, most important first; on demand those that come after one of them.
 SELECT
     m.*,  -- columns: memory
     CASE WHEN $5 THEN m.context_data::text END AS enhanced_context,
@@ -240,7 +240,7 @@ FROM
             WHERE
                 m.user_id = $1
                 AND m.is_archived IS NOT TRUE  -- if include_archived
-                AND m.id IS DISTINCT FROM ltm_plan_for_values($3)
+                AND m.id IS DISTINCT FROM ltm_prefer_custom_plan($3)
                 AND TRUE  -- conditions: filters
                 AND (m.importance_rank, m.id) < ($19, $20)  -- if after_id
             ORDER BY m.importance_rank DESC, m.id DESC
@@ -254,7 +254,7 @@ FROM
             WHERE
                 m.user_id = $1
                 AND m.is_archived
-                AND m.id IS DISTINCT FROM ltm_plan_for_values($3)
+                AND m.id IS DISTINCT FROM ltm_prefer_custom_plan($3)
                 AND TRUE  -- conditions: filters
                 AND (m.importance_rank, m.id) < ($19, $20)  -- if after_id
             ORDER BY m.importance_rank DESC, m.id DESC
@@ -655,7 +655,7 @@ RETURNING
 -- name: archive_stale(
 --     user_id bigint, as_of timestamptz, below double precision, now timestamptz, row_limit bigint
 -- ) :many Memory
--- Archive the memories whose live importance is below a bound, the least important first.
+-- Archive the memories whose dynamic importance is below a bound, the least important first.
 WITH stale AS MATERIALIZED (
     SELECT m.id
     FROM ltm_memories AS m
@@ -674,7 +674,7 @@ WITH stale AS MATERIALIZED (
     LIMIT $5
 ),
 
--- What was recalled or archived meanwhile is left alone.
+-- What was accessed or archived meanwhile is left alone.
 locked AS (
     SELECT m.id
     FROM ltm_memories AS m
@@ -728,7 +728,7 @@ LIMIT $4;
 
 -- name: lock_for_delete(user_id bigint, memory_ids bigint[]) :one
 -- Lock memories and those that mention them, in the order of their ids; tell how many are there.
--- From then on nobody can link to them, and the next statement sees every link that was made before.
+-- From then on nobody can relate to them, and the next statement sees every relationship made before.
 WITH concerned AS (
     SELECT d.id FROM unnest($2::bigint[]) AS d (id)
     UNION

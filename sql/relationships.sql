@@ -1,4 +1,4 @@
--- Links between memories: one table, ltm_memory_relationships, and its mirror on the source memory.
+-- Relationships of memories: ltm_memory_relationships, and its mirror on the source memory.
 
 -- columns: relationship
 SELECT
@@ -22,7 +22,7 @@ FROM ltm_memory_relationships AS r, ltm_memories AS o;
 --     user_id bigint, source_memory_id bigint, target_memory_id bigint, now timestamptz,
 --     relationship_type varchar, strength double precision, description text
 -- ) :one Relationship
--- Make a link, or give the one that is there this strength and description.
+-- Make a relationship, or give the one that is there this strength and description.
 WITH ends AS (
     SELECT
         m.id,
@@ -85,7 +85,7 @@ FROM related AS r
 INNER JOIN ltm_memories AS o ON o.user_id = $1 AND o.id = r.target_memory_id;
 
 -- name: lock_source(user_id bigint, memory_id bigint) :one
--- Lock a memory, so that the next statement sees every link that another one made from it.
+-- Lock a memory, so that the next statement sees every relationship that another one made from it.
 SELECT m.id
 FROM ltm_memories AS m
 WHERE m.user_id = $1 AND m.id = $2
@@ -94,7 +94,7 @@ FOR NO KEY UPDATE;
 -- name: unrelate(
 --     user_id bigint, source_memory_id bigint, target_memory_id bigint, relationship_type text
 -- ) :one
--- Remove the link of this type, or every link from source to target; tell how many.
+-- Remove the relationship of this type, or every relationship from source to target; tell how many.
 WITH unrelated AS (
     DELETE FROM ltm_memory_relationships AS r
     WHERE
@@ -130,7 +130,7 @@ mirrored AS (
 SELECT count(*) AS removed FROM unrelated;
 
 -- name: get_relationships(user_id bigint, memory_id bigint, as_of timestamptz) :many Relationship
--- The links that leave a memory or arrive at it, strongest first.
+-- The relationships that leave a memory or arrive at it, strongest first.
 SELECT
     r.*  -- columns: relationship
 FROM ltm_memories AS m
@@ -154,7 +154,7 @@ LIMIT 10000;
 -- ) :many ReachedMemory
 -- The memories around one, nearest first, each by its shortest path and of those by the strongest.
 -- One row a level, so that a level sees all that was reached before. Of each memory it takes as many of
--- the strongest links as fill the limit, beside those back to what was reached before.
+-- the strongest relationships as fill the limit, beside those back to what was reached before.
 WITH RECURSIVE levels AS (
     SELECT
         0 AS depth,
@@ -289,8 +289,8 @@ LIMIT $7;
 --     user_id bigint, source_memory_id bigint, target_memory_id bigint, as_of timestamptz,
 --     max_depth integer, types text[], min_strength double precision, memory_limit bigint,
 --     link_limit bigint
--- ) :one Path
--- The path of the fewest links between two memories, of those the strongest, link by link.
+-- ) :one MemoryPath
+-- The path of the fewest relationships between two memories, of those the strongest.
 -- One row a step: it takes the side that has reached fewer memories one level further, until both
 -- sides have reached the same memory.
 WITH RECURSIVE levels AS (
@@ -480,7 +480,7 @@ walked AS (
     WHERE w.depth > 0
 ),
 
--- Where the sides met; a memory before that on both, which links left out can cause, is a short cut.
+-- Where the sides met; a memory before that on both (some relationships are left out) is a short cut.
 crossing AS (
     SELECT
         s.depth AS source_depth,

@@ -1,7 +1,7 @@
 -- What the report of a user shows beyond the analytics.
 
 -- name: report_figures(user_id bigint, as_of timestamptz, row_limit bigint) :one ReportFigures
--- Recalls, live importance by month and by points, and what is never recalled, in one pass.
+-- Accesses, dynamic importance by month and by points, and what is never accessed, in one pass.
 -- An archived memory is neither stale nor missed.
 WITH memories AS MATERIALIZED (
     SELECT
@@ -18,7 +18,7 @@ WITH memories AS MATERIALIZED (
 
 totals AS (
     SELECT
-        coalesce(sum(m.access_count), 0)::bigint AS recalls,
+        coalesce(sum(m.access_count), 0)::bigint AS accesses,
         count(*) FILTER (WHERE m.access_count = 0 AND NOT m.is_archived) AS never_recalled,
         avg(ltm_dynamic_importance(m.importance_rank, $2 + interval '365 days'))
             AS importance_in_a_year
@@ -74,7 +74,7 @@ stale AS (
 )
 
 SELECT
-    t.recalls,
+    t.accesses,
     t.never_recalled,
     t.importance_in_a_year,
     (

@@ -77,7 +77,7 @@ LIMIT $4;
 --     accesses text, tag_details text, now timestamptz
 -- ) :exec
 -- Give a memory that was just added what its export says beyond the arguments of an add.
-WITH linked AS (
+WITH related AS (
     INSERT INTO ltm_memory_relationships (
         user_id, source_memory_id, target_memory_id, relationship_type, strength, description,
         created_at, last_accessed
@@ -163,7 +163,7 @@ SET
 WHERE m.user_id = $1 AND m.id = $2;
 
 -- name: lock_memories(user_id bigint, row_limit bigint) :one
--- Lock some memories of a user: from then on nobody can link to them. Tell how many.
+-- Lock some memories of a user: from then on nobody can relate to them. Tell how many.
 SELECT count(*) AS locked
 FROM (
     SELECT m.id

@@ -63,7 +63,7 @@ class LTMMemoryTag(Base):
 
 
 class LTMMemoryRelationship(Base):
-    """One link."""
+    """One relationship."""
 
     __tablename__ = "ltm_memory_relationships"
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
@@ -92,7 +92,7 @@ class OldProgram:
     async def add(
         self, content: str, tags: list[str], related: list[int] | None = None, **columns: object
     ) -> int:
-        """Store a memory, then its tags and links, each in a transaction of its own."""
+        """Store a memory, then its tags and relationships, each in a transaction of its own."""
         given = {**NULLS, **columns, "related_memory_ids": related}
         async with AsyncSession(self._engine, expire_on_commit=False) as session:
             memory = LTMMemory(user_id=1, content=content, tags=tags, **given)

@@ -30,7 +30,7 @@ _CHILDREN = (
 async def populate(
     connection: asyncpg.Connection, *, users: int, memories: int, first_user: int = 1
 ) -> None:
-    """Give users memories with a context, two tags, three links and accesses each; analyse."""
+    """Give users memories with a context, two tags, three relationships and accesses; analyse."""
     await connection.execute("SET statement_timeout = 0")
     await connection.execute(_MEMORIES, users, memories, first_user)
     for statement in _CHILDREN:

@@ -1,4 +1,4 @@
-"""Recording recalls, by hand and by themselves."""
+"""Recording accesses, by hand and by themselves."""
 
 import asyncio
 import math

@@ -14,7 +14,6 @@ import pytest
 
 from ltm_store import (
     add_memory,
-    adopt,
     check_health,
     connect,
     get_analytics,
@@ -22,9 +21,10 @@ from ltm_store import (
     migrate,
     search_memories,
 )
-from ltm_store import originals as originals_
-from ltm_store.resources import migration_ids
-from ltm_store.statements import statements
+from ltm_store.db.resources import migration_ids
+from ltm_store.db.statements import statements
+from ltm_store.migrate.adoption import adopt
+from ltm_store.migrate.adoption import tables as originals_
 from tests import originals
 from tests.catalog import fingerprint
 from tests.old_program import OldProgram
@@ -143,10 +143,7 @@ async def test_every_shape_is_adopted_with_all_its_rows(shape, old, empty, fresh
 
 
 def test_every_query_of_adoption_is_used():
-    folder = Path(adopt.__file__).parent
-    code = "".join(
-        (folder / name).read_text() for name in ("adopt.py", "originals.py", "unadopt.py")
-    )
+    code = "".join(path.read_text() for path in Path(adopt.__file__).parent.glob("*.py"))
     assert [name for name in statements("sql/adoption") if code.count(f'"{name}"') == 0] == []
 
 
@@ -192,7 +189,7 @@ def run_up_to(patch: pytest.MonkeyPatch, last: str) -> None:
     names = list(adopt.STEPS)
     kept = names[: names.index(last) + 1]
     patch.setattr(adopt, "STEPS", {name: adopt.STEPS[name] for name in kept})
-    patch.setattr(migrate, "take", lambda *_: None)
+    patch.setattr(migrate, "run_migrations", lambda *_: None)
 
 
 def details(
@@ -248,7 +245,8 @@ async def test_what_is_written_between_the_steps_is_there_in_the_end(
 
 KILLED = """
 import os, signal, sys
-from ltm_store import migrate, originals
+from ltm_store import migrate
+from ltm_store.migrate.adoption import tables as originals
 originals.BATCH = 7
 done, progress = originals.Adoption.done, originals.Bar.move
 def killed(self, step):
@@ -456,7 +454,7 @@ async def test_tables_in_use_are_waited_for_and_the_adoption_goes_on(old, empty,
 async def test_a_far_session_holds_the_locks_for_few_round_trips(old, empty, monkeypatch):
     await old.execute(originals.level_1())
     await originals.fill(old, 9)
-    lock, alone = originals_.Adoption.lock, originals_.Adoption.alone
+    lock, alone = originals_.Adoption.lock, originals_.Adoption.with_short_lock
     held = {"before": 0}
     async with wire(empty) as proxy:
 
@@ -469,7 +467,7 @@ async def test_a_far_session_holds_the_locks_for_few_round_trips(old, empty, mon
             held[what] = proxy.round_trips - held["before"]
 
         monkeypatch.setattr(originals_.Adoption, "lock", locked)
-        monkeypatch.setattr(originals_.Adoption, "alone", done)
+        monkeypatch.setattr(originals_.Adoption, "with_short_lock", done)
         await asyncio.to_thread(migrate.apply, proxy.dsn)
         await asyncio.to_thread(migrate.rollback, proxy.dsn, everything=True)
     assert held["the swap"] <= 15
@@ -735,7 +733,7 @@ async def test_foreign_keys_that_were_never_checked_are_carried_over_unchecked(o
 
 
 async def test_details_that_the_program_writes_after_the_swap_are_not_there_before(old, empty):
-    """It stores a memory first and its tags and links in later commits."""
+    """It stores a memory first and its tags and relationships in later commits."""
     await old.execute(originals.level_1())
     await originals.fill(old)
     with pytest.MonkeyPatch.context() as patch:

@@ -32,8 +32,8 @@ from ltm_store import (
     to_svg,
 )
 from ltm_store.cli import app
-from ltm_store.models import Graph
-from ltm_store.resources import migration_ids
+from ltm_store.db.resources import migration_ids
+from ltm_store.model.relationships import Graph
 from tests.test_graph import HOSTILE, check_dot, check_mermaid
 
 GONE = "postgresql://x@127.0.0.1:1/x"
@@ -392,7 +392,7 @@ async def test_a_refused_value_is_named(cli):
     assert cli.stderr.startswith("failed: memory_type: ")
 
 
-async def test_nothing_that_is_read_counts_as_a_recall(db, cli, tmp_path):
+async def test_nothing_that_is_read_counts_as_an_access(db, cli, tmp_path):
     memory = await a_memory(db)
     before = await get_memory(db, "alice", memory.id)
     for arguments in (

@@ -21,7 +21,7 @@ from ltm_store import (
     get_memory,
     update_memory,
 )
-from ltm_store.contexts import STORED, StoredContext, store_context
+from ltm_store.model.contexts import STORED, StoredContext, store_context
 
 _stored = TypeAdapter(StoredContext)
 

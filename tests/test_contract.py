@@ -36,12 +36,12 @@ SIGNATURES = {
     "archive_memory": "db, user_id, memory_id, *, reason=None",
     "restore_memory": "db, user_id, memory_id",
     "delete_memory": "db, user_id, memory_id",
-    "relate": "db, user_id, source_id, target_id, relationship_type='related', *, strength=1.0, "
-    "description=None",
-    "unrelate": "db, user_id, source_id, target_id, relationship_type=None",
+    "relate": "db, user_id, source_memory_id, target_memory_id, relationship_type='related', *, "
+    "strength=1.0, description=None",
+    "unrelate": "db, user_id, source_memory_id, target_memory_id, relationship_type=None",
     "get_relationships": "db, user_id, memory_id",
     "traverse": "db, user_id, memory_id, *, depth=2, types=None, min_strength=None, limit=100",
-    "shortest_path": "db, user_id, source_id, target_id, *, max_depth=6, types=None, "
+    "shortest_path": "db, user_id, source_memory_id, target_memory_id, *, max_depth=6, types=None, "
     "min_strength=None",
     "suggest_relationships": "db, user_id, memory_id, *, limit=10",
     "add_tags": "db, user_id, memory_id, tags, *, tag_category=None, tag_importance=None, "
@@ -128,7 +128,7 @@ def test_everything_public_is_documented(name):
 def test_the_limits_of_the_models_are_those_of_the_schema():
     """Each limit stands in a CHECK or a type of the migrations."""
     from ltm_store import limits
-    from ltm_store.resources import resource_dir
+    from ltm_store.db.resources import resource_dir
 
     schema = "".join(p.read_text() for p in resource_dir("migrations").glob("*.sql"))
     for text in (

@@ -20,7 +20,7 @@ from ltm_store import (
     to_svg,
     traverse,
 )
-from ltm_store.execute import fetch_one
+from ltm_store.db.execute import fetch_one
 
 SVG = "{http://www.w3.org/2000/svg}"
 HOSTILE = [
@@ -50,7 +50,7 @@ DOT = re.compile(
 
 
 async def star(db, contents: list[str], kind: str = "related") -> tuple[int, list[int]]:
-    """A memory that others are linked with."""
+    """A memory that others are related with."""
     hub = await add_memory(db, 1, "the hub", memory_type="goal")
     others = [await add_memory(db, 1, content, memory_type=kind[:50]) for content in contents]
     for place, other in enumerate(others):

@@ -195,7 +195,7 @@ async def test_a_bound_that_makes_no_sense_is_refused(conn, below):
 
 
 async def fill(db, users, each):
-    """Users with a chain of memories each: every second expired, all linked and under another."""
+    """Users with a chain of memories each: every second expired, all related and under another."""
     for user in users:
         lines = [
             {

@@ -10,8 +10,9 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from ltm_store import SchemaOutdated, connect, migrate, runner
-from ltm_store.resources import migration_ids, resource_dir
+from ltm_store import SchemaOutdated, connect, migrate
+from ltm_store.db.resources import migration_ids, resource_dir
+from ltm_store.migrate import runner
 from tests.catalog import fingerprint
 
 FOLDER = resource_dir("migrations")
@@ -101,7 +102,7 @@ async def test_up_down_up_of_every_migration_gives_the_same_catalog(empty):
         assert await fingerprint(connection) == below
         await connection.close()
         with runner.connected(empty) as session:
-            runner.take(empty, session, rolled_back, "apply", lambda line: None)
+            runner.run_migrations(empty, session, rolled_back, "apply", lambda line: None)
     assert await catalog(empty) == head
 
 

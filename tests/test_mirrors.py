@@ -1,4 +1,4 @@
-"""What a memory says of its tags, links and contexts is what their tables say, whatever happens."""
+"""What a memory says of its tags, relationships and contexts is what their tables say."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -35,7 +35,7 @@ from ltm_store import (
     unrelate,
     update_memory,
 )
-from ltm_store.contexts import store_context
+from ltm_store.model.contexts import store_context
 
 USER = 1
 CHILDREN = ("ltm_contexts", "ltm_memory_tags", "ltm_memory_access")
@@ -52,7 +52,7 @@ contexts = st.sampled_from(
 
 
 class Memories(RuleBasedStateMachine):
-    """A user's memories, beside what should be there: tags in lower case, links, parents.
+    """A user's memories, beside what should be there: tags in lower case, relationships, parents.
 
     The database is used in a transaction that is rolled back.
     """

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ltm_store.resources import migration_ids, resource_dir
+from ltm_store.db.resources import migration_ids, resource_dir
 
 ROOT = Path(__file__).parent.parent
 PROGRAM = """
@@ -57,7 +57,7 @@ def test_the_wheel_and_the_sdist_carry_the_statements_and_migrations(built):
     wanted.add("sql/menu.psql")
     for name in migration_ids():
         wanted |= {f"migrations/{name}.sql", f"migrations/{name}.rollback.sql"}
-    assert {f"ltm_store/{name}" for name in wanted | {"py.typed", "demo.jsonl"}} <= inside
+    assert {f"ltm_store/{name}" for name in wanted | {"py.typed", "cli/demo.jsonl"}} <= inside
     assert not {name for name in inside if name.startswith(("tests", "sql", "migrations"))}
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ltm_store import Database, embedded, import_user
-from ltm_store.resources import demo_lines, resource_dir
+from ltm_store.db.resources import demo_lines, resource_dir
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"

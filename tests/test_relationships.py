@@ -1,4 +1,4 @@
-"""Links between memories, and their mirror on the source memory."""
+"""Relationships between memories, and their mirror on the source memory."""
 
 import asyncio
 import random
@@ -103,7 +103,7 @@ async def test_unrelate_one_type_or_all(conn, ids):
 
 
 async def test_what_cannot_be_related(conn, ids):
-    with pytest.raises(InvalidMemory, match="^target_id: "):
+    with pytest.raises(InvalidMemory, match="^target_memory_id: "):
         await relate(conn, 1, ids[0], ids[0])
     for strength in (-0.1, 1.1, float("nan")):
         with pytest.raises(InvalidMemory, match="^strength: "):
@@ -169,7 +169,7 @@ async def test_relating_and_deleting_at_once_never_deadlock(db):
 
 @dataclass
 class Graph:
-    """Memories 0 .. n - 1 of a user, and links as (source, target, type, strength in eighths)."""
+    """Memories 0 .. n - 1 of a user; relationships as (source, target, type, strength * 8)."""
 
     memories: int
     links: list[tuple[int, int, str, int | None]]
@@ -210,7 +210,7 @@ async def stored(conn, graph):
 
 
 def reference(graph, ids, types, min_strength):
-    """The strongest link of each two memories that can be walked."""
+    """The strongest relationship of each two memories that can be walked."""
     walkable = nx.Graph()
     walkable.add_nodes_from(id_ for n, id_ in enumerate(ids) if n not in graph.expired)
     for source, target, kind, eighths in graph.links:
@@ -401,7 +401,7 @@ async def test_a_path_that_is_refused(conn):
 
 
 async def hub(conn, leaves):
-    """A memory with ever weaker links to leaves, and one linked to the last leaf."""
+    """A memory with ever weaker relationships to leaves, and one related to the last leaf."""
     hub, *ids, end = [
         row["id"]
         for row in await conn.fetch(
@@ -430,7 +430,7 @@ async def test_of_a_hub_the_strongest_links_are_followed(conn):
     assert path is not None
     assert path.path == (end, leaves[-1], middle, leaves[0])
     assert await shortest_path(conn, 1, middle, leaves[9_999], max_depth=1) is not None
-    # Beyond the bound a link is seen from the leaf's side only, which comes second.
+    # Beyond the bound a relationship is seen from the leaf's side only, which comes second.
     assert await shortest_path(conn, 1, middle, leaves[10_000], max_depth=1) is None
     path = await shortest_path(conn, 1, middle, leaves[10_000])
     assert path is not None
@@ -449,7 +449,7 @@ async def test_links_to_expired_memories_count_as_looked_at(conn):
 
 
 async def test_reached_memories_take_nothing_from_the_nearest(conn, ids):
-    """The links back to what a level has seen already do not count against its limit."""
+    """The relationships back to what a level has seen already do not count against its limit."""
     first, second, third, last = ids
     for kind in ("related", "causes"):
         await relate(conn, 1, first, second, kind)

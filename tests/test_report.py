@@ -64,7 +64,7 @@ class Page(HTMLParser):
 
 
 async def fill(db) -> list[int]:
-    """Twelve memories over eight months; what is linked, recalled and archived is known."""
+    """Twelve memories over eight months; what is related, accessed and archived is known."""
     ids = []
     for n in range(12):
         memory = await add_memory(
@@ -139,7 +139,7 @@ async def test_the_other_figures_are_those_of_the_rows(conn):
         NOW,
     )
     shown = page.given("data-figure", "data-value")
-    assert shown["recalls"] == "4"
+    assert shown["accesses"] == "4"
     assert shown["relationships"] == "3"
     assert shown["never_recalled"] == "9"
     later = sum(row["later"] for row in rows) / len(rows)
@@ -254,7 +254,7 @@ async def test_ten_thousand_memories_make_a_small_page_soon(dsn):
     await connection.close()
 
 
-async def test_reading_a_report_is_no_recall(db):
+async def test_reading_a_report_is_no_access(db):
     await fill(db)
     before = await get_analytics(db, 1)
     await render_report(db, 1)

@@ -1,7 +1,9 @@
 """The contract of every named statement, in every shape it can take."""
 
+import importlib
 import itertools
 import json
+import pkgutil
 import re
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
@@ -14,15 +16,19 @@ import pytest
 from pglast import ast
 from pglast.visitors import Visitor
 
-import ltm_store
-from ltm_store import models
-from ltm_store.statements import Shape, Statement, statements
+import ltm_store.model
+from ltm_store.db.statements import Shape, Statement, statements
 from tests.populate import populate
 
 ALL = statements()
 PYTHON = "\n".join(
-    p.read_text() for p in Path(ltm_store.__file__).parent.glob("*.py") if p.stem != "__init__"
+    p.read_text() for p in Path(ltm_store.__file__).parent.rglob("*.py") if p.stem != "__init__"
 )
+MODELS = {
+    name: found
+    for module in pkgutil.iter_modules(ltm_store.model.__path__, "ltm_store.model.")
+    for name, found in vars(importlib.import_module(module.name)).items()
+}
 MOST_SHAPES = 64
 
 
@@ -42,7 +48,7 @@ every_statement = each(ALL.values())
 
 def columns_of(model_name: str) -> tuple[set[str], set[str]]:
     """The fields that a row must have, and those that it may have."""
-    fields = getattr(models, model_name).model_fields
+    fields = MODELS[model_name].model_fields
     required = {name for name, field in fields.items() if field.is_required()}
     return required, set(fields)
 
@@ -84,7 +90,7 @@ async def test_parameters_and_columns_are_what_the_header_and_the_model_say(
 @each(s for s in ALL.values() if s.model)
 async def test_a_column_that_may_be_null_is_optional_in_the_model(statement, shared):
     """Of columns that come straight from a table; expressions are proved by behaviour."""
-    fields = getattr(models, statement.model).model_fields
+    fields = MODELS[statement.model].model_fields
     async with await psycopg.AsyncConnection.connect(shared) as connection:
         for shape in shapes(statement):
             connection.pgconn.prepare(b"s", shape.sql.encode())

@@ -28,7 +28,7 @@ from ltm_store import (
     tracking,
     update_memory,
 )
-from ltm_store.accesses import Occasion, Recall, write_recalls
+from ltm_store.accesses import AccessReason, PendingAccess, write_accesses
 from tests.test_accesses import log
 from tests.test_database import kill
 from tests.wire import wire
@@ -88,10 +88,10 @@ async def test_each_recall_keeps_its_own_moment(dsn):
         moments = [NOW + timedelta(days=n) for n in (1, 2, 3)]
         words = ["a walk", None, None]
         recalls = [
-            Recall(1, number, moment, Occasion("direct", context))
+            PendingAccess(1, number, moment, AccessReason("direct", context))
             for moment, context in zip(moments, words, strict=True)
         ]
-        assert await write_recalls(db, [recalls]) == (3, [])
+        assert await write_accesses(db, [recalls]) == (3, [])
         read = await get_memory(db, 1, number)
         assert read is not None
         assert (read.access_count, read.last_accessed) == (3, moments[2])
@@ -103,7 +103,7 @@ async def test_each_recall_keeps_its_own_moment(dsn):
         then = await get_memory(db, 1, number, as_of=moments[2])
         assert then is not None
         assert stored == then.dynamic_importance
-        assert await write_recalls(db, [recalls[:1]]) == (1, [])
+        assert await write_accesses(db, [recalls[:1]]) == (1, [])
         again = await get_memory(db, 1, number)
         assert again is not None
         assert (again.access_count, again.last_accessed) == (4, moments[2])
@@ -112,7 +112,9 @@ async def test_each_recall_keeps_its_own_moment(dsn):
 async def test_a_clock_that_is_set_back_does_not_set_back_the_last_recall(db):
     (number,) = await add(db, 1)
     moments = [NOW + timedelta(days=n) for n in (1, 3, 2)]
-    db._recalls.add([Recall(1, number, moment, Occasion("direct")) for moment in moments])
+    db._accesses.add(
+        [PendingAccess(1, number, moment, AccessReason("direct")) for moment in moments]
+    )
     await db.flush()
     read = await get_memory(db, 1, number)
     assert read is not None
@@ -126,10 +128,14 @@ async def test_rows_of_an_old_program_are_counted(db):
             "UPDATE ltm_memories "
             "SET access_count = NULL, confidence_score = NULL, created_at = NULL"
         )
-    assert await write_recalls(db, [[Recall(1, number, NOW, Occasion("direct"))] * 2]) == (2, [])
+    assert await write_accesses(
+        db, [[PendingAccess(1, number, NOW, AccessReason("direct"))] * 2]
+    ) == (2, [])
     async with db.transaction() as conn:
         await conn.execute("UPDATE ltm_memories SET access_count = 2147483646")
-    assert await write_recalls(db, [[Recall(1, number, NOW, Occasion("direct"))] * 2]) == (2, [])
+    assert await write_accesses(
+        db, [[PendingAccess(1, number, NOW, AccessReason("direct"))] * 2]
+    ) == (2, [])
     read = await get_memory(db, 1, number)
     assert read is not None
     assert read.access_count == 2147483647
@@ -187,11 +193,11 @@ async def test_nothing_runs_while_nothing_is_queued(dsn):
     async with connect(dsn) as db:
         (number,) = await add(db, 1)
         before = asyncio.all_tasks()
-        assert db._recalls._timer is None
+        assert db._accesses._timer is None
         await get_memory(db, 1, number)
-        assert db._recalls._timer is not None
+        assert db._accesses._timer is not None
         await db.flush()
-        assert (db._recalls._timer, db._recalls._task) == (None, None)
+        assert (db._accesses._timer, db._accesses._task) == (None, None)
         assert asyncio.all_tasks() == before
 
 
@@ -214,7 +220,7 @@ async def test_no_task_outlives_the_database(dsn):
                 await flushing
         await other.close()
     assert asyncio.all_tasks() == before
-    assert db._recalls._timer is None
+    assert db._accesses._timer is None
     assert db.stats()[4:] == (0, 0, 1)
 
 
@@ -234,7 +240,7 @@ async def test_closing_is_bounded_when_the_server_is_gone(dsn, how, caplog):
     assert time.monotonic() - started < HANG
     assert db.stats().queued == 0
     assert db.stats().dropped == 1
-    timer = db._recalls._timer
+    timer = db._accesses._timer
     assert timer is None or timer.cancelled()
 
 
@@ -443,13 +449,13 @@ async def test_the_history_is_read_where_nothing_can_be_written(dsn):
 
 async def test_a_flush_does_not_wait_for_the_disk_and_sets_nothing_for_others(dsn):
     connection = await asyncpg.connect(dsn)
-    recalls = [[Recall(1, 1, NOW, Occasion("direct"))]]
+    recalls = [[PendingAccess(1, 1, NOW, AccessReason("direct"))]]
     await connection.execute("SET synchronous_commit = on")
     async with connection.transaction():
-        await write_recalls(connection, recalls)
+        await write_accesses(connection, recalls)
         assert await connection.fetchval("SHOW synchronous_commit") == "off"
     assert await connection.fetchval("SHOW synchronous_commit") == "on"
-    await write_recalls(connection, recalls)
+    await write_accesses(connection, recalls)
     assert await connection.fetchval("SHOW synchronous_commit") == "on"
     assert await connection.fetchval("SHOW lock_timeout") == "0"
     await connection.close()

@@ -30,7 +30,7 @@ from ltm_store import (
     search_memories,
     update_memory,
 )
-from ltm_store.resources import demo_lines
+from ltm_store.db.resources import demo_lines
 from tests.test_memories import FULL, rows, waiting
 
 

@@ -28,7 +28,7 @@ from ltm_store import (
     record_feedback,
     relate,
 )
-from ltm_store.resources import demo_lines, migration_ids
+from ltm_store.db.resources import demo_lines, migration_ids
 from tests.conftest import connected, created
 from tests.old_program import NULLS
 from tests.populate import populate
@@ -278,7 +278,7 @@ async def test_the_figures_of_a_user_are_those_of_get_analytics(conn):
     assert shared == pytest.approx({name: getattr(told, name) for name in shared})
     assert len(shared) == 4
     assert (row["external_id"], row["total_memories"], row["archived_memories"]) == ("alice", 5, 1)
-    assert (row["recalled_memories"], row["accesses"], row["relationships"]) == (2, 3, 1)
+    assert (row["accessed_memories"], row["accesses"], row["relationships"]) == (2, 3, 1)
     assert (row["first_created_at"], row["last_created_at"]) == (PAST, PAST)
     assert row["last_accessed"] == (await access_history(conn, "alice", ids[0]))[0].access_timestamp
     assert last > 0
@@ -329,14 +329,14 @@ async def test_duplicates_are_told_as_an_add_tells_them(conn):
 
 async def test_equal_hashes_alone_make_no_duplicates(conn):
     await conn.execute(
-        "CREATE OR REPLACE FUNCTION ltm_plain_content(content text) RETURNS text LANGUAGE sql "
+        "CREATE OR REPLACE FUNCTION ltm_normalized_content(content text) RETURNS text LANGUAGE sql "
         "IMMUTABLE RETURN 'the same'"
     )
     await add_memory(conn, 1, "one")
     await add_memory(conn, 1, "other")
     assert len(await show(conn, "ltm_suspected_duplicates")) == 1
     await conn.execute(
-        "CREATE OR REPLACE FUNCTION ltm_plain_content(content text) RETURNS text LANGUAGE sql "
+        "CREATE OR REPLACE FUNCTION ltm_normalized_content(content text) RETURNS text LANGUAGE sql "
         "IMMUTABLE RETURN content"
     )
     assert await show(conn, "ltm_suspected_duplicates") == []

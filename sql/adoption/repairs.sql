@@ -323,7 +323,7 @@ $$;
 -- Carry memories over with all their rows but accesses, as they are now.
 CREATE FUNCTION adopt_memories(ids bigint[]) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
-    -- Whose links depend on a memory that is gone, and its accesses, follow.
+    -- Whose relationships depend on a memory that is gone, and its accesses, follow.
     WITH gone AS (
         SELECT m.user_id, m.id
         FROM ltm_memories AS m
@@ -372,7 +372,7 @@ BEGIN
         WHERE r.memory_id = ANY(ids) AND c.user_id = r.user_id AND c.id = r.id
         RETURNING c.memory_id AS id
     ),
-    links AS (
+    relationships AS (
         DELETE FROM ltm_memory_relationships AS l USING repaired_relationships AS r
         WHERE r.source_memory_id = ANY(ids) AND l.user_id = r.user_id AND l.id = r.id
         RETURNING l.source_memory_id AS id
@@ -380,7 +380,7 @@ BEGIN
     INSERT INTO changes (kind, row_id)
     SELECT 'memory', x.id
     FROM (
-        SELECT id FROM tags UNION SELECT id FROM contexts UNION SELECT id FROM links
+        SELECT id FROM tags UNION SELECT id FROM contexts UNION SELECT id FROM relationships
     ) AS x;
 
     INSERT INTO ltm_memories (
@@ -461,10 +461,10 @@ BEGIN
             o.last_modified IS DISTINCT FROM m.last_modified),
         ('access_count', 'clamped', o.access_count::text,
             o.access_count IS DISTINCT FROM m.access_count),
-        ('related_memory_ids', 'links dropped',
+        ('related_memory_ids', 'relationships dropped',
             o.related_memory_ids::text,
             o.related_memory_ids IS DISTINCT FROM m.related_memory_ids),
-        ('parent_memory_id', 'link dropped', o.parent_memory_id::text,
+        ('parent_memory_id', 'relationship dropped', o.parent_memory_id::text,
             o.parent_memory_id IS DISTINCT FROM m.parent_memory_id),
         ('memory_metadata', 'left out, over the limits', o.memory_metadata::text,
             o.memory_metadata IS DISTINCT FROM m.memory_metadata)
@@ -677,7 +677,7 @@ BEGIN
         )
         RETURNING c.memory_id AS id
     ),
-    links AS (
+    relationships AS (
         DELETE FROM ltm_memory_relationships AS r
         WHERE NOT EXISTS (
             SELECT 1 FROM ltm_memories AS m
@@ -693,7 +693,7 @@ BEGIN
     UNION
     SELECT 'memory', c.id FROM contexts AS c
     UNION
-    SELECT 'memory', l.id FROM links AS l
+    SELECT 'memory', l.id FROM relationships AS l
     UNION
     SELECT 'memory', m.id FROM ltm_memories AS m
     WHERE m.parent_memory_id IS NOT NULL AND NOT EXISTS (

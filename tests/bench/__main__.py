@@ -22,7 +22,7 @@ from ltm_store import (
 )
 from ltm_store import search_memories as search
 from ltm_store.database import Tracking
-from ltm_store.execute import fetch_value
+from ltm_store.db.execute import fetch_value
 from tests import servers
 from tests.bench.recall import recall
 from tests.populate import populate

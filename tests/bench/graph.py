@@ -27,7 +27,7 @@ from ltm_store import (
     suggest_relationships,
     traverse,
 )
-from ltm_store.statements import statements
+from ltm_store.db.statements import statements
 from tests import servers
 
 MEMORIES, HUBS, CALLS = 100_000, 20, 100

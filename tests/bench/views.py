@@ -1,7 +1,7 @@
 """`python -m tests.bench.views [users [filler]]`: what the views cost one user, by EXPLAIN.
 
 400 users of 2,000 memories, one of 100,000, and as many of one memory each as fill a million, all
-with links, tags, contexts and accesses, in step; the median of five runs, warm.
+with relationships, tags, contexts and accesses, in step; the median of five runs, warm.
 """
 
 import asyncio

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).parent.parent
 
 
 def resource_dir(name: str) -> Path:
@@ -33,4 +33,4 @@ def lines_of(text: str) -> list[str]:
 
 def demo_lines() -> list[str]:
     """The demo's memories, a JSON object a line."""
-    return lines_of((_PACKAGE / "demo.jsonl").read_text(encoding="utf-8"))
+    return lines_of((_PACKAGE / "cli" / "demo.jsonl").read_text(encoding="utf-8"))

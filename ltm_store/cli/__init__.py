@@ -24,27 +24,28 @@ except ImportError:
     raise SystemExit("failed: install ltm_store[cli], which brings typer and rich") from None
 from pydantic import BaseModel, JsonValue
 
-from ltm_store import dsn as dsns
 from ltm_store import embedded, limits
 from ltm_store.accesses import access_history
+from ltm_store.cli.demo import import_with_progress, show
+from ltm_store.cli.display import console, show_hits, show_memory, table
 from ltm_store.database import Database, connect
-from ltm_store.demo import import_with_progress, show
-from ltm_store.display import console, show_hits, show_memory, table
-from ltm_store.drawing import legible, to_dot, to_mermaid, to_svg
+from ltm_store.db import dsn as dsns
+from ltm_store.db.resources import lines_of, resource_dir
 from ltm_store.errors import InvalidMemory, LtmError
 from ltm_store.graph import memory_graph
 from ltm_store.maintenance import adoption_repairs, adoption_report, check_health
 from ltm_store.memories import get_memory, search_memories
-from ltm_store.models import Graph, ImportReport
+from ltm_store.model.relationships import Graph
+from ltm_store.model.transfer import ImportReport
+from ltm_store.render.drawing import legible, to_dot, to_mermaid, to_svg
 from ltm_store.report import render_report
-from ltm_store.resources import lines_of, resource_dir
 from ltm_store.tags import list_tags
 from ltm_store.transfer import export_user
 
 Arguments = ParamSpec("Arguments")
 _STANDARD: Final = "-"
 _PART: Final = ".part"  # of the name of a file that is being written
-_HISTORY: Final = 20  # recalls that show lists
+_HISTORY: Final = 20  # accesses that show lists
 
 app = typer.Typer(
     help="The long-term memory of an AI assistant, in PostgreSQL: on --dsn, else "
@@ -313,7 +314,7 @@ def search(
 def show_one(
     user: UserOption, memory_id: MemoryArgument, as_json: JsonOption = False, dsn: DsnOption = None
 ) -> None:
-    """Show a memory with its context, tags, relationships and last recalls."""
+    """Show a memory with its context, tags, relationships and last accesses."""
 
     async def shown() -> None:
         async with _reading(dsn) as db:
@@ -348,7 +349,7 @@ def graph(
     as_json: JsonOption = False,
     dsn: DsnOption = None,
 ) -> None:
-    """Draw the memories around one and the links among them."""
+    """Draw the memories around one and the relationships among them."""
 
     async def around() -> Graph:
         async with _reading(dsn) as db:

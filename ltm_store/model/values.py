@@ -170,7 +170,7 @@ def moment(value: datetime | None, field: str = "as_of") -> datetime:
         raise InvalidMemory(field, str(error)) from None
 
 
-def known_user(user_id: UserId) -> int | str:
+def parse_user_id(user_id: UserId) -> int | str:
     """The application's own number of a user, or the external id to look up."""
     match user_id:
         case bool():
@@ -198,7 +198,7 @@ def known_user(user_id: UserId) -> int | str:
     raise InvalidMemory("user_id", "should be a number, a string or a UUID")
 
 
-def memory_number(value: int, field: str = "memory_id") -> int:
+def check_memory_id(value: int, field: str = "memory_id") -> int:
     """The id itself. Raises InvalidMemory unless it is a whole number that a bigint holds."""
     if type(value) is not int or abs(value) > limits.MEMORY_ID:
         raise InvalidMemory(field, "should be the id of a memory")

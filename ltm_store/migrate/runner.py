@@ -28,8 +28,8 @@ from yoyo import read_migrations
 from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
 from yoyo.migrations import Migration
 
+from ltm_store.db.resources import resource_dir
 from ltm_store.errors import LtmError
-from ltm_store.resources import resource_dir
 
 Direction = Literal["apply", "rollback"]
 Report = Callable[[str], None]
@@ -101,7 +101,7 @@ class _Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]
             "operation": operation,
         }
 
-    def take(self, migration: Migration, direction: Direction) -> None:
+    def run(self, migration: Migration, direction: Direction) -> None:
         """Apply or roll back one migration and note it, in one transaction if it has one."""
 
         def note() -> None:
@@ -155,7 +155,7 @@ def applied_ids(connection: psycopg.Connection[Any]) -> list[str]:
 
 
 @contextmanager
-def alone(connection: psycopg.Connection[Any], report: Report) -> Iterator[None]:
+def migration_lock(connection: psycopg.Connection[Any], report: Report) -> Iterator[None]:
     """Hold the advisory lock; other processes that migrate this database wait outside."""
     waited_until = time.monotonic() + LOCK_WAIT
     told = False
@@ -176,10 +176,12 @@ def alone(connection: psycopg.Connection[Any], report: Report) -> Iterator[None]
             connection.execute("SELECT pg_advisory_unlock(%s)", [LOCK_KEY])
 
 
-def _take(backend: _Backend, migration: Migration, direction: Direction, report: Report) -> None:
+def _run_migration(
+    backend: _Backend, migration: Migration, direction: Direction, report: Report
+) -> None:
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            backend.take(migration, direction)
+            backend.run(migration, direction)
         except (LockNotAvailable, DeadlockDetected):
             report(f"{migration.id} waits for a table that is in use (try {attempt} of {ATTEMPTS})")
             time.sleep(POLL * attempt)
@@ -190,7 +192,7 @@ def _take(backend: _Backend, migration: Migration, direction: Direction, report:
     raise MigrationFailed(f"{migration.id}: a table was in use each of {ATTEMPTS} times")
 
 
-def take(
+def run_migrations(
     dsn: str,
     connection: psycopg.Connection[Any],
     names: list[str],
@@ -206,12 +208,12 @@ def take(
         connection.execute("SELECT 1")  # without this session the lock is gone
         with _Backend(dsn, "ltm_migrations") as backend:
             backend.ensure_internal_schema_updated()
-            _take(backend, files[name], direction, report)
+            _run_migration(backend, files[name], direction, report)
         seconds = time.monotonic() - started
         report(f"[{number}/{len(names)}] {direction} {name} ({seconds:.2f} s)")
 
 
-def take_optional(connection: psycopg.Connection[Any], name: str, *, undo: bool) -> None:
+def run_optional(connection: psycopg.Connection[Any], name: str, *, undo: bool) -> None:
     """Run an optional step, or what undoes it, in one transaction. Raises MigrationFailed."""
     file = resource_dir("migrations") / "optional" / f"{name}{'.undo' if undo else ''}.sql"
     connection.execute("SELECT set_config('lock_timeout', %s, false)", [LOCK_TIMEOUT])

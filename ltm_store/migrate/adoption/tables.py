@@ -13,9 +13,9 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.errors import DeadlockDetected, LockNotAvailable
 
-from ltm_store.resources import resource_dir
-from ltm_store.runner import MigrationFailed, Report, connected
-from ltm_store.statements import statements
+from ltm_store.db.resources import resource_dir
+from ltm_store.db.statements import statements
+from ltm_store.migrate.runner import MigrationFailed, Report, connected
 
 Session = psycopg.Connection[Any]
 
@@ -259,7 +259,7 @@ class Adoption:
             self.session.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             yield
 
-    def alone(
+    def with_short_lock(
         self, work: Callable[[], None], what: str, before: Callable[[], None] | None = None
     ) -> None:
         """Do some work in a transaction whose locks are not waited for long, until it succeeds.
@@ -313,7 +313,7 @@ class Adoption:
 
     def check_foreign_key(self, table: str, name: str) -> None:
         """Check the rows that are there, without keeping anybody from writing."""
-        self.alone(
+        self.with_short_lock(
             lambda: self.run(
                 "ALTER TABLE {table} VALIDATE CONSTRAINT {name}", table=table, name=name
             ),
@@ -369,7 +369,7 @@ class Adoption:
             self.run("DROP SCHEMA ltm_adoption CASCADE")
             self.run("DROP SCHEMA ltm_next CASCADE")
 
-        self.alone(work, "giving up")
+        self.with_short_lock(work, "giving up")
 
     def drain(self, *, is_back: bool) -> None:
         """Carry over, or back, what was written meanwhile, until little is left."""

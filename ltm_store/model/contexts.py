@@ -26,7 +26,7 @@ from pydantic import (
 
 from ltm_store import limits
 from ltm_store.errors import InvalidMemory
-from ltm_store.values import Fraction, JsonObject, Moment, Note, Text, dump_json, load_json
+from ltm_store.model.values import Fraction, JsonObject, Moment, Note, Text, dump_json, load_json
 
 STORED: Final = object()
 """Validation context of rows: what is stored is taken as it is, neither derived nor limited."""

@@ -9,7 +9,8 @@ from html import escape
 from itertools import combinations
 from typing import Final, NamedTuple
 
-from ltm_store.models import Graph, GraphEdge, GraphNode, MemoryType
+from ltm_store.model.memories import MemoryType
+from ltm_store.model.relationships import Graph, GraphEdge, GraphNode
 
 
 class Colours(NamedTuple):
@@ -81,7 +82,7 @@ def _width(strength: float) -> float:
 
 
 def to_mermaid(graph: Graph) -> str:
-    """The graph as a Mermaid flowchart, the strength of a link as the width of its line."""
+    """The graph as a Mermaid flowchart, the strength of a relationship as the width of its line."""
 
     def text(words: str, length: int) -> str:
         # Inside quotes Mermaid still reads entities, directives and Markdown: only the plainest
@@ -112,7 +113,7 @@ def to_mermaid(graph: Graph) -> str:
 
 
 def to_dot(graph: Graph) -> str:
-    """The graph in Graphviz's language, the strength of a link as the width of its line."""
+    """The graph in Graphviz's language, the strength of a relationship as the width of its line."""
 
     def text(words: list[str]) -> str:
         # Graphviz reads escapes and HTML entities inside quotes.
@@ -214,7 +215,7 @@ class _Area(NamedTuple):
 
 
 def _parents(graph: Graph) -> dict[int, int]:
-    """For each memory but the first the one that it hangs on: the strongest link one level up."""
+    """For each memory but the first the one it hangs on, by its strongest relationship upwards."""
     depth = {node.id: node.depth for node in graph.nodes}
     parents: dict[int, int] = {}
     for edge in graph.edges:
@@ -252,7 +253,7 @@ def _rings(graph: Graph) -> list[list[float]]:
 
 
 def _relaxed(graph: Graph, places: list[list[float]]) -> None:
-    """Draw linked memories together and push the others apart, for as long as it is worth it."""
+    """Draw related memories together and push the others apart, for as long as it is worth it."""
     index = {node.id: i for i, node in enumerate(graph.nodes)}
     pairs = {
         tuple(sorted((index[edge.source_memory_id], index[edge.target_memory_id])))
@@ -324,7 +325,7 @@ def _boxes(graph: Graph) -> list[_Box]:
 
 
 class _Curve(NamedTuple):
-    """A link's line from the border of a box to that of another, bent by a point beside it."""
+    """A relationship's line from the border of one box to another's, bent by a point beside it."""
 
     edge: GraphEdge
     start: tuple[float, float]
@@ -370,7 +371,7 @@ def _curves(graph: Graph, boxes: list[_Box]) -> list[_Curve]:
 
 
 def _labels(curves: list[_Curve], boxes: list[_Box]) -> list[tuple[float, float, str]]:
-    """Where the types of the links can be written without meeting a box or one another."""
+    """Where the types of the relationships can be written without meeting a box or one another."""
     taken = [_Area(box.x, box.y, _BOX / 2 + 2, box.height / 2 + 2) for box in boxes]
     labels = []
     for curve in curves:
@@ -453,9 +454,9 @@ def _legend(kinds: dict[str | None, int], left: float, top: float) -> tuple[str,
 def to_svg(graph: Graph, *, inline: bool = False) -> str:
     """The graph as an SVG image: boxes that do not overlap, coloured by type, in light and dark.
 
-    The width of a link's line is its strength; its type stands at it where there is room, and in
-    its title. Up to about 40 memories are easy to read. `inline` leaves out what HTML that holds
-    the image has itself: the namespace and the ground.
+    The width of a relationship's line is its strength; its type stands at it where there is room,
+    and in its title. Up to about 40 memories are easy to read. `inline` leaves out what HTML that
+    holds the image has itself: the namespace and the ground.
     """
     boxes, kinds = _boxes(graph), _kinds(graph)
     curves = _curves(graph, boxes)

@@ -7,8 +7,15 @@ from typing import Any, Final
 
 from psycopg import sql
 
-from ltm_store.originals import MEMORIES, NEVER_CHECKED, ORIGINALS, Adoption, Session, steps
-from ltm_store.runner import MigrationFailed, Report
+from ltm_store.migrate.adoption.tables import (
+    MEMORIES,
+    NEVER_CHECKED,
+    ORIGINALS,
+    Adoption,
+    Session,
+    steps,
+)
+from ltm_store.migrate.runner import MigrationFailed, Report
 
 # Only what differs from the repaired value goes back, so that the original's own values stay.
 CHANGED: Final = """
@@ -61,7 +68,7 @@ def go_back(dsn: str, locked: Session, report: Report) -> None:
         present, keys = adoption.present(), adoption.ask("foreign_keys")
         adoption.look_from("ltm_adoption", adoption.home)
         _make_way(adoption)
-        adoption.alone(
+        adoption.with_short_lock(
             lambda: _exchange(adoption, present, keys),
             "the original tables go back",
             before=lambda: adoption.drain(is_back=True),

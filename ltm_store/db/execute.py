@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import asyncpg
 from pydantic import BaseModel
 
-from ltm_store.contexts import STORED
+from ltm_store.db.statements import Statement, statements
 from ltm_store.errors import LtmError, translate
-from ltm_store.statements import Statement, statements
-from ltm_store.values import UserId, known_user
+from ltm_store.model.contexts import STORED
+from ltm_store.model.values import UserId, parse_user_id
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
@@ -52,7 +52,7 @@ class Handle(ABC):
         context: str | None,
         query: str | None,
     ) -> None:
-        """Note that these memories were recalled."""
+        """Note that these memories were accessed."""
 
     @abstractmethod
     async def settled(self, user_id: int, memory_id: int | None = None) -> None:
@@ -109,7 +109,7 @@ async def fetch_many(
     return [model.model_validate(dict(row), context=STORED) for row in rows]
 
 
-async def internal_id(db: Executor, user_id: UserId) -> int | None:
+async def find_user(db: Executor, user_id: UserId) -> int | None:
     """The number under which a user is stored, or None for an external id never written for.
 
     Raises InvalidMemory for anything that cannot be a user id.
@@ -117,7 +117,7 @@ async def internal_id(db: Executor, user_id: UserId) -> int | None:
     return await _number(db, user_id, "find_user")
 
 
-async def interned_id(db: Executor, user_id: UserId, *, anew: bool = False) -> int:
+async def ensure_user(db: Executor, user_id: UserId, *, anew: bool = False) -> int:
     """The same for a write: an external id that is new is given a number.
 
     With `anew` what was remembered of the user is looked up again.
@@ -129,7 +129,7 @@ async def interned_id(db: Executor, user_id: UserId, *, anew: bool = False) -> i
 
 
 async def _number(db: Executor, user_id: UserId, statement: str, anew: bool = False) -> int | None:
-    user = known_user(user_id)
+    user = parse_user_id(user_id)
     if isinstance(user, int):
         return user
     # A number is kept on a Database alone: what a caller's connection finds may still roll back.
@@ -151,7 +151,7 @@ async def track(
     context: str | None = None,
     query: str | None = None,
 ) -> None:
-    """Note that memories were recalled on a Database; elsewhere nothing is tracked."""
+    """Note that memories were accessed on a Database; elsewhere nothing is tracked."""
     if isinstance(db, Handle) and memory_ids:
         await db.accessed(user_id, memory_ids, method, context, query)
 

@@ -17,15 +17,17 @@ from rich.text import Text
 
 from ltm_store.accesses import record_access
 from ltm_store.analytics import get_analytics
-from ltm_store.contexts import store_context
 from ltm_store.database import Database
+from ltm_store.db.resources import demo_lines
 from ltm_store.errors import InvalidMemory
 from ltm_store.memories import archive_memory, get_memory, search_memories
-from ltm_store.models import Analytics, ImportReport, MemoryHit
-from ltm_store.resources import demo_lines
+from ltm_store.model.analytics import Analytics
+from ltm_store.model.contexts import store_context
+from ltm_store.model.search import MemoryHit
+from ltm_store.model.transfer import ImportReport
+from ltm_store.model.values import UserId
 from ltm_store.transfer import import_user
 from ltm_store.users import forget_user
-from ltm_store.values import UserId
 
 USER: Final = "demo-livia"
 QUERY: Final = "coffee and headaches"

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from itertools import takewhile
 
-from ltm_store.resources import resource_dir
+from ltm_store.db.resources import resource_dir
 
 _HEADER = re.compile(
     r"-- name: (?P<name>\w+)\((?P<parameters>[^)]*)\) "

@@ -10,10 +10,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ltm_store.contexts import store_context
-from ltm_store.drawing import legible
-from ltm_store.models import Access, Memory, MemoryHit, Tag
-from ltm_store.values import dump_json
+from ltm_store.model.accesses import Access
+from ltm_store.model.contexts import store_context
+from ltm_store.model.memories import Memory
+from ltm_store.model.search import MemoryHit
+from ltm_store.model.tags import Tag
+from ltm_store.model.values import dump_json
+from ltm_store.render.drawing import legible
 
 _NUMBERS = frozenset(("id", "score", "importance", "strength", "times", "repairs", "user", "row"))
 

@@ -19,8 +19,9 @@ from typing import Any, Final
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
-from ltm_store import originals
-from ltm_store.originals import (
+from ltm_store.db.resources import migration_ids
+from ltm_store.migrate.adoption import tables as originals
+from ltm_store.migrate.adoption.tables import (
     KEYS,
     KINDS,
     MEMORIES,
@@ -35,8 +36,7 @@ from ltm_store.originals import (
     steps,
     value,
 )
-from ltm_store.resources import migration_ids
-from ltm_store.runner import MigrationFailed, Report, applied_ids, connected, take
+from ltm_store.migrate.runner import MigrationFailed, Report, applied_ids, connected, run_migrations
 
 WORK_MEMORY: Final = "256MB"  # for building indexes
 COPIED: Final = {"memory": "original_memories", "access": "original_accesses"}
@@ -115,7 +115,7 @@ def _look(a: Adoption) -> None:
         raise MigrationFailed(f"the tables cannot be adopted: {'; '.join(problems)}")
     _look_for_room(a)
     if before := applied_ids(a.session):  # an attempt of a version that knew no adoption
-        take(a.dsn, a.locked, before[::-1], "rollback", a.report)
+        run_migrations(a.dsn, a.locked, before[::-1], "rollback", a.report)
     with a.session.transaction():
         a.run("CREATE SCHEMA ltm_adoption")
         a.run("CREATE SCHEMA ltm_next")
@@ -182,7 +182,7 @@ def _make_tables(a: Adoption) -> None:
     with connected(a.next_dsn) as inside:
         done = applied_ids(inside)
     pending = [name for name in migration_ids() if name not in done]
-    take(a.next_dsn, a.locked, pending, "apply", a.report)
+    run_migrations(a.next_dsn, a.locked, pending, "apply", a.report)
     if names := a.ask("names_taken", a.home, a.present()):
         a.give_up()
         raise MigrationFailed(f"the tables cannot be adopted: {'; '.join(n for (n,) in names)}")
@@ -257,7 +257,7 @@ def _find_by_key(a: Adoption) -> None:
         for column in ORIGINALS[table].found_by:
             if not a.value("is_indexed", a.home, table, column):
                 name = f"{table}_adoption_{column}"
-                a.alone(_dropping(a, name), f"indexing {table}")
+                a.with_short_lock(_dropping(a, name), f"indexing {table}")
                 a.run(
                     "CREATE INDEX CONCURRENTLY {name} ON {table} ({column})",
                     name=name,
@@ -282,7 +282,7 @@ def _watch_originals(a: Adoption) -> None:
             a.ask("set_progress", f"last {kind}", a.first("SELECT max(id) FROM {v}", v=name) or 0)
         a.done("watched")
 
-    a.alone(work, "watching the original tables")
+    a.with_short_lock(work, "watching the original tables")
 
 
 def _copy(a: Adoption) -> None:
@@ -384,7 +384,7 @@ def _swap(a: Adoption) -> None:
             _exchange(a, present, keys)
             a.done("swapped")
 
-    a.alone(work, "the swap", before=lambda: a.drain(is_back=False))
+    a.with_short_lock(work, "the swap", before=lambda: a.drain(is_back=False))
     a.report("the new tables are in place")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ltm_store.errors import InvalidMemory
-from ltm_store.models import Memory
+from ltm_store.model.memories import Memory
 
 
 def format_for_prompt(hits: Iterable[Memory], *, max_chars: int) -> str:

@@ -1,0 +1,1 @@
+"""The engine room: statements, connections, transactions, users' numbers."""

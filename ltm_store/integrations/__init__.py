@@ -1,0 +1,1 @@
+"""Adapters for frameworks. They import public names of ltm_store only."""

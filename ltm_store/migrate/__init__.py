@@ -1,0 +1,92 @@
+"""Applying the schema: `python -m ltm_store.migrate`."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ltm_store.db.resources import migration_ids
+from ltm_store.migrate.adoption import adopt, way_back
+from ltm_store.migrate.runner import (
+    MigrationFailed,
+    Report,
+    applied_ids,
+    connected,
+    migration_lock,
+    run_migrations,
+    run_optional,
+)
+
+
+class Status(NamedTuple):
+    """The ids of what is applied and of what is not, each in the order of application."""
+
+    applied: list[str]
+    pending: list[str]
+
+
+def apply(dsn: str, report: Report = lambda line: None) -> list[str]:
+    """Apply every pending migration and return their ids; safe to run in several processes at once.
+
+    Where the original application's tables are, they are adopted: see adopt. `report` gets a line
+    after each step. Raises MigrationFailed.
+    """
+    with connected(dsn) as connection, migration_lock(connection, report):
+        before = applied_ids(connection)
+        if adopt.wanted(connection):
+            adopt.adopt(dsn, connection, report)
+        applied = applied_ids(connection)
+        pending = [name for name in migration_ids() if name not in applied]
+        run_migrations(dsn, connection, pending, "apply", report)
+    return [name for name in migration_ids() if name not in before]
+
+
+def rollback(
+    dsn: str, *, to: str | None = None, everything: bool = False, report: Report = lambda line: None
+) -> list[str]:
+    """Roll back the last migration, those after the id `to`, or everything; return their ids.
+
+    Everything means the original application's tables where those were adopted and it is not
+    finished. Raises MigrationFailed, also when `to` is not applied.
+    """
+    with connected(dsn) as connection, migration_lock(connection, report):
+        applied = applied_ids(connection)
+        if adopt.under_way(connection):
+            if not everything:
+                raise MigrationFailed(
+                    "these tables were adopted: only everything goes back (rollback --all), "
+                    "until finish_adoption"
+                )
+            way_back.go_back(dsn, connection, report)
+            return applied[::-1]
+        if to is not None and to not in applied:
+            raise MigrationFailed(f"{to} is not applied")
+        last = [name for name in applied if to is None or name > to][::-1]
+        chosen = last if everything or to is not None else last[:1]
+        run_migrations(dsn, connection, chosen, "rollback", report)
+    return chosen
+
+
+def optional(
+    dsn: str, name: str, *, undo: bool = False, report: Report = lambda line: None
+) -> None:
+    """Take an optional step, or undo it. Raises MigrationFailed."""
+    with connected(dsn) as connection, migration_lock(connection, report):
+        if name == "finish_adoption" and not undo:
+            adopt.reconcile_mirrors(connection, report, everything=True)
+        run_optional(connection, name, undo=undo)
+
+
+def reconcile_mirrors(dsn: str, report: Report = lambda line: None) -> None:
+    """Bring tags, relationships and contexts in step while the old program still writes one side.
+
+    Raises MigrationFailed.
+    """
+    with connected(dsn) as connection, migration_lock(connection, report):
+        adopt.reconcile_mirrors(connection, report, everything=False)
+
+
+def status(dsn: str) -> Status:
+    """What is applied and what is pending. Reads only. Raises MigrationFailed."""
+    with connected(dsn) as connection:
+        applied = applied_ids(connection)
+    return Status(applied, [name for name in migration_ids() if name not in applied])

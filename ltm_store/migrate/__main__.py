@@ -1,0 +1,79 @@
+"""The command line: `python -m ltm_store.migrate`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from ltm_store import embedded
+from ltm_store.db import dsn as dsns
+from ltm_store.db.resources import optional_steps
+from ltm_store.errors import LtmError
+from ltm_store.migrate import apply, optional, reconcile_mirrors, rollback, status
+from ltm_store.migrate.runner import place
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line: 0 is well, 1 failed or pending, 2 wrong usage."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ltm_store.migrate", description="Apply the schema of ltm_store."
+    )
+    parser.add_argument("--dsn", help="the database; else DATABASE_URL, else LTM_DATABASE_URL")
+    parser.set_defaults(command="apply")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    for name, meaning in (
+        ("apply", "apply what is pending (the default)"),
+        ("rollback", "roll back the last migration, dropping its tables with their rows"),
+        ("status", "tell what is applied and what is pending"),
+        ("reconcile_mirrors", "after an adoption: complete what the old program wrote on one side"),
+    ):
+        command = commands.add_parser(name, help=meaning)
+        command.add_argument("--dsn", default=argparse.SUPPRESS)
+        if name == "rollback":
+            reach = command.add_mutually_exclusive_group()
+            reach.add_argument("--to", metavar="ID", help="roll back what came after this one")
+            reach.add_argument("--all", action="store_true", help="roll back everything")
+    for name in optional_steps():
+        command = commands.add_parser(name, help="an optional step")
+        command.add_argument("--dsn", default=argparse.SUPPRESS)
+        command.add_argument("--undo", action="store_true", help="undo the step")
+    arguments = parser.parse_args(argv)
+    try:
+        dsn = (
+            dsns.normalise(arguments.dsn)
+            if arguments.dsn
+            else dsns.from_environment("DATABASE_URL", "LTM_DATABASE_URL") or embedded.start()
+        )
+        match arguments.command:
+            case "rollback":
+                done = rollback(dsn, to=arguments.to, everything=arguments.all, report=_say)
+                _say(f"{len(done)} rolled back" if done else "nothing to roll back")
+            case "status":
+                applied, pending = status(dsn)
+                for name in applied:
+                    _say(f"applied  {name}")
+                for name in pending:
+                    _say(f"pending  {name}")
+                return 1 if pending else 0
+            case "reconcile_mirrors":
+                reconcile_mirrors(dsn, report=_say)
+            case name if name in optional_steps():
+                optional(dsn, name, undo=arguments.undo, report=_say)
+                _say(f"{name} {'undone' if arguments.undo else 'done'} ({place(dsn)})")
+            case _:
+                done = apply(dsn, report=_say)
+                what = f"{len(done)} applied" if done else "nothing to apply, the schema is current"
+                _say(f"{what} ({place(dsn)})")
+    except LtmError as error:
+        print(f"failed: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

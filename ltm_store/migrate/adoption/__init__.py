@@ -1,0 +1,1 @@
+"""Adopting the original application's tables while it goes on."""

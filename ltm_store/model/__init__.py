@@ -1,0 +1,1 @@
+"""Frozen types by subject: what callers hand in and get back."""

@@ -1,0 +1,66 @@
+"""Figures over a user's memories."""
+
+from __future__ import annotations
+
+from pydantic import Json
+
+from ltm_store.model.base import Row
+from ltm_store.model.relationships import MemorySummary
+from ltm_store.model.values import Moment
+
+
+class AccessedMemory(MemorySummary):
+    """A summary with how often the memory was accessed."""
+
+    access_count: int
+
+
+class RelatedMemory(MemorySummary):
+    """A summary with how many relationships the memory has."""
+
+    relationship_count: int
+
+
+class Analytics(Row):
+    """Figures over all memories of a user that have not expired, archived ones included.
+
+    Distributions map a name to a count, most frequent first; memories without a type or category
+    count as "unknown". growth_by_month maps "2026-03" to the memories created in that month, oldest
+    first. Averages are None for a user without memories.
+    """
+
+    total_memories: int
+    archived_memories: int
+    type_distribution: Json[dict[str, int]]
+    category_distribution: Json[dict[str, int]]
+    average_importance: float | None
+    average_dynamic_importance: float | None
+    most_accessed_memories: Json[tuple[AccessedMemory, ...]]
+    most_related_memories: Json[tuple[RelatedMemory, ...]]
+    tag_distribution: Json[dict[str, int]]
+    growth_by_month: Json[dict[str, int]]
+
+
+class SeenMemory(MemorySummary):
+    """A summary with the dynamic importance, and when it was last accessed, else created."""
+
+    dynamic_importance: float
+    last_seen: Moment | None
+
+
+class ReportFigures(Row):
+    """What a report shows beyond Analytics, of memories that have not expired.
+
+    importance_by_month maps the month in which memories were created to their average and highest
+    dynamic importance, memories_by_importance whole points (9 for 9 to 10) to a count. The lists
+    and never_recalled leave archived memories out.
+    """
+
+    accesses: int
+    relationships: int
+    never_recalled: int
+    importance_in_a_year: float | None
+    importance_by_month: Json[dict[str, tuple[float, float]]]
+    memories_by_importance: Json[dict[int, int]]
+    never_recalled_memories: Json[tuple[SeenMemory, ...]]
+    stalest_memories: Json[tuple[SeenMemory, ...]]

@@ -1,0 +1,47 @@
+"""What operators get: health, repairs, pruned logs."""
+
+from __future__ import annotations
+
+from ltm_store.model.base import Row
+
+
+class PrunedAccesses(Row):
+    """How many accesses of a page were deleted, and the last row of the page."""
+
+    user_id: int
+    id: int
+    pruned: int
+
+
+class HealthProblem(Row):
+    """Something wrong with the database: which check found it, where, and what it is or what helps.
+
+    `subject` is a row ("ltm_contexts 55") or an object of the schema; `user_id` is None for the
+    latter. See the comment on ltm_health.check_name for the checks. Carries no content.
+    """
+
+    check_name: str
+    user_id: int | None
+    subject: str
+    detail: str
+
+
+class RepairCount(Row):
+    """How often adoption repaired a column of a table by a rule; column_name None: whole rows."""
+
+    table_name: str
+    column_name: str | None
+    rule: str
+    repairs: int
+
+
+class Repair(Row):
+    """One value that adoption repaired, as it was before; of a whole row, its columns as JSON."""
+
+    id: int
+    user_id: int | None
+    table_name: str
+    row_id: int
+    column_name: str | None
+    rule: str
+    original: str | None

@@ -1,0 +1,169 @@
+"""Memories: what is added, changed and handed out."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, StrictBool
+
+from ltm_store import limits
+from ltm_store.errors import LtmError
+from ltm_store.model.base import Arguments, Row, parsed
+from ltm_store.model.contexts import EnhancedContext, StoredContext
+from ltm_store.model.relationships import Relationship
+from ltm_store.model.values import (
+    Category,
+    Content,
+    Fraction,
+    IdempotencyKey,
+    Int32,
+    JsonObject,
+    LongText,
+    MemoryId,
+    Moment,
+    Note,
+    Score,
+    SourceId,
+    Tags,
+    Word,
+)
+
+
+class MemoryType(StrEnum):
+    """What kind of memory it is; any other string of at most 50 characters is accepted too."""
+
+    PREFERENCE = "preference"
+    INSIGHT = "insight"
+    PATTERN = "pattern"
+    FACT = "fact"
+    GOAL = "goal"
+    HABIT = "habit"
+    ROUTINE = "routine"
+    RELATIONSHIP = "relationship"
+    SKILL = "skill"
+    KNOWLEDGE = "knowledge"
+
+
+class SourceType(StrEnum):
+    """Where a memory came from; any other string of at most 50 characters is accepted too."""
+
+    CONVERSATION = "conversation"
+    TOOL_USAGE = "tool_usage"
+    MANUAL = "manual"
+    PATTERN_DETECTION = "pattern_detection"
+    AUTOMATED = "automated"
+    IMPORT = "import"
+
+
+def _unique_ids(ids: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(ids))
+
+
+class _Attributes(Arguments):
+    """What can be given at an add, changed by an update and cleared with None."""
+
+    context: LongText | None = None
+    enhanced_context: EnhancedContext | None = None
+    memory_type: Word | None = None
+    category: Category | None = None
+    source_type: Word | None = None
+    source_id: SourceId | None = None
+    source_position: Int32 | None = None
+    created_by: Word | None = "system"
+    metadata: JsonObject | None = None
+    parent_memory_id: MemoryId | None = None
+    expires_at: Moment | None = None
+
+
+class NewMemory(_Attributes):
+    """A memory to add: the keywords of add_memory."""
+
+    content: Content
+    tags: Tags = ()
+    importance_score: Score = 5
+    confidence_score: Fraction = 1.0
+    related_memory_ids: Annotated[
+        tuple[MemoryId, ...], Field(max_length=limits.RELATED), AfterValidator(_unique_ids)
+    ] = ()
+    created_at: Moment | None = None
+    idempotency_key: IdempotencyKey | None = None
+
+
+class MemoryChanges(_Attributes):
+    """What an update changes: the fields in model_fields_set. Defaults mean nothing."""
+
+    content: Content = ""
+    tags: Annotated[Tags, BeforeValidator(lambda tags: () if tags is None else tags)] = ()
+    importance_score: Score = 1
+    confidence_score: Fraction = 1.0
+    is_archived: StrictBool = False
+    archive_reason: Note | None = None
+
+
+def _stored_tags(value: object) -> object:
+    """Tags of a row: a JSON array, or whatever an older program wrote in its place."""
+    tags = parsed(value)
+    if tags is None:
+        return ()
+    if not isinstance(tags, list | tuple):
+        tags = (tags,)
+    return tuple(tag if isinstance(tag, str) else str(tag) for tag in tags if tag is not None)
+
+
+def _stored_ids(value: object) -> object:
+    ids = parsed(value)
+    return tuple(i for i in ids if type(i) is int) if isinstance(ids, list | tuple) else ()
+
+
+class Memory(Row):
+    """A memory as stored. Moments are aware and in UTC.
+
+    `dynamic_importance` is the importance, 0 .. 10, at the moment the call asked for.
+    `enhanced_context` is None when none was stored or the call did not ask for it,
+    `relationships` unless asked for. `outcome` and `duplicate_of` are set by add_memory alone: the
+    first of the user's memories, neither archived nor expired, that said the same already, but for
+    letter case and white space.
+    """
+
+    id: int
+    user_id: int
+    content: str
+    tags: Annotated[tuple[str, ...], BeforeValidator(_stored_tags)]
+    memory_type: str | None
+    category: str | None
+    importance_score: int
+    confidence_score: float
+    importance_rank: int
+    dynamic_importance: float
+    context: str | None
+    enhanced_context: StoredContext
+    source_type: str | None
+    source_id: str | None
+    source_position: int | None
+    created_by: str | None
+    created_at: datetime | None
+    last_accessed: datetime | None
+    last_modified: datetime | None
+    access_count: int
+    last_access_context: str | None
+    related_memory_ids: Annotated[tuple[int, ...], BeforeValidator(_stored_ids)]
+    parent_memory_id: int | None
+    metadata: Annotated[JsonValue, BeforeValidator(parsed)]
+    is_archived: bool
+    archive_reason: str | None
+    idempotency_key: str | None
+    version: int
+    expires_at: datetime | None
+    relationships: Annotated[tuple[Relationship, ...] | None, BeforeValidator(parsed)] = None
+    outcome: Literal["created", "existing"] | None = None
+    duplicate_of: int | None = None
+
+
+class Conflict(LtmError):
+    """The memory is no longer at the expected version. `current` is the memory as it is now."""
+
+    def __init__(self, current: Memory) -> None:
+        super().__init__(f"memory {current.id} is at version {current.version}")
+        self.current = current

@@ -1,0 +1,110 @@
+"""Lines of an export, and what an import or an erasure did."""
+
+from __future__ import annotations
+
+from pydantic import Json, JsonValue, StrictBool
+
+from ltm_store.model.base import Arguments, Row
+from ltm_store.model.memories import Memory, NewMemory
+from ltm_store.model.values import Fraction, Int32, LongText, MemoryId, Moment, TagImportance, Text
+
+
+class ExportedRelationship(Arguments):
+    """A relationship in an export; its target is the id of another line."""
+
+    target_memory_id: MemoryId
+    relationship_type: Text = "related"
+    strength: Fraction = 1.0
+    description: Text | None = None
+    created_at: Moment | None = None
+    last_accessed: Moment | None = None
+
+
+class ExportedAccess(Arguments):
+    """An access in an export."""
+
+    access_timestamp: Moment | None = None
+    access_method: Text | None = None
+    access_context: Text | None = None
+    user_query: Text | None = None
+    was_relevant: StrictBool | None = None
+    relevance_score: Fraction | None = None
+
+
+class ExportedTag(Arguments):
+    """The details of a tag in an export."""
+
+    tag_name: Text
+    tag_category: Text | None = "general"
+    tag_importance: TagImportance | None = 1.0
+    tag_confidence: Fraction | None = 1.0
+    usage_count: Int32 | None = 1
+    first_used: Moment | None = None
+    last_used: Moment | None = None
+
+
+class ExportedMemory(NewMemory):
+    """A line of an export, or of a file to import: the keywords of add_memory and what happened.
+
+    `id` is the line's own; related_memory_ids, parent_memory_id and the relationships speak of it.
+    What the database holds passes, so that every export can be imported; its CHECKs still stand.
+    """
+
+    content: LongText
+    tags: tuple[Text, ...] = ()
+    memory_type: Text | None = None
+    source_type: Text | None = None
+    created_by: Text | None = "system"
+    metadata: JsonValue = None  # type: ignore[assignment]
+    id: MemoryId | None = None
+    relationships: tuple[ExportedRelationship, ...] = ()
+    accesses: tuple[ExportedAccess, ...] = ()
+    tag_details: tuple[ExportedTag, ...] = ()
+    version: Int32 = 1
+    access_count: Int32 = 0
+    last_accessed: Moment | None = None
+    last_access_context: Text | None = None
+    last_modified: Moment | None = None
+    is_archived: StrictBool = False
+    archive_reason: Text | None = None
+
+
+class ExportRow(Memory):
+    """A memory with all that an export says of it."""
+
+    outgoing: Json[tuple[ExportedRelationship, ...]]
+    accesses: Json[tuple[ExportedAccess, ...]]
+    tag_details: Json[tuple[ExportedTag, ...]]
+
+
+class ErasedRows(Row):
+    """How many rows of each table were deleted."""
+
+    ltm_memories: int
+    ltm_contexts: int
+    ltm_memory_relationships: int
+    ltm_memory_access: int
+    ltm_memory_tags: int
+
+
+class RefusedMemory(Row):
+    """A memory that add_memories left out: its place, from 0, and what its error says."""
+
+    index: int
+    field: str
+    rule: str
+
+
+class ImportReport(Row):
+    """How many memories were created, existed (by key) or were refused, and relationships made."""
+
+    created: int
+    existing: int
+    relationships: int
+    refused: tuple[RefusedMemory, ...] = ()
+
+
+class ErasureReport(Row):
+    """How many rows of a user were deleted, by table; ltm_external_users lost the name alone."""
+
+    counts: dict[str, int]
