@@ -3,7 +3,7 @@
 from ltm_store.accesses import access_history, record_access, record_feedback
 from ltm_store.analytics import get_analytics
 from ltm_store.database import Database, connect
-from ltm_store.errors import InvalidMemory, LtmError, SchemaOutdated, Unavailable
+from ltm_store.errors import InvalidArgument, InvalidMemory, LtmError, SchemaOutdated, Unavailable
 from ltm_store.graph import memory_graph
 from ltm_store.maintenance import (
     adoption_repairs,
@@ -17,13 +17,10 @@ from ltm_store.memories import (
     archive_memory,
     archive_stale,
     delete_memory,
-    explain_search,
     get_children,
     get_memories,
     get_memory,
-    iterate_memories,
     restore_memory,
-    search_memories,
     update_importance,
     update_memory,
 )
@@ -65,6 +62,7 @@ from ltm_store.relationships import (
 from ltm_store.render.drawing import to_dot, to_mermaid, to_svg
 from ltm_store.render.prompts import format_for_prompt
 from ltm_store.report import render_report
+from ltm_store.search import explain_search, iterate_memories, search_memories
 from ltm_store.tags import add_tags, list_tags, related_tags, remove_tags, rename_tag
 from ltm_store.transfer import add_memories, export_user, import_user
 from ltm_store.users import forget_user
@@ -86,6 +84,7 @@ __all__ = [
     "GraphNode",
     "HealthProblem",
     "ImportReport",
+    "InvalidArgument",
     "InvalidMemory",
     "LtmError",
     "Memory",

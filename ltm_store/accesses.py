@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 from ltm_store.db.execute import (
     Executor,
-    Handle,
     fetch_many,
     fetch_one,
     fetch_rows,
     fetch_value,
-    find_user,
+    session_of,
 )
+from ltm_store.db.identity import find_user
 from ltm_store.errors import Unavailable
 from ltm_store.model.accesses import Access, AccessDetails, Feedback
 from ltm_store.model.values import UserId, check_memory_id, moment, row_limit
@@ -49,8 +49,13 @@ async def record_access(
 ) -> int:
     """Count one access of each of these memories, now, and log it; return how many there were.
 
-    Unknown, foreign and expired memories are passed over, and an id counts once. access_method is
-    "direct", "search", "related" or another word. Raises InvalidMemory for a bad argument.
+    Unknown, foreign and expired memories are passed over, and an id counts once.
+
+    memory_ids: at most 10,000. access_method: "direct", "search", "related" or another word of at
+    most 50 characters. access_context: the caller's words on it, at most 10,000 characters, kept on
+    the memory too. user_query: what was asked, cut to 10,000 characters.
+
+    Raises InvalidMemory naming the argument that is refused.
     """
     details = AccessDetails.checked(
         {
@@ -61,7 +66,7 @@ async def record_access(
         }
     )
     user = await find_user(db, user_id)
-    return 0 if user is None else await record(db, user, details)
+    return 0 if user is None else await record(db, user.number, details)
 
 
 async def record(db: Executor, user: int, details: AccessDetails) -> int:
@@ -69,12 +74,12 @@ async def record(db: Executor, user: int, details: AccessDetails) -> int:
     recorded: int = await fetch_value(
         db,
         "record_accesses",
-        user,
-        list(details.memory_ids),
-        moment(None),
-        details.access_method,
-        details.access_context,
-        details.user_query,
+        user_id=user,
+        memory_ids=list(details.memory_ids),
+        now=moment(None),
+        access_method=details.access_method,
+        access_context=details.access_context,
+        user_query=details.user_query,
     )
     return recorded
 
@@ -90,38 +95,37 @@ async def write_accesses(
     """
     users: list[int] = []
     numbers: list[int] = []
-    firsts: list[int] = []
-    lasts: list[int] = []
-    contexts: list[str | None] = []
+    first_accesses: list[int] = []
+    last_accesses: list[int] = []
+    last_contexts: list[str | None] = []
     moments: list[datetime] = []
     reasons: list[int] = []
     places: dict[AccessReason, int] = {}
-    for recalls in memories:
-        users.append(recalls[0].user_id)
-        numbers.append(recalls[0].memory_id)
-        firsts.append(len(moments) + 1)
+    for accesses in memories:
+        users.append(accesses[0].user_id)
+        numbers.append(accesses[0].memory_id)
+        first_accesses.append(len(moments) + 1)
         context: str | None = None
-        for _, _, accessed_at, reason in recalls:
+        for _, _, accessed_at, reason in accesses:
             moments.append(accessed_at)
             reasons.append(places.setdefault(reason, len(places) + 1))
             if reason.access_context is not None:
                 context = reason.access_context
-        lasts.append(len(moments))
-        contexts.append(context)
+        last_accesses.append(len(moments))
+        last_contexts.append(context)
     ((recorded, busy),) = await fetch_rows(
         db,
         "write_accesses",
-        users,
-        numbers,
-        firsts,
-        lasts,
-        contexts,
-        moments,
-        reasons,
-        [reason.access_method for reason in places],
-        [reason.access_context for reason in places],
-        [reason.user_query for reason in places],
-        repeat=True,
+        user_ids=users,
+        memory_ids=numbers,
+        first_accesses=first_accesses,
+        last_accesses=last_accesses,
+        last_contexts=last_contexts,
+        moments=moments,
+        reasons=reasons,
+        access_methods=[reason.access_method for reason in places],
+        access_contexts=[reason.access_context for reason in places],
+        user_queries=[reason.user_query for reason in places],
     )
     return recorded, [place - 1 for place in busy]
 
@@ -145,16 +149,16 @@ async def record_feedback(
     user = await find_user(db, user_id)
     if user is None:
         return None
-    await _settled(db, user, number)
+    await session_of(db).write_pending_accesses(user.number, number)
     return await fetch_one(
         db,
         "record_feedback",
         Access,
-        user,
-        number,
-        feedback.was_relevant,
-        feedback.relevance_score,
-        moment(None),
+        user_id=user.number,
+        memory_id=number,
+        was_relevant=feedback.was_relevant,
+        relevance_score=feedback.relevance_score,
+        now=moment(None),
     )
 
 
@@ -170,10 +174,13 @@ async def access_history(
     if user is None:
         return []
     with suppress(Unavailable):  # what was recorded is worth more than the last that was not
-        await _settled(db, user, number)
-    return await fetch_many(db, "access_history", Access, user, number, rows, moment(None))
-
-
-async def _settled(db: Executor, user: int, number: int) -> None:
-    if isinstance(db, Handle):
-        await db.settled(user, number)
+        await session_of(db).write_pending_accesses(user.number, number)
+    return await fetch_many(
+        db,
+        "access_history",
+        Access,
+        user_id=user.number,
+        memory_id=number,
+        row_limit=rows,
+        now=moment(None),
+    )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Final
 
-from ltm_store.db.execute import Executor, fetch_one, find_user
+from ltm_store.db.execute import Executor, fetch_one
+from ltm_store.db.identity import find_user
 from ltm_store.model.analytics import Analytics
 from ltm_store.model.values import UserId, moment
 
@@ -37,4 +38,7 @@ async def get_analytics(
     user = await find_user(db, user_id)
     if user is None:
         return _NOTHING
-    return await fetch_one(db, "get_analytics", Analytics, user, now, RANKED) or _NOTHING
+    found = await fetch_one(
+        db, "get_analytics", Analytics, user_id=user.number, as_of=now, row_limit=RANKED
+    )
+    return found or _NOTHING

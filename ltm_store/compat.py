@@ -15,7 +15,7 @@ from typing import Final, TypedDict, Unpack
 from pydantic import JsonValue
 from pydantic_core import to_jsonable_python
 
-from ltm_store import analytics, memories, relationships
+from ltm_store import analytics, memories, relationships, search
 from ltm_store.database import Database, Options, connect
 from ltm_store.model.contexts import EnhancedContext
 from ltm_store.model.memories import Memory, MemoryType
@@ -220,7 +220,7 @@ async def search_enhanced_ltm_memories(
     See ltm_store.search_memories. Without include_context their enhanced_context is empty.
     """
     database = await _database()
-    hits = await memories.search_memories(
+    hits = await search.search_memories(
         database,
         user_id,
         query,
@@ -316,7 +316,7 @@ async def search_ltm_memories(
     user_id: UserId, query: str, limit: int = 5, min_importance: int = 1
 ) -> list[Row]:
     """The memories that match, best first."""
-    hits = await memories.search_memories(
+    hits = await search.search_memories(
         await _database(), user_id, query, limit=limit, min_importance=min_importance
     )
     return [_before(_columns(hit)) for hit in hits]

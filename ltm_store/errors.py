@@ -19,7 +19,7 @@ class LtmError(Exception):
     """Anything that this library raises."""
 
 
-class InvalidMemory(LtmError, ValueError):
+class InvalidArgument(LtmError, ValueError):
     """An argument was refused before anything was written.
 
     `field` names the argument ("tags", "enhanced_context.temporal.month"), `rule` says what it
@@ -30,6 +30,10 @@ class InvalidMemory(LtmError, ValueError):
         super().__init__(f"{field}: {rule}")
         self.field = field
         self.rule = rule
+
+
+class InvalidMemory(InvalidArgument):
+    """A field of a memory was refused before anything was written."""
 
 
 class SchemaOutdated(LtmError):

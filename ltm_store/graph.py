@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from ltm_store import limits
-from ltm_store.db.execute import Executor, fetch_one, find_user
+from ltm_store.db.execute import Executor, fetch_one
+from ltm_store.db.identity import find_user
 from ltm_store.errors import InvalidMemory
 from ltm_store.model.relationships import Graph
 from ltm_store.model.values import UserId, moment
@@ -36,11 +37,11 @@ async def memory_graph(
         db,
         "get_graph",
         Graph,
-        user,
-        [memory_id, *(found.related_memory.id for found in reached)],
-        [0, *(found.depth for found in reached)],
-        moment(None),
-        _CONTENT_CHARS,
-        _EDGES,
+        user_id=user.number,
+        memory_ids=[memory_id, *(found.related_memory.id for found in reached)],
+        depths=[0, *(found.depth for found in reached)],
+        as_of=moment(None),
+        content_chars=_CONTENT_CHARS,
+        relationship_limit=_EDGES,
     )
     return graph if graph and graph.nodes and graph.nodes[0].id == memory_id else None

@@ -26,5 +26,5 @@ HITS: Final = 1_000
 SHARED_BY: Final = 100  # memories, the most that make what they share a reason to relate them
 DEPTH: Final = 20  # relationships of a path
 PATH_MEMORIES: Final = 1_000  # of one level, that a search for a path goes on from
-PATH_LINKS: Final = 10_000  # of one level in each direction, that it follows
+PATH_RELATIONSHIPS: Final = 10_000  # of one level in each direction, that it follows
 GRAPH: Final = 200  # memories of a graph beside the one it begins at

@@ -7,17 +7,11 @@ from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Final
 
-from ltm_store.db.execute import (
-    Executor,
-    fetch_many,
-    fetch_one,
-    fetch_rows,
-    find_user,
-    in_transaction,
-)
+from ltm_store.db.execute import Executor, fetch_many, fetch_one, fetch_rows, session_of
+from ltm_store.db.identity import find_user
 from ltm_store.db.resources import migration_ids
 from ltm_store.errors import InvalidMemory
-from ltm_store.memories import erase
+from ltm_store.memories import delete_by_number
 from ltm_store.model.maintenance import HealthProblem, PrunedAccesses, Repair, RepairCount
 from ltm_store.model.values import UserId, moment
 
@@ -40,11 +34,12 @@ async def purge_expired(db: Executor, *, as_of: datetime | None = None) -> int:
     purged = 0
     while True:
         users: defaultdict[int, list[int]] = defaultdict(list)
-        for row in await fetch_rows(db, "expired_memories", now, _PURGED_AT_ONCE):
+        page = await fetch_rows(db, "expired_memories", as_of=now, row_limit=_PURGED_AT_ONCE)
+        for row in page:
             users[row["user_id"]].append(row["id"])
         deleted = 0
         for user, numbers in sorted(users.items()):
-            deleted += await erase(db, user, numbers, now, only_expired=True)
+            deleted += await delete_by_number(db, user, numbers, now, only_expired=True)
         purged += deleted
         if not deleted:
             return purged
@@ -62,7 +57,13 @@ async def prune_accesses(db: Executor, older_than: datetime) -> int:
     before = moment(older_than, "older_than")
     pruned, user, last = 0, _LEAST_USER, 0
     while page := await fetch_one(
-        db, "prune_accesses", PrunedAccesses, user, last, before, _PRUNED_AT_ONCE
+        db,
+        "prune_accesses",
+        PrunedAccesses,
+        after_user_id=user,
+        after_id=last,
+        older_than=before,
+        row_limit=_PRUNED_AT_ONCE,
     ):
         pruned, user, last = pruned + page.pruned, page.user_id, page.id
     return pruned
@@ -76,9 +77,13 @@ async def check_health(db: Executor) -> list[HealthProblem]:
     140,000 memories; a Database's timeout does not hold. Raises SchemaOutdated where there is no
     such view yet.
     """
-    async with in_transaction(db, unbounded=True, snapshot=True) as connection:
+    async with session_of(db).transaction(unbounded=True, snapshot=True) as connection:
         return await fetch_many(
-            connection, "check_health", HealthProblem, migration_ids(), _PROBLEMS
+            connection,
+            "check_health",
+            HealthProblem,
+            migration_ids=migration_ids(),
+            row_limit=_PROBLEMS,
         )
 
 
@@ -90,7 +95,13 @@ async def adoption_report(db: Executor, *, user_id: UserId | None = None) -> lis
     user = None if user_id is None else await find_user(db, user_id)
     if user is None and user_id is not None:
         return []
-    return await fetch_many(db, "adoption_report", RepairCount, user, _KINDS_OF_REPAIRS)
+    return await fetch_many(
+        db,
+        "adoption_report",
+        RepairCount,
+        of_user_id=user and user.number,
+        row_limit=_KINDS_OF_REPAIRS,
+    )
 
 
 async def adoption_repairs(db: Executor, *, user_id: UserId | None = None) -> AsyncIterator[Repair]:
@@ -101,7 +112,14 @@ async def adoption_repairs(db: Executor, *, user_id: UserId | None = None) -> As
     user = None if user_id is None else await find_user(db, user_id)
     last = 0
     while user is not None or user_id is None:
-        page = await fetch_many(db, "adoption_repairs", Repair, user, last, _REPAIRS_AT_ONCE)
+        page = await fetch_many(
+            db,
+            "adoption_repairs",
+            Repair,
+            of_user_id=user and user.number,
+            after_id=last,
+            row_limit=_REPAIRS_AT_ONCE,
+        )
         for repair in page:
             yield repair
         if not page:

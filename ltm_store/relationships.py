@@ -5,15 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ltm_store import limits
-from ltm_store.db.execute import (
-    Executor,
-    fetch_many,
-    fetch_one,
-    fetch_value,
-    find_user,
-    locking,
-    track,
-)
+from ltm_store.db.execute import Executor, fetch_many, fetch_one, fetch_value, session_of
+from ltm_store.db.identity import find_user
 from ltm_store.errors import InvalidMemory
 from ltm_store.model.relationships import (
     MemoryPath,
@@ -62,13 +55,13 @@ async def relate(
         db,
         "relate",
         Relationship,
-        user,
-        source,
-        target,
-        moment(None),
-        details.relationship_type,
-        details.strength,
-        details.description,
+        user_id=user.number,
+        source_memory_id=source,
+        target_memory_id=target,
+        now=moment(None),
+        relationship_type=details.relationship_type,
+        strength=details.strength,
+        description=details.description,
     )
 
 
@@ -90,11 +83,17 @@ async def unrelate(
     user = await find_user(db, user_id)
     if user is None:
         return False
-    async with locking(db) as connection:
-        if await fetch_value(connection, "lock_source", user, source) is None:
+    async with session_of(db).keeping_locks() as connection:
+        locked = await fetch_value(connection, "lock_source", user_id=user.number, memory_id=source)
+        if locked is None:
             return False
         removed: int = await fetch_value(
-            connection, "unrelate", user, source, target, relationship_type
+            connection,
+            "unrelate",
+            user_id=user.number,
+            source_memory_id=source,
+            target_memory_id=target,
+            relationship_type=relationship_type,
         )
     return removed > 0
 
@@ -109,8 +108,16 @@ async def get_relationships(db: Executor, user_id: UserId, memory_id: int) -> li
     user = await find_user(db, user_id)
     if user is None:
         return []
-    found = await fetch_many(db, "get_relationships", Relationship, user, number, moment(None))
-    await track(db, user, [link.related_memory.id for link in found], "related")
+    found = await fetch_many(
+        db,
+        "get_relationships",
+        Relationship,
+        user_id=user.number,
+        memory_id=number,
+        as_of=moment(None),
+    )
+    others = [relationship.related_memory.id for relationship in found]
+    await session_of(db).track_access(user.number, others, "related")
     return found
 
 
@@ -150,13 +157,13 @@ async def traverse(
         db,
         "traverse",
         ReachedMemory,
-        user,
-        number,
-        moment(None),
-        walk.depth,
-        walk.types,
-        walk.min_strength,
-        walk.limit,
+        user_id=user.number,
+        memory_id=number,
+        as_of=moment(None),
+        depth=walk.depth,
+        types=walk.types,
+        min_strength=walk.min_strength,
+        row_limit=walk.limit,
     )
 
 
@@ -196,15 +203,15 @@ async def shortest_path(
         db,
         "shortest_path",
         MemoryPath,
-        user,
-        source,
-        target,
-        moment(None),
-        max_depth,
-        walk.types,
-        walk.min_strength,
-        limits.PATH_MEMORIES,
-        limits.PATH_LINKS,
+        user_id=user.number,
+        source_memory_id=source,
+        target_memory_id=target,
+        as_of=moment(None),
+        max_depth=max_depth,
+        types=walk.types,
+        min_strength=walk.min_strength,
+        memory_limit=limits.PATH_MEMORIES,
+        relationship_limit=limits.PATH_RELATIONSHIPS,
     )
 
 
@@ -230,10 +237,10 @@ async def suggest_relationships(
         db,
         "suggest_relationships",
         Suggestion,
-        user,
-        number,
-        moment(None),
-        limits.SHARED_BY,
-        limits.QUERY_TERMS,
-        asked.limit,
+        user_id=user.number,
+        memory_id=number,
+        as_of=moment(None),
+        holder_limit=limits.SHARED_BY,
+        word_limit=limits.QUERY_TERMS,
+        row_limit=asked.limit,
     )

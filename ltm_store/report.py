@@ -9,7 +9,8 @@ from itertools import islice
 from typing import Final
 
 from ltm_store.analytics import get_analytics
-from ltm_store.db.execute import Executor, fetch_one, find_user, in_transaction
+from ltm_store.db.execute import Executor, fetch_one, session_of
+from ltm_store.db.identity import find_user
 from ltm_store.graph import memory_graph
 from ltm_store.model.analytics import Analytics, ReportFigures, SeenMemory
 from ltm_store.model.relationships import Graph, MemorySummary
@@ -99,13 +100,18 @@ async def render_report(db: Executor, user_id: UserId, *, as_of: datetime | None
     """
     now = moment(as_of)
     graph = None
-    async with in_transaction(db, snapshot=True) as connection:
+    async with session_of(db).transaction(snapshot=True) as connection:
         analytics = await get_analytics(connection, user_id, as_of=now)
         user = await find_user(connection, user_id)
         figures = None
         if user is not None and analytics.total_memories:
             figures = await fetch_one(
-                connection, "report_figures", ReportFigures, user, now, _LISTED
+                connection,
+                "report_figures",
+                ReportFigures,
+                user_id=user.number,
+                as_of=now,
+                row_limit=_LISTED,
             )
             for memory in analytics.most_related_memories[:1]:
                 graph = await memory_graph(connection, user_id, memory.id, limit=_DRAWN)

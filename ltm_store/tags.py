@@ -5,14 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from ltm_store.db.execute import (
-    Executor,
-    fetch_many,
-    fetch_one,
-    fetch_value,
-    find_user,
-    locking,
-)
+from ltm_store.db.execute import Executor, fetch_many, fetch_one, fetch_value, session_of
+from ltm_store.db.identity import find_user
 from ltm_store.errors import InvalidMemory, Unavailable
 from ltm_store.model.memories import Memory
 from ltm_store.model.tags import RelatedTag, Tag, TagDetails, TagFilters
@@ -55,13 +49,13 @@ async def add_tags(
         db,
         "add_tags",
         Memory,
-        user,
-        number,
-        moment(None),
-        details.tags,
-        details.tag_category,
-        details.tag_importance,
-        details.tag_confidence,
+        user_id=user.number,
+        memory_id=number,
+        now=moment(None),
+        tag_names=details.tags,
+        tag_category=details.tag_category,
+        tag_importance=details.tag_importance,
+        tag_confidence=details.tag_confidence,
     )
 
 
@@ -78,11 +72,22 @@ async def remove_tags(
     if user is None:
         return None
     for _ in range(_ATTEMPTS):
-        memory = await fetch_one(db, "remove_tags", Memory, user, number, now, names)
+        memory = await fetch_one(
+            db,
+            "remove_tags",
+            Memory,
+            user_id=user.number,
+            memory_id=number,
+            now=now,
+            tag_names=names,
+        )
         if memory is not None:
             return memory
         # Nothing was written: no such memory, or another change came in between.
-        if await fetch_value(db, "memory_version", user, number, now) is None:
+        version = await fetch_value(
+            db, "memory_version", user_id=user.number, memory_id=number, as_of=now
+        )
+        if version is None:
             return None
     raise Unavailable("other changes of this memory came in between each time")
 
@@ -100,12 +105,13 @@ async def rename_tag(db: Executor, user_id: UserId, old: str, new: str) -> int:
     user = await find_user(db, user_id)
     if user is None:
         return 0
-    async with locking(db) as connection:
-        ids = await fetch_value(connection, "lock_tagged", user, old_name, new_name, now)
+    names = {"tag": old_name, "new_tag": new_name}
+    async with session_of(db).keeping_locks() as connection:
+        ids = await fetch_value(connection, "lock_tagged", user_id=user.number, as_of=now, **names)
         if not ids:
             return 0
         renamed: int = await fetch_value(
-            connection, "rename_tag", user, ids, old_name, new_name, now
+            connection, "rename_tag", user_id=user.number, memory_ids=ids, now=now, **names
         )
     return renamed
 
@@ -129,7 +135,14 @@ async def list_tags(
     if user is None:
         return []
     return await fetch_many(
-        db, "list_tags", Tag, user, moment(None), filters.tag_category, filters.limit, number
+        db,
+        "list_tags",
+        Tag,
+        user_id=user.number,
+        as_of=moment(None),
+        tag_category=filters.tag_category,
+        row_limit=filters.limit,
+        memory_id=number,
     )
 
 
@@ -148,7 +161,14 @@ async def related_tags(
     if user is None:
         return []
     return await fetch_many(
-        db, "related_tags", RelatedTag, user, name, moment(None), _CANDIDATES, filters.limit
+        db,
+        "related_tags",
+        RelatedTag,
+        user_id=user.number,
+        tag=name,
+        as_of=moment(None),
+        candidate_limit=_CANDIDATES,
+        row_limit=filters.limit,
     )
 
 

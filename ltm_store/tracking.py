@@ -1,4 +1,4 @@
-"""Accesses that wait in memory to be recorded together, so that reads only read."""
+"""The policy of access tracking: at once, later and together, or not at all."""
 
 from __future__ import annotations
 
@@ -8,23 +8,29 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import chain
 from operator import attrgetter
-from typing import Final
+from typing import Final, Literal, get_args
 
-from ltm_store.accesses import PendingAccess
-from ltm_store.errors import LtmError, Unavailable
+from ltm_store import limits
+from ltm_store.accesses import AccessReason, PendingAccess, record, write_accesses
+from ltm_store.db.execute import Executor
+from ltm_store.errors import InvalidArgument, LtmError, Unavailable
+from ltm_store.model.accesses import AccessDetails
+from ltm_store.model.values import moment
 
-SECONDS: Final = 0.5  # that the first access waits for others
-SOON: Final = 10_000  # accesses that do not wait so long
+Tracking = Literal["deferred", "immediate", "off"]
+
+FLUSH_SECONDS: Final = 0.5  # that the first access waits for others
+FLUSH_ACCESSES: Final = 10_000  # that do not wait so long
 MEMORIES_AT_ONCE: Final = 1_000  # whose accesses are written by one statement
 LOCKED_SECONDS: Final = 0.5  # that memories which others have locked are tried again
 LOCKED_PAUSE: Final = 0.02  # seconds between these attempts
 RETRY_SECONDS: Final = 1.0  # until what could not be written is tried again
-MOST: Final = 20_000  # accesses that wait; then the oldest go
+QUEUED_ACCESSES: Final = 20_000  # at the most; then the oldest go
 _log = logging.getLogger(__name__)
 
 
-def _in_order(recalls: Iterable[PendingAccess]) -> list[PendingAccess]:
-    return sorted(recalls, key=attrgetter("accessed_at"))
+def _in_order(accesses: Iterable[PendingAccess]) -> list[PendingAccess]:
+    return sorted(accesses, key=attrgetter("accessed_at"))
 
 
 class AccessQueue:
@@ -39,9 +45,8 @@ class AccessQueue:
     ) -> None:
         self._write = write
         self._waiting: deque[PendingAccess] = deque()
-        self._unsent: list[
-            list[PendingAccess]
-        ] = []  # of the task that runs, those of a memory together
+        # Of the task that runs, those of a memory together.
+        self._unsent: list[list[PendingAccess]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._failing = False
@@ -55,21 +60,21 @@ class AccessQueue:
         """How many wait or are being written."""
         return len(self._waiting) + sum(map(len, self._unsent))
 
-    def add(self, recalls: Iterable[PendingAccess]) -> None:
+    def add(self, accesses: Iterable[PendingAccess]) -> None:
         """Queue some accesses; where there is no more room the oldest are dropped."""
-        self._waiting.extend(recalls)
-        self._drop_beyond(0 if self._closed else MOST)
+        self._waiting.extend(accesses)
+        self._drop_beyond(0 if self._closed else QUEUED_ACCESSES)
         if self._task is None and self._waiting:
-            if len(self._waiting) >= SOON and not self._failing:
+            if len(self._waiting) >= FLUSH_ACCESSES and not self._failing:
                 self._start()
             elif self._timer is None:
-                self._start_in(SECONDS)
+                self._start_in(FLUSH_SECONDS)
 
     def waits(self, user_id: int, memory_id: int | None) -> bool:
         """Whether an access of this memory, or of any of the user's, is not written yet."""
         return any(
-            recall.user_id == user_id and memory_id in (None, recall.memory_id)
-            for recall in chain(self._waiting, *self._unsent)
+            access.user_id == user_id and memory_id in (None, access.memory_id)
+            for access in chain(self._waiting, *self._unsent)
         )
 
     async def flush(self) -> None:
@@ -122,8 +127,8 @@ class AccessQueue:
     async def _drain(self) -> None:
         """Write what is queued as this begins, all accesses of a memory together."""
         memories: dict[tuple[int, int], list[PendingAccess]] = {}
-        for recall in _in_order(self._waiting):  # clocks are set back
-            memories.setdefault(recall[:2], []).append(recall)
+        for access in _in_order(self._waiting):  # clocks are set back
+            memories.setdefault(access[:2], []).append(access)
         self._waiting.clear()
         self._unsent = list(memories.values())
         clock = asyncio.get_running_loop().time
@@ -138,7 +143,7 @@ class AccessQueue:
         finally:
             self._waiting.extendleft(reversed(_in_order(chain.from_iterable(self._unsent))))
             self._unsent = []
-            self._drop_beyond(MOST)
+            self._drop_beyond(QUEUED_ACCESSES)
 
     async def _send(self) -> None:
         """Write what is not sent, but for memories that others have locked."""
@@ -166,10 +171,62 @@ class AccessQueue:
             _log.warning("%d accesses are not recorded yet: %s", len(self._waiting), reason)
         self._failing = error is not None
         if self._waiting and not self._closed:
-            soon = 0 if len(self._waiting) >= SOON else SECONDS
+            soon = 0 if len(self._waiting) >= FLUSH_ACCESSES else FLUSH_SECONDS
             self._start_in(RETRY_SECONDS if self._failing else soon)
 
     def _drop_beyond(self, most: int) -> None:
         while len(self._waiting) > most:
             self._waiting.popleft()
             self.dropped += 1
+
+
+class Tracker:
+    """What a Database does with the accesses that its reads are: the whole policy of it."""
+
+    def __init__(self, db: Executor, tracking: Tracking) -> None:
+        if tracking not in get_args(Tracking):
+            raise InvalidArgument("access_tracking", 'should be "deferred", "immediate" or "off"')
+        self._db = db
+        self._tracking = tracking
+        self.queue = AccessQueue(lambda memories: write_accesses(db, memories))
+
+    async def track(
+        self, user: int, memory_ids: list[int], method: str, context: str | None, query: str | None
+    ) -> None:
+        """Queue the accesses, record them at once, or do nothing."""
+        if self._tracking == "deferred":
+            now = moment(None)
+            reason = AccessReason(method, context, query and query[: limits.NOTE_CHARS])
+            self.queue.add(
+                [
+                    PendingAccess(user, memory_id, now, reason)
+                    for memory_id in dict.fromkeys(memory_ids)
+                ]
+            )
+        elif self._tracking == "immediate":
+            await self._record(user, memory_ids, method, context, query)
+
+    async def _record(
+        self, user: int, memory_ids: list[int], method: str, context: str | None, query: str | None
+    ) -> None:
+        details = AccessDetails.checked(
+            {
+                "memory_ids": memory_ids,
+                "access_method": method,
+                "access_context": context,
+                "user_query": query,
+            }
+        )
+        try:
+            await record(self._db, user, details)
+        except Unavailable:  # a replica, say: what was read is worth more than its count
+            _log.warning("%d accesses were not recorded", len(memory_ids))
+
+    async def write_pending(self, user: int, memory_id: int | None) -> None:
+        """Write what is queued, where some of it is of this memory, or of this user."""
+        if self.queue.waits(user, memory_id):
+            try:
+                await self.queue.flush()
+            except Unavailable:
+                if self.queue.waits(user, memory_id):
+                    raise

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager, nullcontext
-from typing import TYPE_CHECKING, Final, Literal, TypeVar
+from contextlib import nullcontext
+from typing import Final, Literal, TypeVar
 
-import asyncpg
 from pydantic import JsonValue
 from pydantic_core import to_jsonable_python
 
 from ltm_store.db.execute import (
     Executor,
-    Handle,
-    ensure_user,
     fetch_many,
     fetch_rows,
     fetch_value,
-    find_user,
-    in_transaction,
+    session_of,
 )
+from ltm_store.db.identity import User, ensure_user, find_user
+from ltm_store.db.transactions import Connection
 from ltm_store.errors import InvalidMemory, Unavailable
-from ltm_store.memories import FORGOTTEN, store
+from ltm_store.memories import FORGOTTEN, insert_memory
+from ltm_store.model.base import Arguments
 from ltm_store.model.memories import Memory, NewMemory
 from ltm_store.model.transfer import (
     ExportedMemory,
@@ -32,9 +31,6 @@ from ltm_store.model.transfer import (
     RefusedMemory,
 )
 from ltm_store.model.values import UserId, dump_json, moment
-
-if TYPE_CHECKING:
-    from ltm_store.db.execute import Connection
 
 _PAGE: Final = 200  # memories read by one statement
 _BEFORE_ALL: Final = -(2**63)
@@ -71,11 +67,11 @@ async def add_memories(
     """
     if on_error not in ("raise", "skip"):
         raise InvalidMemory("on_error", 'should be "raise" or "skip"')
-    created = existing = linked = 0
+    created = existing = related = 0
     refused: list[RefusedMemory] = []
     user = await ensure_user(db, user_id, anew=True)
     index = 0
-    async with in_transaction(db, unbounded=True) as connection:
+    async with session_of(db).transaction(unbounded=True) as connection:
         async for given in _each(memories):
             try:
                 new = given if isinstance(given, NewMemory) else NewMemory.checked(given)
@@ -90,10 +86,10 @@ async def add_memories(
                 fresh = memory.outcome == "created"
                 created += fresh
                 existing += not fresh
-                linked += len(new.related_memory_ids) if fresh else 0
+                related += len(new.related_memory_ids) if fresh else 0
             index += 1
     return ImportReport(
-        created=created, existing=existing, relationships=linked, refused=tuple(refused)
+        created=created, existing=existing, relationships=related, refused=tuple(refused)
     )
 
 
@@ -110,12 +106,20 @@ async def export_user(db: Executor, user_id: UserId) -> AsyncIterator[dict[str, 
     if user is None:
         return
     now = moment(None)
-    async with _one_snapshot(db) as connection:
-        ids: list[int] = await fetch_value(connection, "exported_ids", user, now)
+    async with session_of(db).one_snapshot() as connection:
+        ids: list[int] = await fetch_value(
+            connection, "exported_ids", user_id=user.number, as_of=now
+        )
         after = _BEFORE_ALL
         while ids and after < ids[-1]:
             page = await fetch_many(
-                connection, "export_memories", ExportRow, user, after, now, _PAGE
+                connection,
+                "export_memories",
+                ExportRow,
+                user_id=user.number,
+                after_id=after,
+                as_of=now,
+                row_limit=_PAGE,
             )
             if not page:
                 return
@@ -124,18 +128,8 @@ async def export_user(db: Executor, user_id: UserId) -> AsyncIterator[dict[str, 
             after = page[-1].id
 
 
-@asynccontextmanager
-async def _one_snapshot(db: Executor) -> AsyncIterator[Connection]:
-    """A connection that sees one state of the database; the caller's own sees what it sees."""
-    if isinstance(db, Handle | asyncpg.Pool):
-        async with in_transaction(db, unbounded=True, snapshot=True) as connection:
-            yield connection
-    else:
-        yield db
-
-
-async def _stored(connection: Connection, user: int, new: NewMemory) -> Memory:
-    memory = await store(connection, user, new)
+async def _stored(connection: Connection, user: User, new: NewMemory) -> Memory:
+    memory = await insert_memory(connection, user, new)
     if memory is None:
         raise Unavailable(FORGOTTEN)
     return memory
@@ -150,7 +144,7 @@ def _place(ids: list[int], memory_id: int | None) -> int | None:
 
 
 def _line(row: ExportRow, ids: list[int]) -> dict[str, JsonValue]:
-    linked = {link.target_memory_id for link in row.outgoing}
+    related = {outgoing.target_memory_id for outgoing in row.outgoing}
     values: dict[str, object] = {
         "id": _place(ids, row.id),
         "content": row.content,
@@ -160,12 +154,12 @@ def _line(row: ExportRow, ids: list[int]) -> dict[str, JsonValue]:
         "related_memory_ids": tuple(
             place
             for target in row.related_memory_ids
-            if target not in linked and (place := _place(ids, target))
+            if target not in related and (place := _place(ids, target))
         ),
         "relationships": tuple(
-            link.model_copy(update={"target_memory_id": place})
-            for link in row.outgoing
-            if (place := _place(ids, link.target_memory_id))
+            outgoing.model_copy(update={"target_memory_id": place})
+            for outgoing in row.outgoing
+            if (place := _place(ids, outgoing.target_memory_id))
         ),
     }
     defaults = ExportedMemory.model_fields
@@ -186,11 +180,11 @@ async def import_user(
     They come beside what the user has, under new ids, all or nothing. A line whose idempotency_key
     the user has used is passed over. Raises InvalidMemory naming the line and the field.
     """
-    created = existing = linked = number = 0
+    created = existing = related = number = 0
     ids: dict[int, int] = {}
     detailed: list[tuple[int, int, ExportedMemory]] = []
     user = await ensure_user(db, user_id, anew=True)
-    async with in_transaction(db, unbounded=True) as connection:
+    async with session_of(db).transaction(unbounded=True) as connection:
         async for given in _each(lines):
             number += 1
             try:
@@ -210,15 +204,15 @@ async def import_user(
                 detailed.append((number, memory.id, line))
         for number, memory_id, line in detailed:
             try:
-                linked += await _import_details(connection, user, memory_id, line, ids)
+                related += await _import_details(connection, user, memory_id, line, ids)
             except InvalidMemory as error:
                 raise InvalidMemory(f"line {number}, {error.field}", error.rule) from None
-    return ImportReport(created=created, existing=existing, relationships=linked)
+    return ImportReport(created=created, existing=existing, relationships=related)
 
 
 async def _import_details(
     connection: Connection,
-    user: int,
+    user: User,
     memory_id: int,
     line: ExportedMemory,
     ids: dict[int, int],
@@ -232,34 +226,40 @@ async def _import_details(
             raise InvalidMemory(field, "should be another memory")
         return ids[target]
 
-    links = [
+    relationships = [
         ExportedRelationship(
             target_memory_id=stored("related_memory_ids", target), strength=_RELATED_STRENGTH
         )
         for target in line.related_memory_ids
     ]
-    links += [
-        link.model_copy(update={"target_memory_id": stored("relationships", link.target_memory_id)})
-        for link in line.relationships
+    relationships += [
+        known.model_copy(
+            update={"target_memory_id": stored("relationships", known.target_memory_id)}
+        )
+        for known in line.relationships
     ]
     parent = line.parent_memory_id
     await fetch_rows(
         connection,
         "import_details",
-        user,
-        memory_id,
-        None if parent is None else stored("parent_memory_id", parent),
-        list(dict.fromkeys(link.target_memory_id for link in links)) or None,
-        line.version,
-        line.access_count,
-        line.last_accessed,
-        line.last_access_context,
-        line.last_modified,
-        line.is_archived,
-        line.archive_reason,
-        dump_json([link.model_dump(mode="json") for link in links]),
-        dump_json([access.model_dump(mode="json") for access in line.accesses]),
-        dump_json([tag.model_dump(mode="json") for tag in line.tag_details]),
-        moment(None),
+        user_id=user.number,
+        memory_id=memory_id,
+        parent_memory_id=None if parent is None else stored("parent_memory_id", parent),
+        related_memory_ids=list(dict.fromkeys(r.target_memory_id for r in relationships)) or None,
+        version=line.version,
+        access_count=line.access_count,
+        last_accessed=line.last_accessed,
+        last_access_context=line.last_access_context,
+        last_modified=line.last_modified,
+        is_archived=line.is_archived,
+        archive_reason=line.archive_reason,
+        relationships=_as_json(relationships),
+        accesses=_as_json(line.accesses),
+        tag_details=_as_json(line.tag_details),
+        now=moment(None),
     )
-    return len(links)
+    return len(relationships)
+
+
+def _as_json(rows: Iterable[Arguments]) -> str:
+    return dump_json([row.model_dump(mode="json") for row in rows])

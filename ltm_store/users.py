@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Final
 
-from ltm_store.db.execute import (
-    Executor,
-    Handle,
-    fetch_one,
-    fetch_value,
-    find_user,
-    in_transaction,
-)
+from ltm_store.db.execute import Executor, fetch_one, fetch_value, session_of
+from ltm_store.db.identity import find_user, forget_number
 from ltm_store.model.transfer import ErasedRows, ErasureReport
-from ltm_store.model.values import UserId, parse_user_id
+from ltm_store.model.values import UserId
 
-REPAIRS = "ltm_adoption_report"
-_AT_ONCE = 2_000  # memories deleted by one statement
+REPAIRS: Final = "ltm_adoption_report"
+_AT_ONCE: Final = 2_000  # memories deleted by one statement
 
 
 async def forget_user(db: Executor, user_id: UserId) -> ErasureReport:
@@ -27,23 +22,23 @@ async def forget_user(db: Executor, user_id: UserId) -> ErasureReport:
     """
     counts: Counter[str] = Counter({name: 0 for name in ErasedRows.model_fields})
     counts["ltm_external_users"] = counts[REPAIRS] = 0
-    async with in_transaction(db, unbounded=True) as connection:
+    async with session_of(db).transaction(unbounded=True) as connection:
         user = await find_user(connection, user_id)
         if user is not None:
-            erased = await _erase_some(connection, user, counts)
-            while erased:
-                erased = await _erase_some(connection, user, counts)
-            counts[REPAIRS] = await fetch_value(connection, "forget_repairs", user)
-            counts["ltm_external_users"] = await fetch_value(connection, "forget_name", user)
-    if isinstance(db, Handle):
-        db.external_users.pop(str(parse_user_id(user_id)), None)
+            while await _erase_some(connection, user.number, counts):
+                pass
+            counts[REPAIRS] = await fetch_value(connection, "forget_repairs", user_id=user.number)
+            counts["ltm_external_users"] = await fetch_value(
+                connection, "forget_name", user_id=user.number
+            )
+    forget_number(db, user_id)
     return ErasureReport(counts=dict(counts))
 
 
 async def _erase_some(db: Executor, user: int, counts: Counter[str]) -> int:
-    if not await fetch_value(db, "lock_memories", user, _AT_ONCE):
+    if not await fetch_value(db, "lock_memories", user_id=user, row_limit=_AT_ONCE):
         return 0
-    erased = await fetch_one(db, "forget_memories", ErasedRows, user, _AT_ONCE)
+    erased = await fetch_one(db, "forget_memories", ErasedRows, user_id=user, row_limit=_AT_ONCE)
     if erased is None:
         return 0
     counts.update(erased.model_dump())

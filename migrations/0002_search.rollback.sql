@@ -4,6 +4,10 @@ DROP FUNCTION ltm_user_context(bigint, jsonb);
 
 DROP FUNCTION ltm_tag_terms(bigint, jsonb);
 
+DROP FUNCTION ltm_idf(bigint, bigint);
+
+DROP FUNCTION ltm_as_array(jsonb);
+
 DROP FUNCTION ltm_search_terms(bigint, tsvector);
 
 -- Only the configuration that the migration made.

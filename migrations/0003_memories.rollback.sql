@@ -2,4 +2,6 @@ DROP TABLE ltm_memories;
 
 DROP TABLE ltm_external_users;
 
+DROP FUNCTION ltm_is_current(timestamptz, timestamptz);
+
 DROP FUNCTION ltm_normalized_content(text);

@@ -10,8 +10,8 @@ WITH locked AS (
     FROM ltm_memories AS m
     WHERE
         m.user_id = $1
-        AND m.id = ANY($2::bigint[])
-        AND (m.expires_at IS NULL OR m.expires_at > $3)
+        AND m.id = any($2::bigint[])
+        AND ltm_is_current(m.expires_at, $3)
     ORDER BY m.id
     FOR NO KEY UPDATE
 ),
@@ -19,15 +19,15 @@ WITH locked AS (
 counted AS (
     UPDATE ltm_memories AS m
     SET
-        access_count = LEAST(COALESCE(m.access_count, 0), 2147483646) + 1,
-        last_accessed = GREATEST(m.last_accessed, TIMEZONE('utc', $3::timestamptz)),
-        last_access_context = COALESCE($5, m.last_access_context),
-        dynamic_importance = LTM_DYNAMIC_IMPORTANCE(
-            LTM_IMPORTANCE_RANK(
+        access_count = least(coalesce(m.access_count, 0), 2147483646) + 1,
+        last_accessed = greatest(m.last_accessed, timezone('utc', $3::timestamptz)),
+        last_access_context = coalesce($5, m.last_access_context),
+        dynamic_importance = ltm_dynamic_importance(
+            ltm_importance_rank(
                 m.importance_score,
                 m.confidence_score,
-                LEAST(COALESCE(m.access_count, 0), 2147483646) + 1,
-                GREATEST(m.last_accessed, TIMEZONE('utc', $3)),
+                least(coalesce(m.access_count, 0), 2147483646) + 1,
+                greatest(m.last_accessed, timezone('utc', $3)),
                 m.created_at
             ),
             $3
@@ -43,7 +43,7 @@ logged AS (
     SELECT
         $1,
         l.id,
-        TIMEZONE('utc', $3),
+        timezone('utc', $3),
         $5,
         $4,
         $6
@@ -51,7 +51,7 @@ logged AS (
     RETURNING id
 )
 
-SELECT COUNT(*) AS recorded FROM logged;
+SELECT count(*) AS recorded FROM logged;
 
 -- name: write_accesses(
 --     user_ids bigint[], memory_ids bigint[], first_accesses integer[], last_accesses integer[],
@@ -61,13 +61,14 @@ SELECT COUNT(*) AS recorded FROM logged;
 -- Count and log accesses that were queued; tell how many, and which memories others have locked.
 -- Those are left alone, and named by their places in the arrays, from 1; memories that are gone are
 -- passed over. The accesses of a memory are those of moments and reasons from its first to its last,
--- in order of time; an reason is a place in the last three arrays. The commit does not wait for the
+-- in order of time; a reason is a place in the last three arrays. The commit does not wait for the
 -- disk: these are statistics. It gives up where a table stays locked, before the server looks for a
 -- deadlock, so that it is never a caller's transaction that is undone.
+-- repeatable: always
 WITH settings AS MATERIALIZED (
     SELECT
-        SET_CONFIG('synchronous_commit', 'off', TRUE) AS synchronous_commit,
-        SET_CONFIG('lock_timeout', '500', TRUE) AS lock_timeout
+        set_config('synchronous_commit', 'off', TRUE) AS synchronous_commit,
+        set_config('lock_timeout', '500', TRUE) AS lock_timeout
 ),
 
 accessed AS MATERIALIZED (
@@ -79,7 +80,7 @@ accessed AS MATERIALIZED (
         r.last_context,
         r.place
     FROM
-        UNNEST($1::bigint[], $2::bigint[], $3::integer[], $4::integer[], $5::text[])
+        unnest($1::bigint[], $2::bigint[], $3::integer[], $4::integer[], $5::text[])
         WITH ORDINALITY AS r (user_id, memory_id, first_access, last_access, last_context, place)
 ),
 
@@ -103,15 +104,15 @@ locked AS MATERIALIZED (
 counted AS (
     UPDATE ltm_memories AS m
     SET
-        access_count = LEAST(COALESCE(m.access_count, 0) + l.accesses, 2147483647),
-        last_accessed = GREATEST(m.last_accessed, TIMEZONE('utc', l.last_accessed)),
-        last_access_context = COALESCE(l.last_context, m.last_access_context),
-        dynamic_importance = LTM_DYNAMIC_IMPORTANCE(
-            LTM_IMPORTANCE_RANK(
+        access_count = least(coalesce(m.access_count, 0) + l.accesses, 2147483647),
+        last_accessed = greatest(m.last_accessed, timezone('utc', l.last_accessed)),
+        last_access_context = coalesce(l.last_context, m.last_access_context),
+        dynamic_importance = ltm_dynamic_importance(
+            ltm_importance_rank(
                 m.importance_score,
                 m.confidence_score,
-                LEAST(COALESCE(m.access_count, 0) + l.accesses, 2147483647)::integer,
-                GREATEST(m.last_accessed, TIMEZONE('utc', l.last_accessed)),
+                least(coalesce(m.access_count, 0) + l.accesses, 2147483647)::integer,
+                greatest(m.last_accessed, timezone('utc', l.last_accessed)),
                 m.created_at
             ),
             l.last_accessed
@@ -127,7 +128,7 @@ logged AS (
     SELECT
         e.user_id,
         e.id,
-        TIMEZONE('utc', ($6::timestamptz[])[e.access]),
+        timezone('utc', ($6::timestamptz[])[e.access]),
         ($9::text[])[($7::integer[])[e.access]],
         ($8::varchar[])[($7::integer[])[e.access]],
         ($10::text[])[($7::integer[])[e.access]]
@@ -135,14 +136,14 @@ logged AS (
         SELECT
             l.user_id,
             l.id,
-            GENERATE_SERIES(l.first_access, l.last_access) AS access
+            generate_series(l.first_access, l.last_access) AS access
         FROM locked AS l
     ) AS e
 )
 
 SELECT
-    (SELECT COALESCE(SUM(l.accesses), 0) FROM locked AS l)::bigint AS recorded,
-    ARRAY(
+    (SELECT coalesce(sum(l.accesses), 0) FROM locked AS l)::bigint AS recorded,
+    array(
         SELECT r.place
         FROM accessed AS r
         INNER JOIN ltm_memories AS m ON r.user_id = m.user_id AND r.memory_id = m.id
@@ -169,20 +170,20 @@ FROM ltm_memory_access AS a;
 -- Say of the newest access of a memory whether it helped; what is not given stays.
 UPDATE ltm_memory_access AS a
 SET
-    was_relevant = COALESCE($3, a.was_relevant),
-    relevance_score = COALESCE($4, a.relevance_score)
+    was_relevant = coalesce($3, a.was_relevant),
+    relevance_score = coalesce($4, a.relevance_score)
 FROM (
     SELECT n.id
     FROM ltm_memories AS m
     INNER JOIN ltm_memory_access AS n ON n.user_id = $1 AND n.memory_id = m.id
-    WHERE m.user_id = $1 AND m.id = $2 AND (m.expires_at IS NULL OR m.expires_at > $5)
+    WHERE m.user_id = $1 AND m.id = $2 AND ltm_is_current(m.expires_at, $5)
     ORDER BY n.access_timestamp DESC NULLS LAST, n.id DESC
     LIMIT 1
 ) AS newest
 WHERE a.user_id = $1 AND a.id = newest.id
 RETURNING
     a.*,  -- columns: access
-    TIMEZONE('utc', a.access_timestamp) AS access_timestamp;
+    timezone('utc', a.access_timestamp) AS access_timestamp;
 
 -- name: access_history(
 --     user_id bigint, memory_id bigint, row_limit bigint, now timestamptz
@@ -190,9 +191,9 @@ RETURNING
 -- The recorded accesses of a memory, newest first.
 SELECT
     a.*,  -- columns: access
-    TIMEZONE('utc', a.access_timestamp) AS access_timestamp
+    timezone('utc', a.access_timestamp) AS access_timestamp
 FROM ltm_memories AS m
 INNER JOIN ltm_memory_access AS a ON a.user_id = $1 AND a.memory_id = $2
-WHERE m.user_id = $1 AND m.id = $2 AND (m.expires_at IS NULL OR m.expires_at > $4)
+WHERE m.user_id = $1 AND m.id = $2 AND ltm_is_current(m.expires_at, $4)
 ORDER BY a.access_timestamp DESC NULLS LAST, a.id DESC
 LIMIT $3;

@@ -14,7 +14,7 @@ WITH memories AS MATERIALIZED (
         coalesce(m.access_count, 0) AS access_count,
         date_trunc('month', m.created_at) AS month
     FROM ltm_memories AS m
-    WHERE m.user_id = $1 AND (m.expires_at IS NULL OR m.expires_at > $2)
+    WHERE m.user_id = $1 AND ltm_is_current(m.expires_at, $2)
 ),
 
 totals AS (
@@ -52,9 +52,7 @@ tags AS (
             count(*) AS memories
         FROM memories AS m
         CROSS JOIN
-            LATERAL jsonb_array_elements_text(
-                CASE jsonb_typeof(m.tags) WHEN 'array' THEN m.tags ELSE '[]' END
-            ) AS e (tag)
+            LATERAL jsonb_array_elements_text(ltm_as_array(m.tags)) AS e (tag)
         GROUP BY e.tag
     ) AS t
 ),

@@ -2,7 +2,7 @@
 
 -- name: get_graph(
 --     user_id bigint, memory_ids bigint[], depths integer[], as_of timestamptz,
---     content_chars integer, link_limit bigint
+--     content_chars integer, relationship_limit bigint
 -- ) :one Graph
 -- These memories in this order, with the beginnings of their contents, and their relationships.
 WITH nodes AS MATERIALIZED (
@@ -17,7 +17,7 @@ WITH nodes AS MATERIALIZED (
         g.place
     FROM unnest($2::bigint[], $3::integer[]) WITH ORDINALITY AS g (id, depth, place)
     INNER JOIN ltm_memories AS m ON m.user_id = $1 AND g.id = m.id
-    WHERE m.expires_at IS NULL OR m.expires_at > $4
+    WHERE ltm_is_current(m.expires_at, $4)
 ),
 
 edges AS (

@@ -41,6 +41,7 @@ FROM ltm_memories AS m;
 --     external flag
 -- ) :one Memory
 -- Store a memory with its contexts, tags and relationships, or find the one with this idempotency key.
+-- repeatable: if idempotency_key
 WITH added AS (
     INSERT INTO ltm_memories AS m (
         user_id, content, tags, memory_type, category, importance_score, confidence_score, context,
@@ -136,7 +137,7 @@ SELECT
             AND m.content_hash = hashtextextended(ltm_normalized_content($3), 0)
             AND ltm_normalized_content(m.content) = ltm_normalized_content($3)
             AND m.is_archived IS NOT TRUE
-            AND (m.expires_at IS NULL OR m.expires_at > $2)
+            AND ltm_is_current(m.expires_at, $2)
             AND m.id <> a.id
             AND a.outcome = 'created'
         ORDER BY m.id
@@ -159,24 +160,11 @@ CROSS JOIN
     LATERAL (
         SELECT coalesce(json_agg(l), '[]')::text AS relationships
         FROM (
-            SELECT
-                r.*  -- columns: relationship
-            FROM ltm_memory_relationships AS r
-            INNER JOIN ltm_memories AS o
-                ON
-                    o.user_id = $1
-                    AND o.id = CASE
-                        WHEN r.source_memory_id = $2 THEN r.target_memory_id
-                        ELSE r.source_memory_id
-                    END
-                    AND (o.expires_at IS NULL OR o.expires_at > $3)
-            WHERE r.user_id = $1 AND (r.source_memory_id = $2 OR r.target_memory_id = $2)
-            ORDER BY r.strength DESC NULLS FIRST, r.id ASC
-            LIMIT 10000
+            SELECT NULL  -- query: relationships_of
         ) AS l
     ) AS x
 -- end if
-WHERE m.user_id = $1 AND m.id = $2 AND (m.expires_at IS NULL OR m.expires_at > $3);
+WHERE m.user_id = $1 AND m.id = $2 AND ltm_is_current(m.expires_at, $3);
 
 -- name: get_memories(user_id bigint, memory_ids bigint[], as_of timestamptz) :many Memory
 -- Some memories in the order of the ids asked for, archived or not.
@@ -186,343 +174,9 @@ SELECT
     ltm_dynamic_importance(m.importance_rank, $3) AS dynamic_importance
 FROM unnest($2::bigint[]) WITH ORDINALITY AS a (id, place)
 INNER JOIN ltm_memories AS m ON m.user_id = $1 AND m.id = a.id
-WHERE m.expires_at IS NULL OR m.expires_at > $3
+WHERE ltm_is_current(m.expires_at, $3)
 ORDER BY a.place
 LIMIT cardinality($2);
-
--- conditions: filters
-SELECT 1 FROM ltm_memories AS m
-WHERE
-    (m.expires_at IS NULL OR m.expires_at > $2)
-    AND m.is_archived IS NOT TRUE  -- if not include_archived
-    AND ($6::text IS NULL OR m.memory_type = $6)
-    AND ($7::text IS NULL OR m.category = $7)
-    AND ($8::text IS NULL OR m.source_type = $8)
-    AND ($9::integer IS NULL OR $9 <= 1 OR m.importance_score >= $9)
-    AND ($10::double precision IS NULL OR coalesce(m.confidence_score, 1) >= $10)
-    AND ($11::timestamptz IS NULL OR m.created_at >= timezone('utc', $11))
-    AND ($12::timestamptz IS NULL OR m.created_at < timezone('utc', $12))
-    AND ($13::timestamptz IS NULL OR m.last_accessed >= timezone('utc', $13))
-    -- The least rank that an access on that day gives: a bound on the index of ranks.
-    AND (
-        $13::timestamptz IS NULL
-        OR m.importance_rank >= ltm_importance_rank(1, 0, 0, timezone('utc', $13), NULL)
-    )
-    AND m.source_id = $15  -- if source_id
-    AND ltm_tag_terms(m.user_id, m.tags) @> ltm_tag_terms($1, $16::text::jsonb)  -- if tags
-    AND ltm_tag_terms(m.user_id, m.tags) && ltm_tag_terms($1, $17::text::jsonb)  -- if tags_any
-    -- if context_data
-    AND ltm_user_context(m.user_id, m.context_data)
-    @> jsonb_build_object($1::bigint::text, $18::text::jsonb)
-    -- end if
-    AND ($14::text IS NULL OR m.memory_metadata @> $14::text::jsonb);
-
--- name: list_memories(
---     user_id bigint, as_of timestamptz, row_limit bigint, importance_weight double precision,
---     include_context boolean, memory_type text, category text, source_type text,
---     min_importance integer, min_confidence double precision, created_after timestamptz,
---     created_before timestamptz, accessed_after timestamptz, metadata text, source_id text,
---     tags text, tags_any text, context_data text, after_rank integer, after_id bigint,
---     include_archived flag
--- ) :many MemoryHit
--- Memories by dynamic importance, most important first; on demand those that come after one of them.
-SELECT
-    m.*,  -- columns: memory
-    CASE WHEN $5 THEN m.context_data::text END AS enhanced_context,
-    d.dynamic_importance,
-    d.dynamic_importance AS score,
-    1 + $4 * d.dynamic_importance / 10 AS boost
-FROM
-    (
-        (
-            SELECT m.*
-            FROM ltm_memories AS m
-            WHERE
-                m.user_id = $1
-                AND m.is_archived IS NOT TRUE  -- if include_archived
-                AND m.id IS DISTINCT FROM ltm_prefer_custom_plan($3)
-                AND TRUE  -- conditions: filters
-                AND (m.importance_rank, m.id) < ($19, $20)  -- if after_id
-            ORDER BY m.importance_rank DESC, m.id DESC
-            LIMIT $3
-        )
-        -- if include_archived
-        UNION ALL
-        (
-            SELECT m.*
-            FROM ltm_memories AS m
-            WHERE
-                m.user_id = $1
-                AND m.is_archived
-                AND m.id IS DISTINCT FROM ltm_prefer_custom_plan($3)
-                AND TRUE  -- conditions: filters
-                AND (m.importance_rank, m.id) < ($19, $20)  -- if after_id
-            ORDER BY m.importance_rank DESC, m.id DESC
-            LIMIT $3
-        )
-        -- end if
-    ) AS m
-CROSS JOIN
-    LATERAL (
-        SELECT ltm_dynamic_importance(m.importance_rank, $2) AS dynamic_importance
-    ) AS d
-ORDER BY m.importance_rank DESC, m.id DESC
-LIMIT $3;
-
--- name: search_memories(
---     user_id bigint, as_of timestamptz, row_limit bigint, importance_weight double precision,
---     include_context boolean, memory_type text, category text, source_type text,
---     min_importance integer, min_confidence double precision, created_after timestamptz,
---     created_before timestamptz, accessed_after timestamptz, metadata text, source_id text,
---     tags text, tags_any text, context_data text, query text, term_limit bigint,
---     phrases text[], exclusions text[], neighbours boolean, include_archived flag
--- ) :many MemoryHit
--- Memories that hold words of the query, by how rare those are among the user's memories.
-WITH asked AS MATERIALIZED (
-    SELECT
-        q.lexeme,
-        q.quoted::tsquery AS anywhere,
-        (q.quoted || ':A')::tsquery AS in_content
-    FROM (
-        SELECT
-            u.lexeme,
-            '''' || replace(replace(u.lexeme, '\', '\\'), '''', '''''') || '''' AS quoted
-        FROM unnest(to_tsvector('ltm', $19)) AS u
-        ORDER BY u.positions[1], u.lexeme
-        LIMIT $20
-    ) AS q
-),
-
-demanded AS MATERIALIZED (
-    SELECT
-        (
-            SELECT string_agg('(' || t.phrase::text || ')', ' & ')::tsquery
-            FROM (SELECT phraseto_tsquery('ltm', p) AS phrase FROM unnest($21::text[]) AS p) AS t
-            WHERE numnode(t.phrase) > 0
-        ) AS phrases,
-        (
-            SELECT string_agg('(' || t.phrase::text || ')', ' | ')::tsquery
-            FROM (SELECT phraseto_tsquery('ltm', p) AS phrase FROM unnest($22::text[]) AS p) AS t
-            WHERE numnode(t.phrase) > 0
-        ) AS exclusions
-),
-
--- One scan of the index of words, which holds the user in each of its keys.
-candidates AS MATERIALIZED (
-    SELECT
-        m.id,
-        m.source_id,
-        m.source_position,
-        m.search_vector,
-        (
-            (d.phrases IS NULL OR m.search_vector @@ d.phrases)
-            AND (d.exclusions IS NULL OR NOT m.search_vector @@ d.exclusions)
-            AND TRUE  -- conditions: filters
-        ) AS passes
-    FROM ltm_memories AS m
-    CROSS JOIN demanded AS d
-    WHERE
-        m.user_id = $1
-        AND ltm_search_terms(m.user_id, m.search_vector)
-        && (SELECT array_agg($1::bigint || ':' || a.lexeme) FROM asked AS a)
-),
-
-matched AS MATERIALIZED (
-    SELECT
-        c.id,
-        c.source_id,
-        c.source_position,
-        c.passes,
-        a.lexeme,
-        CASE WHEN c.search_vector @@ a.in_content THEN 1.0 ELSE 0.5 END::double precision AS weight
-    FROM candidates AS c
-    CROSS JOIN asked AS a
-    WHERE c.search_vector @@ a.anywhere
-),
-
--- Beyond 10,000 memories their number matters little.
-size AS MATERIALIZED (
-    SELECT count(*) AS memories
-    FROM (
-        SELECT 1 FROM ltm_memories AS m
-        WHERE m.user_id = $1 LIMIT 10000
-    ) AS x
-),
-
--- How rare a word is does not depend on the filters.
-frequencies AS MATERIALIZED (
-    SELECT
-        f.lexeme,
-        ln(1 + (greatest(n.memories, f.holders) - f.holders + 0.5) / (f.holders + 0.5))
-        ::double precision AS idf,
-        f.holders > greatest(n.memories / 2, 100) AS is_common
-    FROM (
-        SELECT
-            w.lexeme,
-            count(*) AS holders
-        FROM matched AS w
-        GROUP BY w.lexeme
-    ) AS f
-    CROSS JOIN size AS n
-),
-
--- A word of most memories says nothing where a rarer one is found.
-kept AS MATERIALIZED (
-    SELECT
-        f.lexeme,
-        f.idf
-    FROM frequencies AS f
-    WHERE NOT f.is_common OR NOT EXISTS (
-        SELECT 1 FROM frequencies AS g
-        WHERE NOT g.is_common
-    )
-),
-
-own AS MATERIALIZED (
-    SELECT
-        w.id,
-        w.source_id,
-        w.source_position,
-        w.passes,
-        sum(k.idf * w.weight ORDER BY k.lexeme) AS own_score,
-        array_agg(k.lexeme ORDER BY k.lexeme) AS matched_terms
-    FROM matched AS w
-    INNER JOIN kept AS k ON w.lexeme = k.lexeme
-    GROUP BY w.id, w.source_id, w.source_position, w.passes
-),
-
--- What answers a question stands beside it: places of one source lend weight to each other.
-lent AS MATERIALIZED (
-    SELECT
-        m.id,
-        sum(l.own_score * o.share ORDER BY o.step) AS lent_score
-    FROM (
-        SELECT
-            w.own_score,
-            w.source_id,
-            w.source_position
-        FROM own AS w
-        WHERE $23 AND w.source_position IS NOT NULL
-        ORDER BY w.own_score DESC, w.id DESC
-        LIMIT 200
-    ) AS l
-    CROSS JOIN (VALUES (1, 0.5), (-1, 0.3), (2, 0.2), (-2, 0.1)) AS o (step, share)
-    INNER JOIN ltm_memories AS m
-        ON
-            m.user_id = $1
-            AND m.source_id = l.source_id
-            AND m.source_position = l.source_position + o.step
-    GROUP BY m.id
-),
-
--- The best, and those that only stand beside one (at most 800), of which it is not known yet
--- whether they pass.
-pool AS MATERIALIZED (
-    SELECT
-        t.id,
-        sum(t.score ORDER BY t.is_lent)::double precision AS text_score,
-        coalesce(max(t.matched_terms), '{}') AS matched_terms
-    FROM (
-        SELECT
-            w.id,
-            FALSE AS is_lent,
-            w.own_score AS score,
-            w.matched_terms,
-            w.passes
-        FROM own AS w
-        UNION ALL
-        SELECT
-            l.id,
-            TRUE AS is_lent,
-            l.lent_score AS score,
-            NULL AS matched_terms,
-            NULL AS passes
-        FROM lent AS l
-    ) AS t
-    GROUP BY t.id
-    HAVING bool_and(t.passes) IS NOT FALSE
-    ORDER BY sum(t.score ORDER BY t.is_lent) DESC, t.id DESC
-    LIMIT greatest(200, $3::bigint) + 800
-)
-
-SELECT
-    m.*,  -- columns: memory
-    CASE WHEN $5 THEN m.context_data::text END AS enhanced_context,
-    d.dynamic_importance,
-    p.text_score,
-    p.matched_terms,
-    b.boost,
-    p.text_score * b.boost AS score
-FROM pool AS p
-INNER JOIN ltm_memories AS m ON m.user_id = $1 AND m.id = p.id
-CROSS JOIN demanded AS q
-CROSS JOIN
-    LATERAL (
-        SELECT ltm_dynamic_importance(m.importance_rank, $2) AS dynamic_importance
-    ) AS d
-CROSS JOIN LATERAL (SELECT 1 + $4 * d.dynamic_importance / 10 AS boost) AS b
-WHERE
-    (q.phrases IS NULL OR m.search_vector @@ q.phrases)
-    AND (q.exclusions IS NULL OR NOT m.search_vector @@ q.exclusions)
-    AND TRUE  -- conditions: filters
-ORDER BY p.text_score * b.boost DESC, m.importance_rank DESC, m.id DESC
-LIMIT $3;
-
--- name: explain_search(
---     user_id bigint, as_of timestamptz, memory_id bigint, memory_type text, category text,
---     source_type text, min_importance integer, min_confidence double precision,
---     created_after timestamptz, created_before timestamptz, accessed_after timestamptz,
---     metadata text, source_id text, tags text, tags_any text, context_data text, query text,
---     term_limit bigint, phrases text[], exclusions text[], include_archived boolean
--- ) :one SearchFindings
--- Which conditions of a search one memory meets, and which of its words were asked for.
-SELECT
-    m.expires_at IS NULL OR m.expires_at > $2 AS expires_at,
-    $21 OR m.is_archived IS NOT TRUE AS include_archived,
-    ($4::text IS NULL OR m.memory_type = $4) IS TRUE AS memory_type,
-    ($5::text IS NULL OR m.category = $5) IS TRUE AS category,
-    ($6::text IS NULL OR m.source_type = $6) IS TRUE AS source_type,
-    $7::integer IS NULL OR coalesce(m.importance_score, 1) >= $7 AS min_importance,
-    $8::double precision IS NULL OR coalesce(m.confidence_score, 1) >= $8 AS min_confidence,
-    ($9::timestamptz IS NULL OR m.created_at >= timezone('utc', $9)) IS TRUE AS created_after,
-    ($10::timestamptz IS NULL OR m.created_at < timezone('utc', $10)) IS TRUE AS created_before,
-    ($11::timestamptz IS NULL OR m.last_accessed >= timezone('utc', $11)) IS TRUE AS accessed_after,
-    ($12::text IS NULL OR m.memory_metadata @> $12::text::jsonb) IS TRUE AS metadata,
-    ($13::text IS NULL OR m.source_id = $13) IS TRUE AS source_id,
-    (
-        $14::text IS NULL
-        OR ltm_tag_terms(m.user_id, m.tags) @> ltm_tag_terms($1, $14::text::jsonb)
-    ) IS TRUE AS tags,
-    (
-        $15::text IS NULL
-        OR ltm_tag_terms(m.user_id, m.tags) && ltm_tag_terms($1, $15::text::jsonb)
-    ) IS TRUE AS tags_any,
-    ($16::text IS NULL OR m.context_data @> $16::text::jsonb) IS TRUE AS context_data,
-    NOT EXISTS (
-        SELECT 1
-        FROM unnest($19::text[]) AS p (words)
-        CROSS JOIN LATERAL (SELECT phraseto_tsquery('ltm', p.words) AS phrase) AS q
-        WHERE numnode(q.phrase) > 0 AND NOT m.search_vector @@ q.phrase
-    ) AS phrases,
-    NOT EXISTS (
-        SELECT 1
-        FROM unnest($20::text[]) AS p (words)
-        CROSS JOIN LATERAL (SELECT phraseto_tsquery('ltm', p.words) AS phrase) AS q
-        WHERE numnode(q.phrase) > 0 AND m.search_vector @@ q.phrase
-    ) AS exclusions,
-    array(
-        SELECT a.lexeme
-        FROM (
-            SELECT u.lexeme
-            FROM unnest(to_tsvector('ltm', $17)) AS u
-            ORDER BY u.positions[1], u.lexeme
-            LIMIT $18
-        ) AS a
-        INNER JOIN unnest(m.search_vector) AS w ON a.lexeme = w.lexeme
-        ORDER BY a.lexeme
-    ) AS matched_terms
-FROM ltm_memories AS m
-WHERE m.user_id = $1 AND m.id = $3;
 
 -- name: update_memory(
 --     user_id bigint, memory_id bigint, now timestamptz, expected_version integer, given text[],
@@ -551,7 +205,7 @@ locked AS (
     WHERE
         m.user_id = $1
         AND m.id = $2
-        AND (m.expires_at IS NULL OR m.expires_at > $3)
+        AND ltm_is_current(m.expires_at, $3)
         AND ($4::integer IS NULL OR m.version = $4)
         AND m.version = (SELECT s.version FROM seen AS s)  -- if guarded
     FOR NO KEY UPDATE
@@ -662,7 +316,7 @@ WITH stale AS MATERIALIZED (
     WHERE
         m.user_id = $1
         AND m.is_archived IS NOT TRUE
-        AND (m.expires_at IS NULL OR m.expires_at > $4)
+        AND ltm_is_current(m.expires_at, $4)
         -- The bound as a rank, for the index of ranks.
         AND m.importance_rank
         <= ceil(
@@ -722,7 +376,7 @@ FROM ltm_memories AS m
 WHERE
     m.user_id = $1
     AND m.parent_memory_id = $2
-    AND (m.expires_at IS NULL OR m.expires_at > $3)
+    AND ltm_is_current(m.expires_at, $3)
 ORDER BY m.id
 LIMIT $4;
 

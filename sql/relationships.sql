@@ -1,5 +1,15 @@
 -- Relationships of memories: ltm_memory_relationships, and its mirror on the source memory.
 
+-- columns: summary
+SELECT
+    json_build_object(
+        'id', m.id,
+        'content', m.content,
+        'memory_type', m.memory_type,
+        'importance_score', coalesce(m.importance_score, 1)
+    )::text AS related_memory
+FROM ltm_memories AS m;
+
 -- columns: relationship
 SELECT
     r.id,
@@ -10,13 +20,54 @@ SELECT
     CASE WHEN o.id = r.target_memory_id THEN 'outgoing' ELSE 'incoming' END AS direction,
     coalesce(r.strength, 1) AS strength,
     r.created_at,
-    json_build_object(
-        'id', o.id,
-        'content', o.content,
-        'memory_type', o.memory_type,
-        'importance_score', coalesce(o.importance_score, 1)
-    )::text AS related_memory
+    o.*  -- columns: summary
 FROM ltm_memory_relationships AS r, ltm_memories AS o;
+
+-- query: strongest_neighbours(user_id bigint, types text[])
+-- Of the memory f: its f.fan_out strongest relationships of these types in each direction.
+(
+    SELECT
+        r.target_memory_id AS id,
+        coalesce(r.strength, 1) AS strength
+    FROM ltm_memory_relationships AS r
+    WHERE
+        r.user_id = :user_id
+        AND r.source_memory_id = f.id  -- noqa: RF01
+        AND r.relationship_type = any(:types)  -- if types
+    ORDER BY r.strength DESC, r.target_memory_id ASC
+    LIMIT f.fan_out
+)
+UNION ALL
+(
+    SELECT
+        r.source_memory_id AS id,
+        coalesce(r.strength, 1) AS strength
+    FROM ltm_memory_relationships AS r
+    WHERE
+        r.user_id = :user_id
+        AND r.target_memory_id = f.id  -- noqa: RF01
+        AND r.relationship_type = any(:types)  -- if types
+    ORDER BY r.strength DESC, r.source_memory_id ASC
+    LIMIT f.fan_out
+);
+
+-- query: relationships_of(user_id bigint, memory_id bigint, as_of timestamptz)
+SELECT
+    r.*  -- columns: relationship
+FROM ltm_memory_relationships AS r
+INNER JOIN ltm_memories AS o
+    ON
+        o.user_id = :user_id
+        AND o.id = CASE
+            WHEN r.source_memory_id = :memory_id THEN r.target_memory_id
+            ELSE r.source_memory_id
+        END
+        AND ltm_is_current(o.expires_at, :as_of)
+WHERE
+    r.user_id = :user_id
+    AND (r.source_memory_id = :memory_id OR r.target_memory_id = :memory_id)
+ORDER BY r.strength DESC NULLS FIRST, r.id ASC
+LIMIT 10000;
 
 -- name: relate(
 --     user_id bigint, source_memory_id bigint, target_memory_id bigint, now timestamptz,
@@ -31,7 +82,7 @@ WITH ends AS (
     WHERE
         m.user_id = $1
         AND m.id IN ($2, $3)
-        AND (m.expires_at IS NULL OR m.expires_at > $4)
+        AND ltm_is_current(m.expires_at, $4)
     ORDER BY m.id
     FOR NO KEY UPDATE
 ),
@@ -132,24 +183,26 @@ SELECT count(*) AS removed FROM unrelated;
 -- name: get_relationships(user_id bigint, memory_id bigint, as_of timestamptz) :many Relationship
 -- The relationships that leave a memory or arrive at it, strongest first.
 SELECT
-    r.*  -- columns: relationship
+    l.id,
+    l.source_memory_id,
+    l.target_memory_id,
+    l.relationship_type,
+    l.description,
+    l.direction,
+    l.strength,
+    l.created_at,
+    l.related_memory
 FROM ltm_memories AS m
-INNER JOIN ltm_memory_relationships AS r
-    ON r.user_id = $1 AND (r.source_memory_id = $2 OR r.target_memory_id = $2)
-INNER JOIN ltm_memories AS o
-    ON
-        o.user_id = $1
-        AND o.id = CASE
-            WHEN r.source_memory_id = $2 THEN r.target_memory_id
-            ELSE r.source_memory_id
-        END
-        AND (o.expires_at IS NULL OR o.expires_at > $3)
-WHERE m.user_id = $1 AND m.id = $2 AND (m.expires_at IS NULL OR m.expires_at > $3)
-ORDER BY r.strength DESC NULLS FIRST, r.id ASC
+CROSS JOIN
+    LATERAL (
+        SELECT NULL  -- query: relationships_of
+    ) AS l
+WHERE m.user_id = $1 AND m.id = $2 AND ltm_is_current(m.expires_at, $3)
+ORDER BY l.strength DESC, l.id ASC
 LIMIT 10000;
 
 -- name: traverse(
---     user_id bigint, memory_id bigint, as_of timestamptz, depth integer, types text[],
+--     user_id bigint, memory_id bigint, as_of timestamptz, depth integer,
 --     min_strength double precision, row_limit bigint
 -- ) :many ReachedMemory
 -- The memories around one, nearest first, each by its shortest path and of those by the strongest.
@@ -163,7 +216,7 @@ WITH RECURSIVE levels AS (
         ARRAY[ARRAY[m.id]] AS paths,
         ARRAY[m.id] AS seen
     FROM ltm_memories AS m
-    WHERE m.user_id = $1 AND m.id = $2 AND (m.expires_at IS NULL OR m.expires_at > $3)
+    WHERE m.user_id = $1 AND m.id = $2 AND ltm_is_current(m.expires_at, $3)
     UNION ALL
     SELECT
         l.depth + 1 AS depth,
@@ -201,42 +254,21 @@ WITH RECURSIVE levels AS (
                                 k.id,
                                 ltm_path_strength(f.strength, k.strength) AS strength,
                                 f.place
-                            FROM
-                                unnest(l.ids, l.strengths) WITH ORDINALITY
-                                    AS f (id, strength, place)
+                            FROM (
+                                SELECT
+                                    u.id,
+                                    u.strength,
+                                    u.place,
+                                    2 * $6::bigint + 100 AS fan_out
+                                FROM
+                                    unnest(l.ids, l.strengths) WITH ORDINALITY
+                                        AS u (id, strength, place)
+                            ) AS f
                             CROSS JOIN
                                 LATERAL (
-                                    (
-                                        SELECT
-                                            r.target_memory_id AS id,
-                                            coalesce(r.strength, 1) AS strength
-                                        FROM ltm_memory_relationships AS r
-                                        WHERE
-                                            r.user_id = $1
-                                            AND r.source_memory_id = f.id
-                                            AND (
-                                                $5::text[] IS NULL OR r.relationship_type = any($5)
-                                            )
-                                        ORDER BY r.strength DESC, r.target_memory_id ASC
-                                        LIMIT 2 * $7::bigint + 100
-                                    )
-                                    UNION ALL
-                                    (
-                                        SELECT
-                                            r.source_memory_id AS id,
-                                            coalesce(r.strength, 1) AS strength
-                                        FROM ltm_memory_relationships AS r
-                                        WHERE
-                                            r.user_id = $1
-                                            AND r.target_memory_id = f.id
-                                            AND (
-                                                $5::text[] IS NULL OR r.relationship_type = any($5)
-                                            )
-                                        ORDER BY r.strength DESC, r.source_memory_id ASC
-                                        LIMIT 2 * $7::bigint + 100
-                                    )
+                                    SELECT NULL  -- query: strongest_neighbours
                                 ) AS k
-                            WHERE $6::double precision IS NULL OR k.strength >= $6
+                            WHERE $5::double precision IS NULL OR k.strength >= $5
                             UNION ALL
                             SELECT
                                 s.id,
@@ -251,27 +283,22 @@ WITH RECURSIVE levels AS (
                     OFFSET 0  -- looks at the memories one by one, until the level is full
                 ) AS c
                 WHERE (
-                    SELECT m.expires_at IS NULL OR m.expires_at > $3
+                    SELECT ltm_is_current(m.expires_at, $3)
                     FROM ltm_memories AS m
                     WHERE m.user_id = $1 AND m.id = c.id
                 )
                 ORDER BY c.strength DESC, c.id ASC
-                LIMIT $7
+                LIMIT $6
             ) AS x
         ) AS n
-    WHERE l.depth < $4 AND cardinality(l.seen) <= $7 AND n.ids IS NOT NULL
+    WHERE l.depth < $4 AND cardinality(l.seen) <= $6 AND n.ids IS NOT NULL
 )
 
 SELECT
     l.depth,
     f.strength AS path_strength,
     p.path,
-    json_build_object(
-        'id', m.id,
-        'content', m.content,
-        'memory_type', m.memory_type,
-        'importance_score', coalesce(m.importance_score, 1)
-    )::text AS related_memory
+    m.*  -- columns: summary
 FROM levels AS l
 CROSS JOIN unnest(l.ids, l.strengths) WITH ORDINALITY AS f (id, strength, place)
 -- A join, so that not all paths of a level are sorted with each memory.
@@ -283,12 +310,12 @@ CROSS JOIN
 INNER JOIN ltm_memories AS m ON m.user_id = $1 AND m.id = f.id
 WHERE l.depth > 0
 ORDER BY l.depth ASC, f.strength DESC, f.id ASC
-LIMIT $7;
+LIMIT $6;
 
 -- name: shortest_path(
 --     user_id bigint, source_memory_id bigint, target_memory_id bigint, as_of timestamptz,
---     max_depth integer, types text[], min_strength double precision, memory_limit bigint,
---     link_limit bigint
+--     max_depth integer, min_strength double precision, memory_limit bigint, relationship_limit bigint,
+--     types text[]
 -- ) :one MemoryPath
 -- The path of the fewest relationships between two memories, of those the strongest.
 -- One row a step: it takes the side that has reached fewer memories one level further, until both
@@ -312,10 +339,10 @@ WITH RECURSIVE levels AS (
     WHERE
         s.user_id = $1
         AND s.id = $2
-        AND (s.expires_at IS NULL OR s.expires_at > $4)
+        AND ltm_is_current(s.expires_at, $4)
         AND t.user_id = $1
         AND t.id = $3
-        AND (t.expires_at IS NULL OR t.expires_at > $4)
+        AND ltm_is_current(t.expires_at, $4)
     UNION ALL
     SELECT
         l.source_depth + d.is_source::integer AS source_depth,
@@ -365,7 +392,7 @@ WITH RECURSIVE levels AS (
                     b.parent,
                     b.far_strength,
                     CASE WHEN b.far_strength IS NOT NULL THEN (
-                        SELECT m.expires_at IS NULL OR m.expires_at > $4
+                        SELECT ltm_is_current(m.expires_at, $4)
                         FROM ltm_memories AS m
                         WHERE m.user_id = $1 AND m.id = b.id
                     ) END AS is_met
@@ -388,47 +415,24 @@ WITH RECURSIVE levels AS (
                             SELECT
                                 g.id,
                                 g.strength,
-                                g.place
+                                g.place,
+                                $8 / least(cardinality(a.ids), $7::bigint) AS fan_out
                             FROM
                                 unnest(a.ids, a.strengths) WITH ORDINALITY
                                     AS g (id, strength, place)
                             WHERE (
-                                SELECT m.expires_at IS NULL OR m.expires_at > $4
+                                SELECT ltm_is_current(m.expires_at, $4)
                                 FROM ltm_memories AS m
                                 WHERE m.user_id = $1 AND m.id = g.id
                             )
                             ORDER BY g.place
-                            LIMIT $8
+                            LIMIT $7
                         ) AS f
                         CROSS JOIN
                             LATERAL (
-                                (
-                                    SELECT
-                                        r.target_memory_id AS id,
-                                        coalesce(r.strength, 1) AS strength
-                                    FROM ltm_memory_relationships AS r
-                                    WHERE
-                                        r.user_id = $1
-                                        AND r.source_memory_id = f.id
-                                        AND ($6::text[] IS NULL OR r.relationship_type = any($6))
-                                    ORDER BY r.strength DESC, r.target_memory_id ASC
-                                    LIMIT $9 / least(cardinality(a.ids), $8)
-                                )
-                                UNION ALL
-                                (
-                                    SELECT
-                                        r.source_memory_id AS id,
-                                        coalesce(r.strength, 1) AS strength
-                                    FROM ltm_memory_relationships AS r
-                                    WHERE
-                                        r.user_id = $1
-                                        AND r.target_memory_id = f.id
-                                        AND ($6::text[] IS NULL OR r.relationship_type = any($6))
-                                    ORDER BY r.strength DESC, r.source_memory_id ASC
-                                    LIMIT $9 / least(cardinality(a.ids), $8)
-                                )
+                                SELECT NULL  -- query: strongest_neighbours
                             ) AS k
-                        WHERE $7::double precision IS NULL OR k.strength >= $7
+                        WHERE $6::double precision IS NULL OR k.strength >= $6
                         UNION ALL
                         SELECT
                             s.id,
@@ -520,7 +524,7 @@ LEFT JOIN
                 (r.source_memory_id = b.id AND r.target_memory_id = p.id)
                 OR (r.source_memory_id = p.id AND r.target_memory_id = b.id)
             )
-            AND ($6::text[] IS NULL OR r.relationship_type = any($6))
+            AND r.relationship_type = any($9)  -- if types
         ORDER BY r.strength DESC, r.id ASC
         LIMIT 1
     ) AS s
@@ -539,7 +543,7 @@ WITH origin AS MATERIALIZED (
         m.search_vector,
         m.context_data #> '{social,participants}' AS participants
     FROM ltm_memories AS m
-    WHERE m.user_id = $1 AND m.id = $2 AND (m.expires_at IS NULL OR m.expires_at > $3)
+    WHERE m.user_id = $1 AND m.id = $2 AND ltm_is_current(m.expires_at, $3)
 ),
 
 features AS MATERIALIZED (
@@ -549,9 +553,7 @@ features AS MATERIALIZED (
         min(e.tag) AS shown
     FROM origin AS o
     CROSS JOIN
-        LATERAL jsonb_array_elements_text(
-            CASE jsonb_typeof(o.tags) WHEN 'array' THEN o.tags ELSE '[]' END
-        ) AS e (tag)
+        LATERAL jsonb_array_elements_text(ltm_as_array(o.tags)) AS e (tag)
     GROUP BY lower(e.tag)
     UNION ALL
     SELECT
@@ -560,9 +562,7 @@ features AS MATERIALIZED (
         e.participant AS shown
     FROM origin AS o
     CROSS JOIN
-        LATERAL jsonb_array_elements_text(
-            CASE jsonb_typeof(o.participants) WHEN 'array' THEN o.participants ELSE '[]' END
-        ) AS e (participant)
+        LATERAL jsonb_array_elements_text(ltm_as_array(o.participants)) AS e (participant)
     GROUP BY e.participant
     UNION ALL
     (
@@ -654,13 +654,8 @@ holders AS MATERIALIZED (
     WHERE f.kind = 'source'
 ),
 
--- Beyond 10,000 memories their number matters little.
 size AS MATERIALIZED (
-    SELECT count(*) AS memories
-    FROM (
-        SELECT 1 FROM ltm_memories AS m
-        WHERE m.user_id = $1 LIMIT 10000
-    ) AS x
+    SELECT NULL  -- query: user_size
 ),
 
 rare AS MATERIALIZED (
@@ -669,8 +664,7 @@ rare AS MATERIALIZED (
         f.term,
         f.shown,
         CASE f.kind WHEN 'word' THEN 0.5 ELSE 1 END::double precision
-        * ln(1 + (greatest(n.memories, h.holders) - h.holders + 0.5) / (h.holders + 0.5))
-        ::double precision AS weight
+        * ltm_idf(n.memories, h.holders) AS weight
     FROM features AS f
     INNER JOIN (
         SELECT
@@ -706,17 +700,12 @@ SELECT
     s.tags,
     s.participants,
     s.words,
-    json_build_object(
-        'id', m.id,
-        'content', m.content,
-        'memory_type', m.memory_type,
-        'importance_score', coalesce(m.importance_score, 1)
-    )::text AS related_memory
+    m.*  -- columns: summary
 FROM scored AS s
 INNER JOIN ltm_memories AS m ON m.user_id = $1 AND m.id = s.id
 WHERE
     m.is_archived IS NOT TRUE
-    AND (m.expires_at IS NULL OR m.expires_at > $3)
+    AND ltm_is_current(m.expires_at, $3)
     AND NOT EXISTS (
         SELECT 1
         FROM ltm_memory_relationships AS r

@@ -13,7 +13,7 @@ WITH memories AS MATERIALIZED (
         to_char(m.created_at, 'YYYY-MM') AS month,
         ltm_dynamic_importance(m.importance_rank, $2) AS dynamic_importance
     FROM ltm_memories AS m
-    WHERE m.user_id = $1 AND (m.expires_at IS NULL OR m.expires_at > $2)
+    WHERE m.user_id = $1 AND ltm_is_current(m.expires_at, $2)
 ),
 
 totals AS (

@@ -8,7 +8,7 @@
 WITH locked AS (
     SELECT m.id
     FROM ltm_memories AS m
-    WHERE m.user_id = $1 AND m.id = $2 AND (m.expires_at IS NULL OR m.expires_at > $3)
+    WHERE m.user_id = $1 AND m.id = $2 AND ltm_is_current(m.expires_at, $3)
     FOR NO KEY UPDATE
 ),
 
@@ -84,7 +84,7 @@ locked AS (
     WHERE
         m.user_id = $1
         AND m.id = $2
-        AND (m.expires_at IS NULL OR m.expires_at > $3)
+        AND ltm_is_current(m.expires_at, $3)
         AND m.version = (SELECT s.version FROM seen AS s)
     FOR NO KEY UPDATE
 ),
@@ -126,7 +126,7 @@ RETURNING
 -- The version of a memory, if there is one.
 SELECT m.version
 FROM ltm_memories AS m
-WHERE m.user_id = $1 AND m.id = $2 AND (m.expires_at IS NULL OR m.expires_at > $3);
+WHERE m.user_id = $1 AND m.id = $2 AND ltm_is_current(m.expires_at, $3);
 
 -- name: lock_tagged(user_id bigint, tag text, new_tag text, as_of timestamptz) :one
 -- Lock the memories whose tag would be spelt anew, so that the next statement sees all their rows.
@@ -138,7 +138,7 @@ FROM (
         m.user_id = $1
         AND ltm_tag_terms(m.user_id, m.tags) @> ARRAY[$1::bigint || ':' || lower($2)]
         AND (lower($2) <> lower($3) OR NOT m.tags ? $3)
-        AND (m.expires_at IS NULL OR m.expires_at > $4)
+        AND ltm_is_current(m.expires_at, $4)
     ORDER BY m.id
     FOR NO KEY UPDATE
 ) AS l;
@@ -244,14 +244,12 @@ FROM (
         max(coalesce(t.last_used, m.created_at)) AS last_used
     FROM ltm_memories AS m
     CROSS JOIN
-        LATERAL jsonb_array_elements_text(
-            CASE jsonb_typeof(m.tags) WHEN 'array' THEN m.tags ELSE '[]' END
-        ) AS e (tag)
+        LATERAL jsonb_array_elements_text(ltm_as_array(m.tags)) AS e (tag)
     LEFT JOIN ltm_memory_tags AS t
         ON t.user_id = $1 AND t.memory_id = m.id AND lower(t.tag_name) = lower(e.tag)
     WHERE
         m.user_id = $1
-        AND (m.expires_at IS NULL OR m.expires_at > $2)
+        AND ltm_is_current(m.expires_at, $2)
         AND ($3::text IS NULL OR coalesce(t.tag_category, 'general') = $3)
         AND m.id = $5  -- if memory_id
     GROUP BY e.tag, coalesce(t.tag_category, 'general')
@@ -272,7 +270,7 @@ WITH tagged AS MATERIALIZED (
     WHERE
         m.user_id = $1
         AND ltm_tag_terms(m.user_id, m.tags) @> ARRAY[$1::bigint || ':' || lower($2)]
-        AND (m.expires_at IS NULL OR m.expires_at > $3)
+        AND ltm_is_current(m.expires_at, $3)
 ),
 
 beside AS MATERIALIZED (
@@ -295,14 +293,12 @@ totals AS (
         count(DISTINCT m.id) AS memories
     FROM ltm_memories AS m
     CROSS JOIN
-        LATERAL jsonb_array_elements_text(
-            CASE jsonb_typeof(m.tags) WHEN 'array' THEN m.tags ELSE '[]' END
-        ) AS e (tag)
+        LATERAL jsonb_array_elements_text(ltm_as_array(m.tags)) AS e (tag)
     WHERE
         m.user_id = $1
         AND ltm_tag_terms(m.user_id, m.tags)
         && array(SELECT $1::bigint || ':' || b.term FROM beside AS b)
-        AND (m.expires_at IS NULL OR m.expires_at > $3)
+        AND ltm_is_current(m.expires_at, $3)
     GROUP BY lower(e.tag)
 )
 

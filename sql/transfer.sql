@@ -9,7 +9,7 @@ SELECT set_config('statement_timeout', '0', TRUE) AS statement_timeout;
 -- The ids of all memories of a user that have not expired, in their order.
 SELECT coalesce(array_agg(m.id ORDER BY m.id), '{}') AS ids
 FROM ltm_memories AS m
-WHERE m.user_id = $1 AND (m.expires_at IS NULL OR m.expires_at > $2);
+WHERE m.user_id = $1 AND ltm_is_current(m.expires_at, $2);
 
 -- name: export_memories(
 --     user_id bigint, after_id bigint, as_of timestamptz, row_limit bigint
@@ -66,7 +66,7 @@ SELECT
         ) AS x
     ) AS tag_details
 FROM ltm_memories AS m
-WHERE m.user_id = $1 AND m.id > $2 AND (m.expires_at IS NULL OR m.expires_at > $3)
+WHERE m.user_id = $1 AND m.id > $2 AND ltm_is_current(m.expires_at, $3)
 ORDER BY m.id
 LIMIT $4;
 

@@ -9,6 +9,7 @@ WHERE u.external_id = $1;
 
 -- name: intern_user(external_id text) :one
 -- The number of a user, given now if the name is new; the same one to all that ask at once.
+-- repeatable: always
 -- scope: all users
 WITH found AS (
     SELECT u.user_id

@@ -9,6 +9,7 @@ import asyncpg
 import pytest
 
 from ltm_store import (
+    InvalidArgument,
     InvalidMemory,
     LtmError,
     SchemaOutdated,
@@ -395,7 +396,7 @@ async def test_a_missing_database_or_role_is_unavailable(server):
     "dsn", ["postgresql://x@h:abc/x", "postgresql://x@a..b/x", "mysql://x/y", "127.0.0.1/x"]
 )
 async def test_a_dsn_that_cannot_be_read_is_refused(dsn):
-    with pytest.raises((InvalidMemory, Unavailable)):
+    with pytest.raises((InvalidArgument, Unavailable)):
         await connect(dsn, timeout=DEADLINE)
 
 
@@ -434,7 +435,8 @@ async def test_the_dsn_comes_from_the_environment_when_called(dsn, monkeypatch):
     ],
 )
 def test_options_that_make_no_sense_are_refused(option, value):
-    with pytest.raises(InvalidMemory):
+    field = "max_size" if option == "min_size" else option
+    with pytest.raises(InvalidArgument, match=f"^{field}:"):
         connect("postgresql://x", **{option: value})
 
 

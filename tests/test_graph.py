@@ -149,7 +149,17 @@ async def test_what_expires_between_the_two_round_trips_is_left_out_with_its_lin
     now = datetime.now(UTC)
     await conn.execute("UPDATE ltm_memories SET expires_at = now() WHERE id = $1", b)
     later = now + timedelta(hours=1)
-    graph = await fetch_one(conn, "get_graph", Graph, 1, [hub, a, b], [0, 1, 1], later, 300, 10)
+    graph = await fetch_one(
+        conn,
+        "get_graph",
+        Graph,
+        user_id=1,
+        memory_ids=[hub, a, b],
+        depths=[0, 1, 1],
+        as_of=later,
+        content_chars=300,
+        relationship_limit=10,
+    )
     assert graph is not None
     assert [n.id for n in graph.nodes] == [hub, a]
     assert [e.target_memory_id for e in graph.edges] == [a]

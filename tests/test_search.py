@@ -403,7 +403,7 @@ async def test_common_words_and_the_cut_are_named_as_causes(conn):
 
 
 async def test_iterating_reads_every_memory_once_while_others_are_added(conn, monkeypatch):
-    monkeypatch.setattr("ltm_store.memories._PAGE", 7)
+    monkeypatch.setattr("ltm_store.search._PAGE", 7)
     for n in range(40):
         await add_memory(conn, 1, f"{n}", importance_score=1 + n % 10, created_at=NOW)
     await add_memory(conn, 1, "other", memory_type="goal")
@@ -428,7 +428,7 @@ async def test_archived_memories_stand_among_the_others_by_importance(conn):
 
 
 async def test_all_pages_hold_archived_memories_on_demand(conn, monkeypatch):
-    monkeypatch.setattr("ltm_store.memories._PAGE", 3)
+    monkeypatch.setattr("ltm_store.search._PAGE", 3)
     for score in range(1, 11):
         memory = await add_memory(conn, 1, f"{score}", importance_score=score, created_at=NOW)
         if score % 3 == 0:

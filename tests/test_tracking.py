@@ -35,7 +35,7 @@ from tests.wire import wire
 
 DEADLINE = 0.3  # seconds
 HANG = 10 * DEADLINE
-WINDOW = tracking.SECONDS + tracking.RETRY_SECONDS
+WINDOW = tracking.FLUSH_SECONDS + tracking.RETRY_SECONDS
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
@@ -112,7 +112,7 @@ async def test_each_recall_keeps_its_own_moment(dsn):
 async def test_a_clock_that_is_set_back_does_not_set_back_the_last_recall(db):
     (number,) = await add(db, 1)
     moments = [NOW + timedelta(days=n) for n in (1, 3, 2)]
-    db._accesses.add(
+    db._tracker.queue.add(
         [PendingAccess(1, number, moment, AccessReason("direct")) for moment in moments]
     )
     await db.flush()
@@ -164,8 +164,8 @@ async def test_half_a_second_is_enough_without_a_flush(dsn):
 
 
 async def test_many_recalls_do_not_wait(dsn, monkeypatch):
-    monkeypatch.setattr(tracking, "SECONDS", 86_400)
-    monkeypatch.setattr(tracking, "SOON", 500)
+    monkeypatch.setattr(tracking, "FLUSH_SECONDS", 86_400)
+    monkeypatch.setattr(tracking, "FLUSH_ACCESSES", 500)
     async with connect(dsn) as db:
         ids = await add(db, 100)
         for _ in range(4):
@@ -179,7 +179,7 @@ async def test_many_recalls_do_not_wait(dsn, monkeypatch):
 
 
 async def test_closing_writes_what_is_queued(dsn, monkeypatch):
-    monkeypatch.setattr(tracking, "SECONDS", 86_400)
+    monkeypatch.setattr(tracking, "FLUSH_SECONDS", 86_400)
     monkeypatch.setattr(tracking, "MEMORIES_AT_ONCE", 7)
     async with connect(dsn) as db:
         ids = await add(db, 40)
@@ -193,11 +193,11 @@ async def test_nothing_runs_while_nothing_is_queued(dsn):
     async with connect(dsn) as db:
         (number,) = await add(db, 1)
         before = asyncio.all_tasks()
-        assert db._accesses._timer is None
+        assert db._tracker.queue._timer is None
         await get_memory(db, 1, number)
-        assert db._accesses._timer is not None
+        assert db._tracker.queue._timer is not None
         await db.flush()
-        assert (db._accesses._timer, db._accesses._task) == (None, None)
+        assert (db._tracker.queue._timer, db._tracker.queue._task) == (None, None)
         assert asyncio.all_tasks() == before
 
 
@@ -220,7 +220,7 @@ async def test_no_task_outlives_the_database(dsn):
                 await flushing
         await other.close()
     assert asyncio.all_tasks() == before
-    assert db._accesses._timer is None
+    assert db._tracker.queue._timer is None
     assert db.stats()[4:] == (0, 0, 1)
 
 
@@ -240,7 +240,7 @@ async def test_closing_is_bounded_when_the_server_is_gone(dsn, how, caplog):
     assert time.monotonic() - started < HANG
     assert db.stats().queued == 0
     assert db.stats().dropped == 1
-    timer = db._accesses._timer
+    timer = db._tracker.queue._timer
     assert timer is None or timer.cancelled()
 
 
@@ -259,7 +259,7 @@ async def test_what_could_not_be_written_is_tried_again(dsn):
 
 
 async def test_a_full_queue_drops_the_oldest_and_counts_them(dsn, monkeypatch):
-    monkeypatch.setattr(tracking, "MOST", 10)
+    monkeypatch.setattr(tracking, "QUEUED_ACCESSES", 10)
     async with wire(dsn) as proxy, connect(proxy.dsn, timeout=DEADLINE) as db:
         ids = await add(db, 8)
         await get_memories(db, 1, ids)

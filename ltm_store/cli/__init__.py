@@ -34,11 +34,12 @@ from ltm_store.db.resources import lines_of, resource_dir
 from ltm_store.errors import InvalidMemory, LtmError
 from ltm_store.graph import memory_graph
 from ltm_store.maintenance import adoption_repairs, adoption_report, check_health
-from ltm_store.memories import get_memory, search_memories
+from ltm_store.memories import get_memory
 from ltm_store.model.relationships import Graph
 from ltm_store.model.transfer import ImportReport
 from ltm_store.render.drawing import legible, to_dot, to_mermaid, to_svg
 from ltm_store.report import render_report
+from ltm_store.search import search_memories
 from ltm_store.tags import list_tags
 from ltm_store.transfer import export_user
 

@@ -20,12 +20,13 @@ from ltm_store.analytics import get_analytics
 from ltm_store.database import Database
 from ltm_store.db.resources import demo_lines
 from ltm_store.errors import InvalidMemory
-from ltm_store.memories import archive_memory, get_memory, search_memories
+from ltm_store.memories import archive_memory, get_memory
 from ltm_store.model.analytics import Analytics
 from ltm_store.model.contexts import store_context
 from ltm_store.model.search import MemoryHit
 from ltm_store.model.transfer import ImportReport
 from ltm_store.model.values import UserId
+from ltm_store.search import search_memories
 from ltm_store.transfer import import_user
 from ltm_store.users import forget_user
 

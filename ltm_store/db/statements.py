@@ -1,59 +1,66 @@
-"""The named statements of sql/*.sql, and their shapes.
-
-A file holds blocks that begin with a header:
-
-    -- name: get_memory(user_id bigint, memory_id bigint, related flag) :one Memory
-    -- What it means, in one line.
-
-A long header goes on in comment lines up to its kind: :one (a row or None), :many (rows), :exec
-(no rows), or :many-users (a row; the users come from the list that drives it). The parameters stand
-in the order of `$1, $2, ...`; a `flag`, which comes last, chooses lines and is not sent.
-
-A line that ends in `-- if tags` is left out when `tags` is None or false, one in `-- if not tags`
-when it is given; on a line of its own the condition holds up to its `-- end if`. The placeholders
-that remain are numbered anew, so that a shape has no parameter without a type.
-
-A block headed `-- columns: memory` is a SELECT whose column list replaces `m.*,  -- columns:
-memory` in the statements; the conditions of one headed `-- conditions: filters` replace `TRUE
--- conditions: filters`. The files stay valid SQL, and every statement names its columns.
-"""
+"""The named statements of sql/*.sql, and their shapes. sql/README.md explains the language."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import takewhile
+from textwrap import dedent
+from typing import Final
 
 from ltm_store.db.resources import resource_dir
 
+_BLOCK = re.compile(r"^(?=-- (?:name|columns|conditions|query): )", re.MULTILINE)
 _HEADER = re.compile(
     r"-- name: (?P<name>\w+)\((?P<parameters>[^)]*)\) "
     r":(?P<kind>one|many-users|many|exec)(?: (?P<model>\w+))?\n"
     r"-- (?P<meaning>.+)\n(?P<notes>(?:--.*\n)*)"
 )
-_BLOCK = re.compile(r"^(?=-- (?:name|columns|conditions): )", re.MULTILINE)
-_SHARED = re.compile(r"-- (columns|conditions): \w+")
-_TRUE = re.compile(r"^(?P<before>\s*(?:AND )?)TRUE  (?P<shared>-- conditions: \w+)$")
-_STAR = re.compile(r"^\s*\w\.\*(?P<comma>,?)  (?P<shared>-- columns: \w+)$")
-_CONDITION = re.compile(r"\s*-- if (?P<negated>not )?(?P<name>\w+)$")
+_SHARED_HEADER = re.compile(
+    r"-- (?P<kind>columns|conditions|query): (?P<name>\w+)(?:\((?P<parameters>[^)]*)\))?\n"
+)
+# A line that a shared block takes the place of. Each is valid SQL by itself.
+_USE = re.compile(
+    r"^(?P<indent>\s*)(?P<before>AND |OR )?"
+    r"(?:(?P<alias>\w)\.\*|TRUE|NULL|SELECT NULL)(?P<comma>,?)"
+    r"  -- (?P<use>columns|conditions|causes|query): (?P<name>\w+)$"
+)
+_CONDITION = re.compile(r"\s*-- if (?P<negated>not )?(?P<names>\w+(?: or \w+)*)$")
+_CAUSE = re.compile(r"\s*-- cause: (?P<name>\w+)$")
+_REPEATABLE = re.compile(r"^-- repeatable: (?:if )?(?P<when>\w+)$", re.MULTILINE)
 _END = "-- end if"
+_SEMICOLON = re.compile(r";(?=(?:  -- if [\w ]+)?\Z)")
 _WRITE = re.compile(r"\b(INSERT|UPDATE|DELETE)\b")
 _PLACEHOLDER = re.compile(r"\$(\d+)")
+_NAMED = re.compile(r"(?<!:):([a-z_]+)\b")
+_ALIAS = re.compile(r"\bm\.")
+FLAG: Final = "flag"
 
 
 @dataclass(frozen=True)
 class Shape:
-    """One text of a statement as the server sees it, and which arguments it takes."""
+    """One text of a statement as the server sees it, and the arguments that it takes, in order."""
 
     sql: str
-    positions: tuple[int, ...]
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Lines that several statements include, with parameters by name as (name, type)."""
+
+    kind: str
+    parameters: tuple[tuple[str, str], ...]
+    lines: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Statement:
-    """One named statement: its parameters as (name, type), and the lines of its text."""
+    """One named statement: its parameters as (name, type), and the lines of its text.
+
+    `$1` in a line is the first parameter. Flags choose lines and are not sent; they come last.
+    """
 
     name: str
     file: str
@@ -63,19 +70,41 @@ class Statement:
     meaning: str
     lines: tuple[str, ...]
     all_users: bool
+    repeatable: str | None  # "always", or the argument that makes a repetition harmless
     only_reads: bool = field(init=False)
-    conditions: tuple[int, ...] = field(init=False)  # positions of the arguments that choose lines
-    _shapes: dict[tuple[bool, ...], Shape] = field(default_factory=dict, compare=False)
+    conditions: tuple[str, ...] = field(init=False)  # the arguments that choose lines
+    _names: frozenset[str] = field(init=False, repr=False)
+    _shapes: dict[tuple[bool, ...], Shape] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         names = [name for name, _ in self.parameters]
-        used = {match["name"] for match in map(_CONDITION.search, self.lines) if match}
+        used = {name for line in self.lines for name in _condition_names(line)}
         if unknown := used.difference(names):
             raise ValueError(f"{self.name}: unknown condition {sorted(unknown)}")
-        conditions = tuple(i for i, name in enumerate(names) if name in used)
-        object.__setattr__(self, "conditions", conditions)
-        only_reads = not any(map(_WRITE.search, self.lines))
-        object.__setattr__(self, "only_reads", only_reads)
+        object.__setattr__(self, "conditions", tuple(name for name in names if name in used))
+        object.__setattr__(self, "only_reads", not any(map(_WRITE.search, self.lines)))
+        object.__setattr__(self, "_names", frozenset(names))
+
+    def bind(self, arguments: Mapping[str, object]) -> tuple[str, list[object]]:
+        """The text for these arguments, and those that it takes, in its order.
+
+        Raises TypeError unless the names are exactly those of the header.
+        """
+        if arguments.keys() != self._names:
+            raise TypeError(
+                f"{self.name}: missing {sorted(self._names - arguments.keys())}, "
+                f"unknown {sorted(arguments.keys() - self._names)}"
+            )
+        chosen = [arguments[name] for name in self.conditions]
+        given = tuple([value is not None and value is not False for value in chosen])
+        shape = self._shapes.get(given) or self.shape(given)
+        return shape.sql, [arguments[name] for name in shape.names]
+
+    def is_repeatable(self, arguments: Mapping[str, object]) -> bool:
+        """Whether it may be sent again when the connection was lost before it answered."""
+        if self.only_reads or self.repeatable == "always":
+            return True
+        return self.repeatable is not None and arguments[self.repeatable] is not None
 
     def shape(self, given: tuple[bool, ...]) -> Shape:
         """The text for the conditions that are given, in the order of `conditions`."""
@@ -85,89 +114,183 @@ class Statement:
         return found
 
     def _shaped(self, given: tuple[bool, ...]) -> Shape:
-        chosen = {self.parameters[i][0]: on for i, on in zip(self.conditions, given, strict=True)}
-        kept = []
-        blocks: list[bool] = []  # the open ones, outermost first: whether each is left out
-        for line in self.lines:
-            condition = _CONDITION.search(line)
-            left_out = condition is not None and (
-                chosen[condition["name"]] is bool(condition["negated"])
-            )
-            if line.strip() == _END:
-                blocks.pop()
-            elif condition and condition.start() == 0:
-                blocks.append(left_out)
-            elif not (left_out or any(blocks)):
-                kept.append(line[: condition.start()] if condition else line)
-        text = "\n".join(kept)
+        text = "\n".join(_chosen(self.lines, dict(zip(self.conditions, given, strict=True))))
+        # Numbered densely: a parameter that no line uses has no type.
         numbers = sorted({int(number) for number in _PLACEHOLDER.findall(text)})
         dense = {old: new for new, old in enumerate(numbers, 1)}
         sql = _PLACEHOLDER.sub(lambda match: f"${dense[int(match[1])]}", text)
-        return Shape(sql, tuple(number - 1 for number in numbers))
+        return Shape(sql, tuple(self.parameters[number - 1][0] for number in numbers))
 
-    def bind(self, arguments: Sequence[object]) -> tuple[str, list[object]]:
-        """The text for these arguments, given in the header's order, and those that it takes."""
-        shape = self.shape(
-            tuple([arguments[i] is not None and arguments[i] is not False for i in self.conditions])
+
+def _condition_names(line: str) -> list[str]:
+    condition = _CONDITION.search(line)
+    return condition["names"].split(" or ") if condition else []
+
+
+def _chosen(lines: tuple[str, ...], given: Mapping[str, bool]) -> Iterator[str]:
+    """The lines whose conditions hold, without the conditions."""
+    blocks: list[bool] = []  # the open ones, outermost first: whether each is left out
+    for line in lines:
+        condition = _CONDITION.search(line)
+        left_out = condition is not None and (
+            any(given[name] for name in _condition_names(line)) is bool(condition["negated"])
         )
-        return shape.sql, [arguments[i] for i in shape.positions]
+        if line.strip() == _END:
+            blocks.pop()
+        elif condition and not line[: condition.start()].strip():
+            blocks.append(left_out)
+        elif not (left_out or any(blocks)):
+            yield line[: condition.start()] if condition else line
 
 
-def _shared(block: str) -> tuple[str, list[str]]:
-    """The header of shared lines, and the lines: a SELECT's column list or its conditions."""
-    header, *lines = block.rstrip().removesuffix(";").splitlines()
-    if header.startswith("-- columns"):
-        return header, list(takewhile(lambda line: not line.startswith("FROM "), lines[1:]))
-    return header, lines[lines.index("WHERE") + 1 :]
+def _parameters(text: str | None) -> tuple[tuple[str, str], ...]:
+    parts = (part.split() for part in (text or "").replace("\n--", " ").split(","))
+    return tuple((part[0], " ".join(part[1:])) for part in parts if part)
 
 
-def _expanded(line: str, shared: Mapping[str, list[str]]) -> list[str]:
-    """The line, or the shared lines that it stands for."""
-    if star := _STAR.match(line):
-        *first, last = shared[star["shared"]]
-        return [*first, last + star["comma"]]
-    if true := _TRUE.match(line):
-        first_line, *rest = shared[true["shared"]]
-        return [true["before"] + first_line.strip(), *rest]
-    return [line]
+def _shared(block: str) -> tuple[str, Shared]:
+    """The name of a shared block, and its lines: a SELECT's columns, its conditions, or all."""
+    header = _SHARED_HEADER.match(block)
+    if header is None:
+        raise ValueError(f"not the header of a shared block: {block[:60]}")
+    lines = _SEMICOLON.sub("", block[header.end() :].rstrip()).splitlines()
+    if header["kind"] == "columns":
+        start, end = (
+            lines.index("SELECT") + 1,
+            next(place for place, line in enumerate(lines) if line.startswith("FROM ")),
+        )
+        lines = lines[start:end]
+    elif header["kind"] == "conditions":
+        lines = lines[lines.index("WHERE") + 1 :]
+    lines = dedent("\n".join(lines)).splitlines()
+    return header["name"], Shared(header["kind"], _parameters(header["parameters"]), tuple(lines))
 
 
-def _statement(file: str, block: str, shared: Mapping[str, list[str]]) -> Statement:
+class _Text:
+    """The text of a statement while shared blocks take the place of lines."""
+
+    def __init__(self, parameters: str, shared: Mapping[str, Shared]) -> None:
+        declared = _parameters(parameters)
+        self._flags = [item for item in declared if item[1] == FLAG]
+        self._values = [item for item in declared if item[1] != FLAG]
+        self._shared = shared
+
+    @property
+    def parameters(self) -> tuple[tuple[str, str], ...]:
+        """Those of the header, then those that shared blocks add, then flags."""
+        return (*self._values, *self._flags)
+
+    def expanded(self, line: str) -> Iterator[str]:
+        """The line, or the lines of the shared block that it stands for."""
+        use = _USE.match(line)
+        if use is None:
+            yield line
+            return
+        block = self._shared[use["name"]]
+        if (use["use"] if use["use"] != "causes" else "conditions") != block.kind:
+            raise ValueError(f"{use['name']} is shared as {block.kind}")
+        for item in block.parameters:
+            self._add(*item)
+        lines = [
+            use["indent"] + inner
+            for text in block.lines
+            for inner in self.expanded(self._numbered(text))
+        ]
+        match use["use"]:
+            case "columns":
+                *first, last = (_ALIAS.sub(f"{use['alias']}.", text) for text in lines)
+                yield from (*first, last + use["comma"])
+            case "conditions":
+                first_line, *rest = (_CAUSE.sub("", text) for text in lines)
+                yield f"{use['indent']}{use['before'] or ''}{first_line.strip()}"
+                yield from rest
+            case "causes":
+                yield from _causes(lines)
+            case _:
+                yield from lines
+
+    def _add(self, name: str, type_: str) -> None:
+        items = self._flags if type_ == FLAG else self._values
+        known = dict(self._values + self._flags).get(name)
+        if known is None:
+            items.append((name, type_))
+        elif known != type_:
+            raise ValueError(f"the parameter {name} is {known} and, in a shared block, {type_}")
+
+    def _numbered(self, line: str) -> str:
+        names = [name for name, _ in self._values]
+        return _NAMED.sub(lambda match: f"${names.index(match[1]) + 1}", line)
+
+
+def _causes(lines: list[str]) -> Iterator[str]:
+    """For each condition its cause where a row does not pass it: elements of an array."""
+    part: list[str] = []
+    choice = ""
+    for line in lines:
+        cause, condition = _CAUSE.search(line), _CONDITION.search(line)
+        if condition and not line[: condition.start()].strip():
+            choice = line
+        elif line.strip() == _END:
+            yield from _cause(part, _CONDITION.sub(r"\g<names>", choice), choice)
+            part, choice = [], ""
+        elif choice:
+            part += [] if line.strip().startswith("--") else [line]
+        elif condition:
+            yield from _cause([line[: condition.start()]], condition["names"], condition[0])
+        elif cause:
+            yield from _cause([line[: cause.start()]], cause["name"], "")
+        else:
+            raise ValueError(f"a condition without a cause: {line}")
+
+
+def _cause(part: list[str], name: str, choice: str) -> Iterator[str]:
+    test = " ".join(text.strip() for text in part).removeprefix("AND ")
+    yield f"CASE WHEN ({test}) IS NOT TRUE THEN '{name}' END,{choice and '  ' + choice.strip()}"
+
+
+def _statement(file: str, block: str, shared: Mapping[str, Shared]) -> Statement:
     header = _HEADER.match(block)
     if header is None:
         raise ValueError(f"{file}.sql: not a statement header: {block[:60]}")
+    repeatable = _REPEATABLE.search(header["notes"])
+    text = _Text(header["parameters"], shared)
     lines = block[header.end() :].rstrip().removesuffix(";").splitlines()
-    parameters = header["parameters"].replace("\n--", " ").split(",")
+    expanded = tuple(new for line in lines for new in text.expanded(line))
     return Statement(
         name=header["name"],
         file=file,
         kind=header["kind"],
         model=header["model"],
-        parameters=tuple(_parameter(text.strip()) for text in parameters if text.strip()),
+        parameters=text.parameters,
         meaning=header["meaning"],
-        lines=tuple(expanded for line in lines for expanded in _expanded(line, shared)),
+        lines=expanded,
         all_users="-- scope: all users" in header["notes"],
+        repeatable=repeatable["when"] if repeatable else None,
     )
 
 
-def _parameter(text: str) -> tuple[str, str]:
-    name, _, type_ = text.partition(" ")
-    return name, type_
+def _blocks(folder: str) -> list[tuple[str, str]]:
+    """The blocks of a folder's files, each with the name of its file."""
+    return [
+        (path.stem, block)
+        for path in sorted(resource_dir("sql").parent.joinpath(folder).glob("*.sql"))
+        for block in _BLOCK.split(path.read_text(encoding="utf-8"))[1:]
+    ]
+
+
+@cache
+def shared_blocks() -> dict[str, Shared]:
+    """The shared blocks of sql/*.sql by name."""
+    return dict(_shared(block) for _, block in _blocks("sql") if not block.startswith("-- name: "))
 
 
 @cache
 def statements(folder: str = "sql") -> dict[str, Statement]:
     """Every statement of the files of a folder by its name."""
-    blocks = [
-        (path.stem, block)
-        for path in sorted(resource_dir("sql").parent.joinpath(folder).glob("*.sql"))
-        for block in _BLOCK.split(path.read_text(encoding="utf-8"))[1:]
-    ]
-    shared = dict(_shared(block) for _, block in blocks if _SHARED.match(block))
     found: dict[str, Statement] = {}
-    for file, block in blocks:
+    for file, block in _blocks(folder):
         if block.startswith("-- name: "):
-            statement = _statement(file, block, shared)
+            statement = _statement(file, block, shared_blocks())
             if statement.name in found:
                 raise ValueError(f"two statements are named {statement.name}")
             found[statement.name] = statement

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Annotated, TypedDict
 
-from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, StrictBool, ValidationError
 
 from ltm_store.model.base import Arguments, Row, RowLimit, refusal
 from ltm_store.model.contexts import STORED, EnhancedContext
@@ -19,6 +21,7 @@ from ltm_store.model.values import (
     Tags,
     Text,
     Word,
+    dump_json,
     within_query,
 )
 
@@ -34,8 +37,67 @@ def _context_part(part: object) -> object:
     raise ValueError(": ".join(refusal(first)))
 
 
+def _narrowing(score: int) -> int | None:
+    """The score; None where it narrows nothing, as no stored one is lower."""
+    return score if score > 1 else None
+
+
+class FilterOptions(TypedDict, total=False):
+    """The filters as callers give them; None is no filter. See Filters."""
+
+    memory_type: str | None
+    category: str | None
+    tags: Iterable[str] | None
+    tags_any: Iterable[str] | None
+    source_type: str | None
+    source_id: str | None
+    context_data: EnhancedContext | Mapping[str, object] | None
+    metadata: Mapping[str, JsonValue] | None
+    min_importance: int | None
+    min_confidence: float | None
+    created_after: datetime | None
+    created_before: datetime | None
+    accessed_after: datetime | None
+    include_archived: bool
+
+
 class Filters(Arguments):
-    """What a search may be narrowed by, and how it is ranked."""
+    """What searches, lists and counts are narrowed by.
+
+    Each field is a parameter of the shared conditions `filters` in sql/search.sql.
+
+    tags: all of them, tags_any: at least one, in any letter case. context_data and metadata:
+    contained in the memory's JSON. min_importance: of the base importance_score. created_after and
+    accessed_after include their moment, created_before does not. include_archived: archived
+    memories too.
+    """
+
+    memory_type: Word | None = None
+    category: Category | None = None
+    tags: Tags | None = None
+    tags_any: Tags | None = None
+    source_type: Word | None = None
+    source_id: SourceId | None = None
+    context_data: Annotated[JsonObject, BeforeValidator(_context_part)] | None = None
+    metadata: JsonObject | None = None
+    min_importance: Annotated[Int32, AfterValidator(_narrowing)] | None = None
+    min_confidence: Fraction | None = None
+    created_after: Moment | None = None
+    created_before: Moment | None = None
+    accessed_after: Moment | None = None
+    include_archived: StrictBool = False
+
+    def arguments(self) -> dict[str, object]:
+        """What the shared conditions take, by name: tags and objects as JSON text."""
+        return {name: _argument(getattr(self, name)) for name in Filters.model_fields}
+
+
+def _argument(value: object) -> object:
+    return (dump_json(value) if value else None) if isinstance(value, tuple | dict) else value
+
+
+class Search(Filters):
+    """A search: its query, its filters, and how its hits are ranked and shown."""
 
     query: (
         Annotated[
@@ -45,21 +107,8 @@ class Filters(Arguments):
         ]
         | None
     ) = None
-    memory_type: Word | None = None
-    category: Category | None = None
-    tags: Tags | None = None
-    tags_any: Tags | None = None
-    source_type: Word | None = None
-    source_id: SourceId | None = None
-    context_data: Annotated[JsonObject, BeforeValidator(_context_part)] | None = None
-    metadata: JsonObject | None = None
-    min_importance: Int32 | None = None
-    min_confidence: Fraction | None = None
-    created_after: Moment | None = None
-    created_before: Moment | None = None
-    accessed_after: Moment | None = None
-    include_archived: StrictBool = False
     include_context: StrictBool = True
+    neighbours: StrictBool = True
     importance_weight: Annotated[float, Field(strict=True, ge=0, le=100)] = 0.1
     limit: RowLimit = 10
 
@@ -78,25 +127,9 @@ class MemoryHit(Memory):
 
 
 class SearchFindings(Row):
-    """Which conditions of a search a memory meets, and which of its words were asked for."""
+    """Which conditions of a search a memory fails, and which of its words were asked for."""
 
-    expires_at: bool
-    include_archived: bool
-    memory_type: bool
-    category: bool
-    source_type: bool
-    min_importance: bool
-    min_confidence: bool
-    created_after: bool
-    created_before: bool
-    accessed_after: bool
-    metadata: bool
-    source_id: bool
-    tags: bool
-    tags_any: bool
-    context_data: bool
-    phrases: bool
-    exclusions: bool
+    causes: tuple[str, ...]
     matched_terms: tuple[str, ...]
 
 

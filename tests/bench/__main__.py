@@ -21,8 +21,8 @@ from ltm_store import (
     migrate,
 )
 from ltm_store import search_memories as search
-from ltm_store.database import Tracking
 from ltm_store.db.execute import fetch_value
+from ltm_store.tracking import Tracking
 from tests import servers
 from tests.bench.recall import recall
 from tests.populate import populate
@@ -165,7 +165,16 @@ async def hot_share(conn: asyncpg.Connection, table: Table) -> None:
     for day in range(180):
         for recalled in draw.choices(ids, weights, k=100):
             moment = datetime(2026, 1, 1, 8, tzinfo=UTC) + timedelta(days=day)
-            await fetch_value(conn, "record_accesses", 4, [recalled], moment, "direct", None, None)
+            await fetch_value(
+                conn,
+                "record_accesses",
+                user_id=4,
+                memory_ids=[recalled],
+                now=moment,
+                access_method="direct",
+                access_context=None,
+                user_query=None,
+            )
     await conn.execute("SELECT pg_stat_force_next_flush()")
     after = await conn.fetchrow(counts, "ltm_memories")
     assert before is not None

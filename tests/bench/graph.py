@@ -66,7 +66,7 @@ async def costs(calls: Iterable[Call]) -> tuple[str, str]:
     return f"{statistics.median(times):.2f}", f"{max(times):.2f}"
 
 
-async def buffers(conn: asyncpg.Connection, name: str, *arguments: object) -> str:
+async def buffers(conn: asyncpg.Connection, name: str, **arguments: object) -> str:
     """How many buffers a statement touches."""
     sql, bound = statements()[name].bind(arguments)
     plan = await conn.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql}", *bound)
@@ -80,13 +80,19 @@ async def measure(conn: asyncpg.Connection, table: Table) -> None:
     beside = [row[0] for row in await conn.fetch(BESIDE, HUBS, CALLS)]
     hubs = [draw.randint(1, HUBS) for _ in range(CALLS)]
     now = datetime.now(UTC)
+    one = {"user_id": 1, "as_of": now}
+    walk = {**one, "depth": 3, "types": None, "min_strength": None}
+    path = {**one, "max_depth": 6, "types": None, "min_strength": None}
+    path |= {"memory_limit": 1000, "relationship_limit": 10_000}
     for limit in (100, 1000):
         for where, ids in (("anywhere", anywhere), ("beside a hub", beside), ("at a hub", hubs)):
-            walked = await buffers(conn, "traverse", 1, ids[0], now, 3, None, None, limit)
+            walked = await buffers(conn, "traverse", **walk, memory_id=ids[0], row_limit=limit)
             calls = [partial(traverse, conn, 1, i, depth=3, limit=limit) for i in ids]
             table.add_row(f"traverse, depth 3, limit {limit}, {where}", *await costs(calls), walked)
     rarely = [partial(traverse, conn, 1, i, depth=3, types=["no such"]) for i in hubs]
-    walked = await buffers(conn, "traverse", 1, hubs[0], now, 3, ["no such"], None, 100)
+    walked = await buffers(
+        conn, "traverse", **(walk | {"types": ["no such"]}), memory_id=hubs[0], row_limit=100
+    )
     table.add_row("  of a type that a hub lacks", *await costs(rarely), walked)
     for where, ends in (
         ("any two", list(pairwise(anywhere))),
@@ -94,12 +100,21 @@ async def measure(conn: asyncpg.Connection, table: Table) -> None:
         ("two hubs", [(1 + n % HUBS, 1 + (n + 1) % HUBS) for n in range(CALLS)]),
     ):
         source, target = ends[0]
-        arguments = (1, source, target, now, 6, None, None, 1000, 10_000)
-        walked = await buffers(conn, "shortest_path", *arguments)
+        walked = await buffers(
+            conn, "shortest_path", **path, source_memory_id=source, target_memory_id=target
+        )
         paths = [partial(shortest_path, conn, 1, source, target) for source, target in ends]
         table.add_row(f"shortest_path, {where}", *await costs(paths), walked)
     suggested = [partial(suggest_relationships, conn, 1, i) for i in anywhere]
-    walked = await buffers(conn, "suggest_relationships", 1, anywhere[0], now, 100, 64, 10)
+    walked = await buffers(
+        conn,
+        "suggest_relationships",
+        **one,
+        memory_id=anywhere[0],
+        holder_limit=100,
+        word_limit=64,
+        row_limit=10,
+    )
     table.add_row("suggest_relationships", *await costs(suggested), walked)
     tagging: dict[str, list[Call]] = {
         "add_tags, two": [partial(add_tags, conn, 1, i, ["a", "b"]) for i in anywhere],

@@ -1,0 +1,60 @@
+"""Who a user is: the number under which everything of them is stored, looked up once a call."""
+
+from __future__ import annotations
+
+import time
+from typing import Final, NamedTuple
+
+from ltm_store.db.execute import Executor, fetch_value, session_of
+from ltm_store.model.values import UserId, parse_user_id
+
+REMEMBERED_SECONDS: Final = 60.0  # until a number is looked up again: others may forget the user
+
+
+class User(NamedTuple):
+    """The number of a user; whether it stands for a name in ltm_external_users."""
+
+    number: int
+    is_external: bool = False
+
+
+async def find_user(db: Executor, user_id: UserId) -> User | None:
+    """The user of a read; None when the name has never been seen. Nothing is created."""
+    name = parse_user_id(user_id)
+    return User(name) if isinstance(name, int) else await _external(db, name, "find_user")
+
+
+async def ensure_user(db: Executor, user_id: UserId, *, anew: bool = False) -> User:
+    """The user of a write: a name that is new is given a number.
+
+    With `anew` what was remembered of the user is looked up again.
+    """
+    name = parse_user_id(user_id)
+    if isinstance(name, int):
+        return User(name)
+    user = await _external(db, name, "intern_user", anew=anew)
+    if user is None:
+        raise AssertionError("intern_user returns a number")
+    return user
+
+
+async def _external(db: Executor, name: str, statement: str, *, anew: bool = False) -> User | None:
+    # Only a Database remembers: what a caller's connection finds may still roll back.
+    known = session_of(db).external_users
+    if known is not None and not anew and name in known:
+        number, found_at = known[name]
+        if time.monotonic() < found_at + REMEMBERED_SECONDS:
+            return User(number, is_external=True)
+    found: int | None = await fetch_value(db, statement, external_id=name)
+    if found is None:
+        return None
+    if known is not None:
+        known[name] = found, time.monotonic()
+    return User(found, is_external=True)
+
+
+def forget_number(db: Executor, user_id: UserId) -> None:
+    """Look the number of this user up again the next time."""
+    known = session_of(db).external_users
+    if known is not None:
+        known.pop(str(parse_user_id(user_id)), None)

@@ -1,0 +1,23 @@
+"""What is told of each statement that runs: one place, called once per statement."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable
+from typing import Final, TypeVar
+
+_log: Final = logging.getLogger("ltm_store.statements")
+Rows = TypeVar("Rows", bound=list[object])
+
+
+def observed(name: str, rows: Awaitable[Rows]) -> Awaitable[Rows]:
+    """The rows of a statement; its name, their number and the time it took go to the DEBUG log."""
+    return _timed(name, rows) if _log.isEnabledFor(logging.DEBUG) else rows
+
+
+async def _timed(name: str, rows: Awaitable[Rows]) -> Rows:
+    started = time.perf_counter()
+    found = await rows
+    _log.debug("%s: %d rows in %.1f ms", name, len(found), (time.perf_counter() - started) * 1e3)
+    return found

@@ -1,0 +1,266 @@
+"""Searching memories, going through them, and explaining what a search found."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import AsyncIterator, Callable
+from datetime import datetime
+from typing import Final, NamedTuple, TypeVar, Unpack
+
+from ltm_store import limits
+from ltm_store.db.execute import Executor, fetch_many, fetch_one, session_of
+from ltm_store.db.identity import User, find_user
+from ltm_store.model.memories import Memory
+from ltm_store.model.search import (
+    FilterOptions,
+    Filters,
+    MemoryHit,
+    Search,
+    SearchExplanation,
+    SearchFindings,
+)
+from ltm_store.model.values import UserId, check_memory_id, moment
+
+_PAGE: Final = 200  # memories that iterate_memories reads at once
+# A minus at the start of a word or phrase excludes it; quotes hold a phrase together.
+_PART = re.compile(r'(?<!\S)(?P<minus>-)?(?:"(?P<phrase>[^"]*)"|(?P<word>[^\s"]+))')
+
+Function = TypeVar("Function", bound=Callable[..., object])
+
+
+def _with_filters(function: Function) -> Function:
+    """Show each filter in the signature of a function that takes **filters."""
+    signature = inspect.signature(function)
+    *own, _ = signature.parameters.values()
+    filters = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=field.default)
+        for name, field in Filters.model_fields.items()
+    ]
+    keys = [parameter for parameter in own if parameter.kind is not parameter.KEYWORD_ONLY]
+    others = own[len(keys) :]
+    shown = signature.replace(parameters=[*keys, *filters, *others])
+    function.__signature__ = shown  # type: ignore[attr-defined]
+    return function
+
+
+@_with_filters
+async def search_memories(
+    db: Executor,
+    user_id: UserId,
+    query: str | None = None,
+    *,
+    include_context: bool = True,
+    neighbours: bool = True,
+    importance_weight: float = 0.1,
+    limit: int = 10,
+    as_of: datetime | None = None,
+    **filters: Unpack[FilterOptions],
+) -> list[MemoryHit]:
+    """The memories that pass every filter, best first: by dynamic importance, or by the query.
+
+    With a query, hits share at least one of its words (stop words aside), or stand beside such a
+    memory in the same source, and are ordered by score. A blank query is none; one of stop words
+    alone finds nothing.
+
+    query: at most 250,000 bytes, of which the first 64 different words are looked for.
+    filters: see Filters; all of them must hold.
+    include_context: whether hits carry their enhanced_context.
+    neighbours: whether memories beside a hit in the same source count.
+    importance_weight: 0 .. 100, how much dynamic importance lifts a score: a tenth of it per point.
+    limit: 1 .. 1000. as_of: the moment that dynamic importance and expiry are for, default now.
+
+    Tracked as "search" accesses. Raises InvalidMemory naming the argument that is refused.
+    """
+    search = Search.checked(
+        {
+            "query": query,
+            "include_context": include_context,
+            "neighbours": neighbours,
+            "importance_weight": importance_weight,
+            "limit": limit,
+            **filters,
+        }
+    )
+    now = moment(as_of)
+    user = await find_user(db, user_id)
+    if user is None:
+        return []
+    hits = await _hits(db, user, now, search, search.limit)
+    await session_of(db).track_access(
+        user.number, [hit.id for hit in hits], "search", query=search.query
+    )
+    return hits
+
+
+async def _hits(
+    db: Executor, user: User, now: datetime, search: Search, limit: int
+) -> list[MemoryHit]:
+    if search.query is None:
+        return await _list(db, user, now, search, limit)
+    return await fetch_many(
+        db,
+        "search_memories",
+        MemoryHit,
+        user_id=user.number,
+        as_of=now,
+        row_limit=limit,
+        importance_weight=search.importance_weight,
+        include_context=search.include_context,
+        neighbours=search.neighbours,
+        **_query_arguments(search.query),
+        **search.arguments(),
+    )
+
+
+async def _list(
+    db: Executor,
+    user: User,
+    now: datetime,
+    search: Search,
+    limit: int,
+    after: Memory | None = None,
+) -> list[MemoryHit]:
+    return await fetch_many(
+        db,
+        "list_memories",
+        MemoryHit,
+        user_id=user.number,
+        as_of=now,
+        row_limit=limit,
+        importance_weight=search.importance_weight,
+        include_context=search.include_context,
+        after_rank=after and after.importance_rank,
+        after_id=after and after.id,
+        **search.arguments(),
+    )
+
+
+@_with_filters
+async def explain_search(
+    db: Executor,
+    user_id: UserId,
+    query: str | None,
+    memory_id: int,
+    *,
+    include_context: bool = True,
+    neighbours: bool = True,
+    importance_weight: float = 0.1,
+    limit: int = 10,
+    as_of: datetime | None = None,
+    **filters: Unpack[FilterOptions],
+) -> SearchExplanation:
+    """Why search_memories with these arguments returns a memory, or why not. Not tracked."""
+    search = Search.checked(
+        {
+            "query": query,
+            "include_context": include_context,
+            "neighbours": neighbours,
+            "importance_weight": importance_weight,
+            "limit": limit,
+            **filters,
+        }
+    )
+    number, now = check_memory_id(memory_id), moment(as_of)
+    user = await find_user(db, user_id)
+    findings = user and await fetch_one(
+        db,
+        "explain_search",
+        SearchFindings,
+        user_id=user.number,
+        as_of=now,
+        memory_id=number,
+        **_query_arguments(search.query or ""),
+        **search.arguments(),
+    )
+    if user is None or findings is None:
+        return SearchExplanation(
+            is_returned=False, causes=("missing",), rank=None, matched_terms=(), hit=None
+        )
+    hits = await _hits(db, user, now, search, limits.HITS)
+    rank, hit = next(((n, h) for n, h in enumerate(hits, 1) if h.id == number), (None, None))
+    return SearchExplanation(
+        is_returned=rank is not None and rank <= search.limit,
+        causes=_causes(search, findings, hits, rank),
+        rank=rank,
+        matched_terms=findings.matched_terms,
+        hit=hit,
+    )
+
+
+def _causes(
+    search: Search, findings: SearchFindings, hits: list[MemoryHit], rank: int | None
+) -> tuple[str, ...]:
+    """What keeps a memory out of a search; nothing where it is returned."""
+    if rank is not None:
+        return () if rank <= search.limit else ("limit",)
+    if findings.causes:
+        return findings.causes
+    if search.query is None:
+        return ("cut",)
+    if not findings.matched_terms:
+        return ("query",)
+    kept = {term for hit in hits for term in hit.matched_terms}
+    return ("common_words" if kept.isdisjoint(findings.matched_terms) else "cut",)
+
+
+@_with_filters
+async def iterate_memories(
+    db: Executor,
+    user_id: UserId,
+    *,
+    include_context: bool = True,
+    as_of: datetime | None = None,
+    **filters: Unpack[FilterOptions],
+) -> AsyncIterator[Memory]:
+    """Every memory that passes the filters of search_memories, most important first.
+
+    Read page by page, so that memory stays small; each page goes on after the last memory of the
+    one before, whatever is added or deleted meanwhile. Not tracked.
+    """
+    search = Search.checked({"include_context": include_context, **filters})
+    now = moment(as_of)
+    user = await find_user(db, user_id)
+    last: Memory | None = None
+    while user is not None:
+        page = await _list(db, user, now, search, _PAGE, last)
+        for hit in page:
+            yield hit
+        if len(page) < _PAGE:
+            return
+        last = page[-1]
+
+
+class Query(NamedTuple):
+    """What is asked: words to rank by, phrases that must be there, and what must not."""
+
+    words: str
+    phrases: list[str]
+    exclusions: list[str]
+
+
+def parse_query(text: str) -> Query:
+    """Take a query apart. The words of a phrase are ranked by too."""
+    phrases: list[str] = []
+    exclusions: list[str] = []
+
+    def part_of(match: re.Match[str]) -> str:
+        part = match["phrase"] if match["phrase"] is not None else match["word"]
+        if match["minus"]:
+            exclusions.append(part)
+            return ""
+        if match["phrase"] is not None:
+            phrases.append(part)
+        return part
+
+    return Query(_PART.sub(part_of, text), phrases, exclusions)
+
+
+def _query_arguments(query: str) -> dict[str, object]:
+    words, phrases, exclusions = parse_query(query)
+    return {
+        "query": words,
+        "term_limit": limits.QUERY_TERMS,
+        "phrases": phrases,
+        "exclusions": exclusions,
+    }
