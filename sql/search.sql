@@ -4,7 +4,7 @@
 --     user_id bigint, as_of timestamptz, include_archived flag, memory_type text, category text,
 --     source_type text, source_id text, min_importance integer, min_confidence double precision,
 --     created_after timestamptz, created_before timestamptz, accessed_after timestamptz,
---     tags text, tags_any text, context_data text, metadata text
+--     tags text, tags_any text, tags_none text, context_data text, metadata text, created_by text
 -- )
 SELECT 1 FROM ltm_memories AS m
 WHERE
@@ -28,6 +28,11 @@ WHERE
     -- if tags_any
     AND ltm_tag_terms(m.user_id, m.tags) && ltm_tag_terms(:user_id, :tags_any::text::jsonb)
     -- end if
+    -- if tags_none
+    AND NOT coalesce(ltm_tag_terms(m.user_id, m.tags), '{}')
+    && ltm_tag_terms(:user_id, :tags_none::text::jsonb)
+    -- end if
+    AND m.created_by = :created_by  -- if created_by
     -- if context_data
     AND ltm_user_context(m.user_id, m.context_data)
     @> jsonb_build_object(:user_id::bigint::text, :context_data::text::jsonb)

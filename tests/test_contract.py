@@ -7,6 +7,12 @@ import pytest
 import ltm_store
 from ltm_store import compat
 
+FILTERS = (
+    "memory_type=None, category=None, tags=None, tags_any=None, source_type=None, source_id=None, "
+    "context_data=None, metadata=None, min_importance=None, min_confidence=None, "
+    "created_after=None, created_before=None, accessed_after=None, include_archived=False, "
+    "created_by=None, tags_none=None"
+)
 SIGNATURES = {
     "add_memory": "db, user_id, content, *, tags=(), importance_score=5, confidence_score=1.0, "
     "context=None, enhanced_context=None, memory_type=None, category=None, source_type=None, "
@@ -17,20 +23,11 @@ SIGNATURES = {
     "get_memory": "db, user_id, memory_id, *, include_relationships=False, as_of=None, "
     "access_context=None",
     "get_memories": "db, user_id, memory_ids",
-    "search_memories": "db, user_id, query=None, *, memory_type=None, category=None, tags=None, "
-    "tags_any=None, source_type=None, source_id=None, context_data=None, metadata=None, "
-    "min_importance=None, min_confidence=None, created_after=None, created_before=None, "
-    "accessed_after=None, include_archived=False, include_context=True, neighbours=True, "
-    "importance_weight=0.1, limit=10, as_of=None",
-    "explain_search": "db, user_id, query, memory_id, *, memory_type=None, category=None, "
-    "tags=None, tags_any=None, source_type=None, source_id=None, context_data=None, "
-    "metadata=None, min_importance=None, min_confidence=None, created_after=None, "
-    "created_before=None, accessed_after=None, include_archived=False, include_context=True, "
+    "search_memories": f"db, user_id, query=None, *, {FILTERS}, include_context=True, "
     "neighbours=True, importance_weight=0.1, limit=10, as_of=None",
-    "iterate_memories": "db, user_id, *, memory_type=None, category=None, tags=None, "
-    "tags_any=None, source_type=None, source_id=None, context_data=None, metadata=None, "
-    "min_importance=None, min_confidence=None, created_after=None, created_before=None, "
-    "accessed_after=None, include_archived=False, include_context=True, as_of=None",
+    "explain_search": f"db, user_id, query, memory_id, *, {FILTERS}, include_context=True, "
+    "neighbours=True, importance_weight=0.1, limit=10, as_of=None",
+    "iterate_memories": f"db, user_id, *, {FILTERS}, include_context=True, as_of=None",
     "update_memory": "db, user_id, memory_id, *, expected_version=None, **fields",
     "update_importance": "db, user_id, memory_id, importance_score",
     "archive_memory": "db, user_id, memory_id, *, reason=None",

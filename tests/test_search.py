@@ -21,6 +21,8 @@ from ltm_store import (
     record_access,
     search_memories,
 )
+from ltm_store.db.statements import shared_blocks
+from ltm_store.model.search import FilterOptions, Filters
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 DEADLINE = 10  # seconds that connect() allows a call
@@ -47,6 +49,7 @@ async def memories(conn):
     other = {
         "tags": ["garden"],
         "memory_type": "fact",
+        "created_by": "assistant",
         "category": "home",
         "source_type": "manual",
         "source_id": "conv_2",
@@ -75,6 +78,9 @@ FILTERS = [
     ({"tags": []}, "acb"),
     ({"tags_any": ["GARDEN", "work", "x"]}, "ab"),
     ({"tags": ["work"], "tags_any": ["garden"]}, ""),
+    ({"tags_none": ["GARDEN", "x"]}, "ac"),
+    ({"tags_none": ["coffee"], "tags_any": ["garden"]}, "b"),
+    ({"created_by": "assistant"}, "b"),
     ({"source_type": "manual"}, "b"),
     ({"source_id": "conv_1"}, "a"),
     ({"context_data": {"spatial": {"city": "Graz"}}}, "a"),
@@ -109,6 +115,12 @@ async def test_filter(conn, memories, filters, expected):
     found = await search_memories(conn, 1, as_of=NOW + timedelta(days=1), **filters)
     names = {number: name for name, number in memories.items()}
     assert "".join(names[hit.id] for hit in found) == expected
+
+
+def test_every_filter_is_an_option_and_a_parameter_of_the_shared_conditions():
+    block = {name for name, _ in shared_blocks()["filters"].parameters} - {"user_id", "as_of"}
+    assert list(Filters.model_fields) == list(FilterOptions.__annotations__)
+    assert set(Filters.model_fields) == block
 
 
 async def test_accessed_after_includes_its_moment(conn, memories):
@@ -352,6 +364,7 @@ WHY_NOT = [
     ("coffee", {"memory_type": "fact"}, ("memory_type",)),
     ("coffee", {"category": "home", "source_type": "manual"}, ("category", "source_type")),
     ("coffee", {"tags": ["work", "x"], "tags_any": ["x"]}, ("tags", "tags_any")),
+    ("coffee", {"created_by": "assistant", "tags_none": ["work"]}, ("tags_none", "created_by")),
     ("coffee", {"source_id": "conv_2"}, ("source_id",)),
     ("coffee", {"context_data": {"spatial": {"city": "Rom"}}}, ("context_data",)),
     ("coffee", {"metadata": {"room": {"floor": 9}}}, ("metadata",)),

@@ -59,6 +59,8 @@ class FilterOptions(TypedDict, total=False):
     created_before: datetime | None
     accessed_after: datetime | None
     include_archived: bool
+    created_by: str | None
+    tags_none: Iterable[str] | None
 
 
 class Filters(Arguments):
@@ -66,10 +68,10 @@ class Filters(Arguments):
 
     Each field is a parameter of the shared conditions `filters` in sql/search.sql.
 
-    tags: all of them, tags_any: at least one, in any letter case. context_data and metadata:
-    contained in the memory's JSON. min_importance: of the base importance_score. created_after and
-    accessed_after include their moment, created_before does not. include_archived: archived
-    memories too.
+    tags: all of them, tags_any: at least one, tags_none: not one, in any letter case. context_data
+    and metadata: contained in the memory's JSON. min_importance: of the base importance_score.
+    created_after and accessed_after include their moment, created_before does not.
+    include_archived: archived memories too.
     """
 
     memory_type: Word | None = None
@@ -86,6 +88,8 @@ class Filters(Arguments):
     created_before: Moment | None = None
     accessed_after: Moment | None = None
     include_archived: StrictBool = False
+    created_by: Word | None = None
+    tags_none: Tags | None = None
 
     def arguments(self) -> dict[str, object]:
         """What the shared conditions take, by name: tags and objects as JSON text."""
