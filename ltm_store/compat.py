@@ -17,24 +17,116 @@ from pydantic_core import to_jsonable_python
 
 from ltm_store import analytics, memories, relationships, search
 from ltm_store.database import Database, Options, connect
+from ltm_store.db.identity import find_user
 from ltm_store.model.contexts import EnhancedContext
 from ltm_store.model.memories import Memory, MemoryType
 from ltm_store.model.relationships import Relationship
 from ltm_store.model.values import UserId
 
-Row = dict[str, JsonValue]
+
+class OldMemoryRow(TypedDict):
+    """A memory as the application knew it before its enhancement; moments are ISO 8601 text."""
+
+    id: int
+    content: str
+    tags: list[str]
+    importance_score: int
+    context: str | None
+    created_at: str | None
+    last_accessed: str | None
+
+
+class MemoryRow(OldMemoryRow):
+    """A memory as a dict of every column."""
+
+    user_id: int
+    memory_type: str | None
+    category: str | None
+    confidence_score: float
+    importance_rank: int
+    dynamic_importance: float
+    context_data: dict[str, JsonValue] | None
+    source_type: str | None
+    source_id: str | None
+    source_position: int | None
+    created_by: str | None
+    last_modified: str | None
+    access_count: int
+    last_access_context: str | None
+    related_memory_ids: list[int]
+    parent_memory_id: int | None
+    metadata: JsonValue
+    is_archived: bool
+    archive_reason: str | None
+    idempotency_key: str | None
+    version: int
+    expires_at: str | None
+
+
+class RelationshipRow(TypedDict):
+    """A relationship of a memory, with the id of the other one."""
+
+    id: int
+    type: str
+    strength: float
+    description: str | None
+    related_memory_id: int
+
+
+class DetailedMemoryRow(MemoryRow):
+    """A memory with its context as {type: {key: value}}, and its relationships."""
+
+    enhanced_context: dict[str, JsonValue]
+    relationships: list[RelationshipRow]
+
+
+class SummaryRow(TypedDict):
+    """The other memory of a relationship; its content is cut to 100 characters."""
+
+    id: int
+    content: str
+    memory_type: str | None
+    importance_score: int
+
+
+class RelatedMemoryRow(TypedDict):
+    """A relationship with a summary of the other memory."""
+
+    id: int
+    relationship_type: str
+    strength: float
+    description: str | None
+    related_memory: SummaryRow
+
+
+class AccessedRow(SummaryRow):
+    """A memory of a ranking."""
+
+    access_count: int
+
+
+class AnalyticsRow(TypedDict):
+    """Figures over a user's memories."""
+
+    total_memories: int
+    type_distribution: dict[str, int]
+    category_distribution: dict[str, int]
+    average_importance: float | None
+    average_dynamic_importance: float | None
+    most_accessed_memories: list[AccessedRow]
+
+
+class StatsRow(TypedDict):
+    """A user in figures; the five most used tags with how many memories carry each."""
+
+    total_memories: int
+    average_importance: float
+    top_tags: list[tuple[str, int]]
+    user_id: UserId
+
 
 _TOP_TAGS: Final = 5
 _SUMMARY_CHARS: Final = 100
-_OLD_COLUMNS: Final = (
-    "id",
-    "content",
-    "tags",
-    "importance_score",
-    "context",
-    "created_at",
-    "last_accessed",
-)
 _databases: dict[asyncio.AbstractEventLoop, asyncio.Future[Database]] = {}
 _configured: tuple[str | None, Options] = (None, {})
 
@@ -86,7 +178,7 @@ class _Details(TypedDict, total=False):
     parent_memory_id: int | None
 
 
-def _columns(memory: Memory) -> Row:
+def _columns(memory: Memory) -> MemoryRow:
     """A memory as a dict of every column, moments as ISO 8601 text."""
     own = {"enhanced_context", "relationships", "outcome", "duplicate_of"}
     names = [name for name in Memory.model_fields if name not in own]
@@ -95,7 +187,7 @@ def _columns(memory: Memory) -> Row:
     for name, value in values.items():
         if isinstance(value, datetime):
             values[name] = value.isoformat()
-    row: Row = to_jsonable_python(values)
+    row: MemoryRow = to_jsonable_python(values)
     return row
 
 
@@ -125,13 +217,13 @@ def _summary(content: str) -> str:
     return content if len(content) <= _SUMMARY_CHARS else content[:_SUMMARY_CHARS] + "..."
 
 
-def _related(link: Relationship) -> Row:
-    other = link.related_memory
+def _related(relationship: Relationship) -> RelatedMemoryRow:
+    other = relationship.related_memory
     return {
-        "id": link.id,
-        "relationship_type": link.relationship_type,
-        "strength": link.strength,
-        "description": link.description,
+        "id": relationship.id,
+        "relationship_type": relationship.relationship_type,
+        "strength": relationship.strength,
+        "description": relationship.description,
         "related_memory": {
             "id": other.id,
             "content": _summary(other.content),
@@ -157,7 +249,7 @@ async def add_enhanced_ltm_memory(
     metadata: Mapping[str, JsonValue] | None = None,
     related_memory_ids: Sequence[int] | None = None,
     parent_memory_id: int | None = None,
-) -> Row:
+) -> MemoryRow:
     """Store a memory and return it as a dict of every column; see ltm_store.add_memory.
 
     Without a memory_type it is an "insight", without a category "general".
@@ -183,24 +275,30 @@ async def add_enhanced_ltm_memory(
     return _columns(memory)
 
 
-async def get_enhanced_ltm_memory(memory_id: int, user_id: UserId) -> Row | None:
+async def get_enhanced_ltm_memory(memory_id: int, user_id: UserId) -> DetailedMemoryRow | None:
     """A memory as a dict of every column, with its enhanced_context and relationships."""
     memory = await memories.get_memory(
         await _database(), user_id, memory_id, include_relationships=True
     )
     if memory is None:
         return None
-    links = [_link(link) for link in memory.relationships or ()]
-    return {**_columns(memory), "enhanced_context": _context(memory), "relationships": links}
+    return _detailed(memory, memory.relationships or ())
 
 
-def _link(link: Relationship) -> JsonValue:
+def _detailed(memory: Memory, relationships: Sequence[Relationship]) -> DetailedMemoryRow:
     return {
-        "id": link.id,
-        "type": link.relationship_type,
-        "strength": link.strength,
-        "description": link.description,
-        "related_memory_id": link.related_memory.id,
+        **_columns(memory),
+        "enhanced_context": _context(memory),
+        "relationships": [
+            {
+                "id": relationship.id,
+                "type": relationship.relationship_type,
+                "strength": relationship.strength,
+                "description": relationship.description,
+                "related_memory_id": relationship.related_memory.id,
+            }
+            for relationship in relationships
+        ],
     }
 
 
@@ -214,7 +312,7 @@ async def search_enhanced_ltm_memories(
     tags: Sequence[str] | None = None,
     source_type: str | None = None,
     include_context: bool = True,
-) -> list[Row]:
+) -> list[DetailedMemoryRow]:
     """The memories that match, best first, as get_enhanced_ltm_memory's dicts.
 
     See ltm_store.search_memories. Without include_context their enhanced_context is empty.
@@ -232,25 +330,17 @@ async def search_enhanced_ltm_memories(
         source_type=source_type,
         include_context=include_context,
     )
-    async with database.transaction() as connection:  # on which nothing is tracked
-        links = {
-            hit.id: await relationships.get_relationships(connection, user_id, hit.id)
-            for hit in hits
-        }
-    return [
-        {
-            **_columns(hit),
-            "enhanced_context": _context(hit),
-            "relationships": [_link(link) for link in links[hit.id]],
-        }
-        for hit in hits
-    ]
+    user = await find_user(database, user_id)
+    if user is None or not hits:
+        return []
+    found = await relationships.relationships_of(database, user, [hit.id for hit in hits])
+    return [_detailed(hit, found[hit.id]) for hit in hits]
 
 
-async def get_memory_relationships(memory_id: int, user_id: UserId) -> list[Row]:
+async def get_memory_relationships(memory_id: int, user_id: UserId) -> list[RelatedMemoryRow]:
     """The relationships of a memory in both directions, with a summary of the other memory."""
     found = await relationships.get_relationships(await _database(), user_id, memory_id)
-    return [_related(link) for link in found]
+    return [_related(relationship) for relationship in found]
 
 
 async def update_memory_importance(memory_id: int, user_id: UserId, new_importance: int) -> bool:
@@ -267,10 +357,10 @@ async def archive_memory(memory_id: int, user_id: UserId, reason: str = "User re
     return archived is not None
 
 
-async def get_memory_analytics(user_id: UserId) -> Row:
+async def get_memory_analytics(user_id: UserId) -> AnalyticsRow:
     """Totals, distributions, averages and the most accessed memories of a user."""
     figures = await analytics.get_analytics(await _database(), user_id)
-    row: Row = to_jsonable_python(
+    row: AnalyticsRow = to_jsonable_python(
         figures,
         include={
             "total_memories",
@@ -292,9 +382,17 @@ async def run_ltm_enhancement_migration(database_url: str) -> None:
     await asyncio.to_thread(migrate.apply, dsn.normalise(database_url))
 
 
-def _before(row: Row) -> Row:
+def _before(row: MemoryRow) -> OldMemoryRow:
     """The columns of before the enhancement."""
-    return {name: row[name] for name in _OLD_COLUMNS}
+    return {
+        "id": row["id"],
+        "content": row["content"],
+        "tags": row["tags"],
+        "importance_score": row["importance_score"],
+        "context": row["context"],
+        "created_at": row["created_at"],
+        "last_accessed": row["last_accessed"],
+    }
 
 
 async def add_ltm_memory(
@@ -304,7 +402,7 @@ async def add_ltm_memory(
     importance_score: int = 1,
     context: str | None = None,
     **details: Unpack[_Details],
-) -> Row:
+) -> OldMemoryRow:
     """Store a memory; see add_enhanced_ltm_memory. Returns the dict of before the enhancement."""
     row = await add_enhanced_ltm_memory(
         user_id, content, tags, importance_score, context, **details
@@ -314,7 +412,7 @@ async def add_ltm_memory(
 
 async def search_ltm_memories(
     user_id: UserId, query: str, limit: int = 5, min_importance: int = 1
-) -> list[Row]:
+) -> list[OldMemoryRow]:
     """The memories that match, best first."""
     hits = await search.search_memories(
         await _database(), user_id, query, limit=limit, min_importance=min_importance
@@ -322,7 +420,9 @@ async def search_ltm_memories(
     return [_before(_columns(hit)) for hit in hits]
 
 
-async def get_relevant_ltm_memories(user_id: UserId, context: str, limit: int = 3) -> list[Row]:
+async def get_relevant_ltm_memories(
+    user_id: UserId, context: str, limit: int = 3
+) -> list[OldMemoryRow]:
     """The memories whose content or tags share words with the context, best first."""
     return await search_ltm_memories(user_id, context, limit)
 
@@ -332,7 +432,7 @@ async def delete_ltm_memory(user_id: UserId, memory_id: int) -> bool:
     return await memories.delete_memory(await _database(), user_id, memory_id)
 
 
-async def get_ltm_memory_stats(user_id: UserId) -> dict[str, object]:
+async def get_ltm_memory_stats(user_id: UserId) -> StatsRow:
     """How many memories a user has, their average importance, and the five most used tags."""
     figures = await analytics.get_analytics(await _database(), user_id)
     return {

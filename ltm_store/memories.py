@@ -90,12 +90,26 @@ async def add_memory(
 ) -> Memory:
     """Store a memory with its contexts, tags and relationships, all or nothing, and return it.
 
-    With an idempotency_key that the user has used before, the memory stored then comes back
-    unchanged with outcome "existing"; otherwise outcome is "created". related_memory_ids become
-    relationships of type "related" and strength 0.5. Where the user has a memory that says the
-    same, duplicate_of tells its id; both are kept, and of two adds at the same instant neither may
-    tell. Raises InvalidMemory naming the field that is refused, among them related and parent
-    memories that this user does not have.
+    content: 1 character to 1 MiB of UTF-8; the first 200,000 characters are searchable.
+    tags: at most 100 of 100 characters; the first spelling of each counts.
+    importance_score: 1 .. 10, the base importance, default 5. confidence_score: 0 .. 1, default 1.
+    context: circumstances as free text. enhanced_context: structured ones, as an EnhancedContext or
+    a dict of its fields, at most 200 of them.
+    memory_type, source_type: a word of at most 50 characters; see MemoryType and SourceType.
+    category: at most 100 characters. created_by: who wrote it, default "system".
+    source_id, source_position: the conversation or document it comes from, at most 255 characters,
+    and its place there; memories beside a hit are found by them.
+    metadata: a JSON object of at most 256 KiB and depth 32, never read by this library.
+    related_memory_ids: at most 1,000; they become relationships of type "related", strength 0.5.
+    parent_memory_id: the memory that it belongs under.
+    created_at: when it was created, default now; a naive moment is UTC. expires_at: from when on no
+    read finds it, default never.
+    idempotency_key: at most 255 characters; with one that the user has used before, the memory
+    stored then comes back unchanged with outcome "existing", otherwise outcome is "created".
+
+    Where the user has a memory that says the same, duplicate_of tells its id; both are kept, and of
+    two adds at the same instant neither may tell. Raises InvalidMemory naming the field that is
+    refused, among them related and parent memories that this user does not have.
     """
     given = dict(
         locals()
@@ -162,8 +176,11 @@ async def get_memory(
 ) -> Memory | None:
     """One memory with its context and tags, archived or not; None when missing or expired.
 
-    as_of is the moment that dynamic_importance and expiry are for. Tracked as a "direct" access,
-    with access_context as the caller's words on it.
+    include_relationships: with its relationships in both directions, strongest first.
+    as_of: the moment that dynamic importance and expiry are for, default now.
+    access_context: the caller's words on this access, at most 10,000 characters.
+
+    Tracked as a "direct" access. Raises InvalidMemory naming the argument that is refused.
     """
     number, now = check_memory_id(memory_id), moment(as_of)
     if access_context is not None:
@@ -226,8 +243,11 @@ async def update_memory(
     """Change the given fields of a memory and return it; None when there is none.
 
     A field that is left out stays, None clears one. tags and enhanced_context replace what was
-    there, metadata merges its top-level keys into it. Raises Conflict carrying the memory as it
-    is now when it is not at expected_version, InvalidMemory naming the field that is refused.
+    there, metadata merges its top-level keys into it. Ranges are those of add_memory. version goes
+    up by one.
+
+    expected_version: change it only if it is still at this version. Raises Conflict carrying the
+    memory as it is now when it is not, InvalidMemory naming the field that is refused.
     """
     return await _change(db, user_id, memory_id, MemoryChanges.checked(fields), expected_version)
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from ltm_store import limits
 from ltm_store.db.execute import Executor, fetch_many, fetch_one, fetch_value, session_of
-from ltm_store.db.identity import find_user
+from ltm_store.db.identity import User, find_user
 from ltm_store.errors import InvalidMemory
 from ltm_store.model.relationships import (
     MemoryPath,
     ReachedMemory,
     Relationship,
     RelationshipDetails,
+    RelationshipOf,
     Suggesting,
     Suggestion,
     Walk,
@@ -32,8 +33,11 @@ async def relate(
 ) -> Relationship | None:
     """Relate source to target; a relationship of this type gets the new strength and description.
 
+    relationship_type: a word of at most 50 characters, default "related"; see RelationshipType.
+    strength: 0 .. 1, default 1. description: at most 10,000 characters.
+
     Returns the relationship as seen from the source; None when the user has no such two memories.
-    Raises InvalidMemory when both are the same memory, or for a strength outside 0 .. 1.
+    Raises InvalidMemory when both are the same memory, or naming the argument that is refused.
     """
     details = RelationshipDetails.checked(
         {
@@ -118,6 +122,24 @@ async def get_relationships(db: Executor, user_id: UserId, memory_id: int) -> li
     )
     others = [relationship.related_memory.id for relationship in found]
     await session_of(db).track_access(user.number, others, "related")
+    return found
+
+
+async def relationships_of(
+    db: Executor, user: User, memory_ids: Sequence[int]
+) -> dict[int, list[Relationship]]:
+    """What get_relationships gives, for several memories at once; not tracked."""
+    found: dict[int, list[Relationship]] = {memory_id: [] for memory_id in memory_ids}
+    rows = await fetch_many(
+        db,
+        "get_relationships_of_many",
+        RelationshipOf,
+        user_id=user.number,
+        memory_ids=list(found),
+        as_of=moment(None),
+    )
+    for row in rows:
+        found[row.memory_id].append(row)
     return found
 
 

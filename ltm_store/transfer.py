@@ -62,8 +62,10 @@ async def add_memories(
 ) -> ImportReport:
     """Add memories in one transaction; each is a NewMemory or a dict of add_memory's keywords.
 
-    With on_error "raise" the first refused memory undoes all: InvalidMemory, whose field begins
-    with its place, "memories[3].tags". With "skip" it is left out and told of in the report.
+    memories: an iterable or an asynchronous one; read one by one, so it may be long.
+    on_error: with "raise", the default, the first refused memory undoes all: InvalidMemory, whose
+    field begins with its place, "memories[3].tags". With "skip" it is left out and told of in the
+    report. The timeout of a Database holds for each statement, not for the whole.
     """
     if on_error not in ("raise", "skip"):
         raise InvalidMemory("on_error", 'should be "raise" or "skip"')

@@ -2,6 +2,9 @@
 
 -- name: get_analytics(user_id bigint, as_of timestamptz, row_limit bigint) :one Analytics
 -- Totals, distributions, averages and rankings in one pass over the user's memories.
+-- memories reads them once, without their contents; totals, types, categories, tags and months are made
+-- of it as JSON objects; accessed and related choose the few that the rankings show, and most_accessed
+-- and most_related fetch the contents of those alone.
 WITH memories AS MATERIALIZED (
     SELECT
         m.id,

@@ -41,6 +41,7 @@ FROM ltm_memories AS m;
 --     external flag
 -- ) :one Memory
 -- Store a memory with its contexts, tags and relationships, or find the one with this idempotency key.
+-- added is the memory; tagged, related and described are its rows in the other tables, where it is new.
 -- repeatable: if idempotency_key
 WITH added AS (
     INSERT INTO ltm_memories AS m (
@@ -66,12 +67,15 @@ WITH added AS (
             FOR KEY SHARE
         )
     -- end if
+    -- An update that changes nothing: unlike DO NOTHING it returns the row that is there, also one that
+    -- another call is adding at the same moment.
     ON CONFLICT (user_id, idempotency_key) WHERE idempotency_key IS NOT NULL  -- if idempotency_key
     DO UPDATE SET idempotency_key = excluded.idempotency_key  -- if idempotency_key
     RETURNING
         m.*,  -- columns: memory
         m.context_data::text AS enhanced_context,
         ltm_dynamic_importance(m.importance_rank, $2) AS dynamic_importance,
+        -- xmax is the transaction that locked or updated a row; a row just inserted has none.
         CASE WHEN m.xmax = 0 THEN 'created' ELSE 'existing' END AS outcome
 ),
 
@@ -188,6 +192,8 @@ LIMIT cardinality($2);
 --     context_confidences double precision[], replace_context flag, guarded flag
 -- ) :one Memory
 -- Change the given fields of a memory, if it is still at the expected version.
+-- locked is the memory, where it is as expected; untagged and tagged replace the rows of its tags, and
+-- undescribed and described those of its context, where these are given; then the memory itself.
 WITH
 -- if guarded
 -- The rows of tags and contexts are replaced as this statement's snapshot shows them. Where another
@@ -218,6 +224,7 @@ untagged AS (
     WHERE
         t.user_id = $1
         AND t.memory_id = l.id
+        -- An array in lower case: as text, so that it is not taken apart and put together again.
         AND NOT lower(t.tag_name) = any(lower($22::text[]::text)::text[])
 ),
 

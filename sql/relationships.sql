@@ -51,7 +51,8 @@ UNION ALL
     LIMIT f.fan_out
 );
 
--- query: relationships_of(user_id bigint, memory_id bigint, as_of timestamptz)
+-- query: relationships_of(user_id bigint, as_of timestamptz)
+-- Of the memory m, in both directions, strongest first.
 SELECT
     r.*  -- columns: relationship
 FROM ltm_memory_relationships AS r
@@ -59,13 +60,13 @@ INNER JOIN ltm_memories AS o
     ON
         o.user_id = :user_id
         AND o.id = CASE
-            WHEN r.source_memory_id = :memory_id THEN r.target_memory_id
+            WHEN r.source_memory_id = m.id THEN r.target_memory_id  -- noqa: RF01
             ELSE r.source_memory_id
         END
         AND ltm_is_current(o.expires_at, :as_of)
 WHERE
     r.user_id = :user_id
-    AND (r.source_memory_id = :memory_id OR r.target_memory_id = :memory_id)
+    AND (r.source_memory_id = m.id OR r.target_memory_id = m.id)  -- noqa: RF01
 ORDER BY r.strength DESC NULLS FIRST, r.id ASC
 LIMIT 10000;
 
@@ -201,13 +202,39 @@ WHERE m.user_id = $1 AND m.id = $2 AND ltm_is_current(m.expires_at, $3)
 ORDER BY l.strength DESC, l.id ASC
 LIMIT 10000;
 
+-- name: get_relationships_of_many(
+--     user_id bigint, memory_ids bigint[], as_of timestamptz
+-- ) :many RelationshipOf
+-- The same for several memories at once, each with the memory that it is seen from.
+SELECT
+    m.id AS memory_id,
+    l.id,
+    l.source_memory_id,
+    l.target_memory_id,
+    l.relationship_type,
+    l.description,
+    l.direction,
+    l.strength,
+    l.created_at,
+    l.related_memory
+FROM ltm_memories AS m
+CROSS JOIN
+    LATERAL (
+        SELECT NULL  -- query: relationships_of
+    ) AS l
+WHERE m.user_id = $1 AND m.id = any($2) AND ltm_is_current(m.expires_at, $3)
+ORDER BY m.id ASC, l.strength DESC, l.id ASC
+LIMIT 10000 * cardinality($2);
+
 -- name: traverse(
 --     user_id bigint, memory_id bigint, as_of timestamptz, depth integer,
 --     min_strength double precision, row_limit bigint
 -- ) :many ReachedMemory
 -- The memories around one, nearest first, each by its shortest path and of those by the strongest.
--- One row a level, so that a level sees all that was reached before. Of each memory it takes as many of
--- the strongest relationships as fill the limit, beside those back to what was reached before.
+-- levels has one row a level, so that a level sees all that was reached before. Of each memory f of the
+-- last level it follows as many of the strongest relationships k as fill the limit beside those back;
+-- e holds what they lead to and what was reached, b the new ones, c those that have not expired, x the
+-- level. In the end each level's arrays are taken apart again.
 WITH RECURSIVE levels AS (
     SELECT
         0 AS depth,
@@ -318,8 +345,9 @@ LIMIT $6;
 --     types text[]
 -- ) :one MemoryPath
 -- The path of the fewest relationships between two memories, of those the strongest.
--- One row a step: it takes the side that has reached fewer memories one level further, until both
--- sides have reached the same memory.
+-- levels has one row a step: it takes the side that has reached fewer memories one level further, until
+-- both have reached the same memory, the meeting. walked goes back from there to both ends by the noted
+-- parents; crossing is where the two ways touch first, and placed puts the memories of both in one order.
 WITH RECURSIVE levels AS (
     SELECT
         0 AS source_depth,
@@ -536,6 +564,9 @@ HAVING count(*) > 0;
 --     row_limit bigint
 -- ) :many Suggestion
 -- Memories that share with one what few memories of the user have, those that share the most first.
+-- features are the tags, people, words and source of the memory; holders are the memories that have
+-- each, found through its own index; rare weighs the features that few hold; scored adds up what each
+-- other memory shares, and the last step leaves out those that are related already.
 WITH origin AS MATERIALIZED (
     SELECT
         m.tags,

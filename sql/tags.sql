@@ -48,14 +48,7 @@ SET
                     WHERE lower(e.tag) = lower(n.tag_name)
                 )
             )
-        FROM (
-            SELECT
-                CASE
-                    WHEN jsonb_typeof(m.tags) = 'array' THEN m.tags
-                    WHEN m.tags #>> '{}' IS NULL THEN '[]'
-                    ELSE jsonb_build_array(m.tags #>> '{}')
-                END AS tags
-        ) AS b
+        FROM (SELECT to_jsonb(ltm_tag_names(m.tags)) AS tags) AS b
     ),
     version = m.version + 1,
     last_modified = timezone('utc', $3::timestamptz),
@@ -95,6 +88,7 @@ untagged AS (
     WHERE
         t.user_id = $1
         AND t.memory_id = l.id
+        -- An array in lower case: as text, so that it is not taken apart and put together again.
         AND lower(t.tag_name) = any(lower($4::text[]::text)::text[])
 )
 
@@ -102,14 +96,7 @@ UPDATE ltm_memories AS m
 SET
     tags = (
         SELECT coalesce(jsonb_agg(e.tag ORDER BY e.place), '[]')
-        FROM
-            jsonb_array_elements_text(
-                CASE
-                    WHEN jsonb_typeof(m.tags) = 'array' THEN m.tags
-                    WHEN m.tags #>> '{}' IS NULL THEN '[]'
-                    ELSE jsonb_build_array(m.tags #>> '{}')
-                END
-            ) WITH ORDINALITY AS e (tag, place)
+        FROM unnest(ltm_tag_names(m.tags)) WITH ORDINALITY AS e (tag, place)
         WHERE NOT lower(e.tag) = any(lower($4::text[]::text)::text[])
     ),
     version = m.version + 1,

@@ -1,6 +1,7 @@
 """The original's functions, parameters and dicts."""
 
 import asyncio
+import logging
 import os
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from tests.test_memories import FULL
 
 AS_WRITTEN = """
 import asyncio
+import logging
 from datetime import datetime
 from ltm_store import EnhancedContext, TemporalContext, SocialContext, SourceType, MemoryType
 from ltm_store.compat import (
@@ -269,3 +271,16 @@ async def test_a_database_that_could_not_be_opened_is_tried_again(dsn):
 async def test_the_originals_migration_function_applies_the_migrations(empty):
     await run_ltm_enhancement_migration(empty.replace("postgresql:", "postgresql+asyncpg:"))
     assert migrate.status(empty).pending == []
+
+
+async def test_a_search_with_relationships_takes_three_statements_at_most(default, caplog):
+    first = await compat.add_enhanced_ltm_memory("55", "tea one", ["t"])
+    for n in range(4):
+        await compat.add_enhanced_ltm_memory(
+            "55", f"tea {n}", ["t"], related_memory_ids=[first["id"]]
+        )
+    with caplog.at_level(logging.DEBUG, "ltm_store.statements"):
+        found = await compat.search_enhanced_ltm_memories("55", "tea")
+    assert len(found) == 5
+    assert sum(len(row["relationships"]) for row in found) == 8
+    assert len(caplog.records) <= 3

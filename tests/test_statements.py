@@ -311,6 +311,7 @@ INDEXES: dict[tuple[str, frozenset[str]], set[str]] = {
     ("get_memory", frozenset({"include_relationships"})): {ONE, f"{ENDS} or {SOURCE}", TARGET},
     ("get_memories", frozenset()): {ONE},
     ("get_relationships", frozenset()): {ONE, f"{ENDS} or {SOURCE}", TARGET},
+    ("get_relationships_of_many", frozenset()): {ONE, f"{ENDS} or {SOURCE}", TARGET},
     ("list_memories", frozenset()): {RANK},
     ("list_memories", frozenset({"after_id"})): {RANK},
     ("list_memories", frozenset({"include_archived"})): {RANK, "ltm_memories_archived_rank_idx"},

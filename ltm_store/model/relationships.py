@@ -73,6 +73,12 @@ class Relationship(Row):
     related_memory: Annotated[MemorySummary, BeforeValidator(lambda row: parsed(row))]
 
 
+class RelationshipOf(Relationship):
+    """A relationship with the memory that it is seen from."""
+
+    memory_id: int
+
+
 class ReachedMemory(Row):
     """A memory that a traversal reached: `depth` relationships away, along `path`, ids from the
     start.
