@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Generator
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Any, Final, NamedTuple, Self, TypedDict
+from typing import Any, Final, NamedTuple, Self, TypedDict, TypeVar
 
 import asyncpg
 from asyncpg.transaction import Transaction
@@ -17,12 +18,12 @@ from ltm_store.db import dsn as dsns
 from ltm_store.db import resources
 from ltm_store.db.execute import Session, fetch_rows
 from ltm_store.db.pool import CLOSE_SECONDS, ConnectionPool, PooledConnection
-from ltm_store.db.transactions import SNAPSHOT, translated
+from ltm_store.db.transactions import SNAPSHOT, Connection, translated
 from ltm_store.errors import (
     CONNECTION_LOST,
     InvalidArgument,
+    RolledBack,
     SchemaOutdated,
-    Unavailable,
     translate,
 )
 from ltm_store.tracking import Tracker, Tracking
@@ -30,6 +31,17 @@ from ltm_store.tracking import Tracker, Tracking
 STATEMENTS_KEPT: Final = 256  # prepared in a connection, more than there are shapes in use
 LONGEST_TIMEOUT: Final = 86_400.0  # seconds
 MIGRATIONS_READ: Final = 10_000
+FIRST_PAUSE: Final = 0.01  # seconds until a statement is sent again, at the most; then twice that
+LONGEST_PAUSE: Final = 0.5
+
+# The server says that it undid the statement, or never began it.
+NOTHING_DONE = (
+    asyncpg.DeadlockDetectedError,
+    asyncpg.SerializationError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CannotConnectNowError,
+)
+One = TypeVar("One")
 _log = logging.getLogger(__name__)
 
 
@@ -111,7 +123,7 @@ class Database(Session):
             self._dsn = await asyncio.to_thread(_embedded_and_migrated)
         deadline = asyncio.get_running_loop().time() + self.timeout
         try:
-            opened = [await self._acquire(deadline) for _ in range(self._min_size)]
+            opened = [await self._acquire(deadline, patient=False) for _ in range(self._min_size)]
             for connection in opened:
                 self._pool.release(connection)
             if self._check_schema:
@@ -148,6 +160,10 @@ class Database(Session):
             "application_name": "ltm_store",
             "statement_timeout": str(max(1, int(self.timeout * 1000))),  # where the client is gone
             "jit": "off",
+            "default_transaction_isolation": "read committed",
+            "gin_fuzzy_search_limit": "0",
+            "extra_float_digits": "1",
+            "standard_conforming_strings": "on",
         }
 
     async def _refuse_outdated_schema(self) -> None:
@@ -162,36 +178,48 @@ class Database(Session):
         if newer := sorted(applied.difference(known)):
             _log.warning("the schema is newer than this version of ltm_store: %s", ", ".join(newer))
 
-    async def _acquire(self, deadline: float) -> PooledConnection:
-        try:
-            return await self._pool.acquire(deadline)
-        except Exception as error:
-            ours = translate(error)
-            if ours is None:
-                raise
-        raise ours
+    async def _acquire(self, deadline: float, *, patient: bool = True) -> PooledConnection:
+        return await translated(lambda: self._pool.acquire(deadline, patient=patient))
 
     async def run(self, sql: str, arguments: list[Any], *, repeat: bool) -> list[Any]:
-        """The rows of a statement, within the timeout; see Session."""
+        """The rows of a statement, within the timeout; see Session.
+
+        It is sent again, until then, where the server says that nothing was done.
+        """
         clock = asyncio.get_running_loop().time
         deadline = clock() + self.timeout
+        pauses = _pauses()
         while True:
             connection = await self._pool.acquire(deadline)
             try:
                 remaining = max(deadline - clock(), 0.001)
-                return await connection.fetch(sql, *arguments, timeout=remaining)
+                rows = await connection.fetch(sql, *arguments, timeout=remaining)
+            except NOTHING_DONE as error:
+                self._pool.release(connection)
+                if isinstance(error, asyncpg.AdminShutdownError):
+                    self._pool.drop_idle()
+                if not await _paused(next(pauses), deadline):
+                    raise
             except TimeoutError:
                 self._pool.discard(connection)
+                self._pool.drop_idle()  # where the network is silent, they are gone too
                 raise
             except CONNECTION_LOST:
-                if not connection.is_closed():
-                    raise
-                self._pool.drop_idle()
-                if not repeat:
-                    raise
-                repeat = False
-            finally:
+                lost = connection.is_closed()
                 self._pool.release(connection)
+                if lost:
+                    self._pool.drop_idle()
+                if not (lost and repeat) or not await _paused(next(pauses), deadline):
+                    raise
+            except asyncpg.PostgresError:
+                self._pool.release(connection)
+                raise
+            except BaseException:
+                self._pool.discard(connection)  # cancelled: what it is still doing is unknown
+                raise
+            else:
+                self._pool.release(connection)
+                return rows
 
     async def track_access(
         self,
@@ -223,51 +251,74 @@ class Database(Session):
         when an error inside, caught or not, made the server undo what should be committed.
         """
         connection, transaction = await self._begun(snapshot)
+        is_clean = False
         try:
             if unbounded:
                 connection.bound = LONGEST_TIMEOUT
-                await fetch_rows(connection, "lift_statement_timeout")
+                await fetch_rows(connection, "lift_timeouts")
             try:
                 yield connection
+            except asyncio.CancelledError:
+                raise
             except BaseException:
-                await self._undone(connection, transaction)
+                is_clean = await self._undone(connection, transaction)
                 raise
             await translated(transaction.commit)
-            await self._cleaned(connection)
+            await self._reset(connection)
+            is_clean = True
         finally:
             connection.bound = self.timeout
-            self._pool.release(connection)
+            if is_clean:
+                self._pool.release(connection)
+            else:
+                self._pool.discard(connection)
 
     async def _begun(self, snapshot: bool) -> tuple[PooledConnection, Transaction]:
-        """A connection that has begun a transaction; a lost one is replaced once."""
+        """A connection that has begun a transaction; a lost one is replaced until the deadline."""
         deadline = asyncio.get_running_loop().time() + self.timeout
-        for last in (False, True):
+        pauses = _pauses()
+        while True:
             connection = await self._acquire(deadline)
             transaction = connection.transaction(**SNAPSHOT if snapshot else {})
             try:
-                await translated(transaction.start)
+                async with asyncio.timeout_at(deadline):
+                    await transaction.start()
             except BaseException as error:
                 lost = connection.is_closed()
-                connection.terminate()  # whether it is inside a transaction is unknown
-                self._pool.release(connection)
-                if last or not lost or not isinstance(error, Unavailable):
-                    raise
+                self._pool.discard(connection)  # whether it is inside a transaction is unknown
                 self._pool.drop_idle()
-            else:
-                return connection, transaction
-        raise AssertionError("returned or raised")
+                again = lost and isinstance(error, (*CONNECTION_LOST, *NOTHING_DONE))
+                if again and await _paused(next(pauses), deadline):
+                    continue
+                ours = translate(error) if isinstance(error, Exception) else None
+                if ours is None:
+                    raise
+                raise ours from None
+            return connection, transaction
 
-    async def _undone(self, connection: PooledConnection, transaction: Transaction) -> None:
-        """Roll back; what made it necessary is raised by the caller, whatever happens here."""
+    async def _undone(self, connection: PooledConnection, transaction: Transaction) -> bool:
+        """Roll back; what made it necessary is raised by the caller. Tell whether it succeeded."""
         try:
             await transaction.rollback()
-            await self._cleaned(connection)
+            await self._reset(connection)
         except Exception:
-            connection.terminate()
+            return False
+        return True
 
-    async def _cleaned(self, connection: PooledConnection) -> None:
+    async def _reset(self, connection: PooledConnection) -> None:
         if not self._pgbouncer:
             await translated(connection.reset)
+
+    async def with_locks(self, work: Callable[[Connection], Awaitable[One]]) -> One:
+        """See Session; done again until the deadline where the server undid it."""
+        deadline = asyncio.get_running_loop().time() + self.timeout
+        pauses = _pauses()
+        while True:
+            try:
+                return await super().with_locks(work)
+            except RolledBack:
+                if not await _paused(next(pauses), deadline):
+                    raise
 
     async def flush(self) -> None:
         """Return when the accesses that are queued now are written.
@@ -292,6 +343,22 @@ class Database(Session):
             await self._tracker.queue.close(deadline - clock())
         finally:
             await self._pool.close(max(deadline - clock(), 0))
+
+
+def _pauses() -> Iterator[float]:
+    """Seconds until the next attempt: a random part of a longest pause that doubles."""
+    longest = FIRST_PAUSE
+    while True:
+        yield random.uniform(0, longest)
+        longest = min(2 * longest, LONGEST_PAUSE)
+
+
+async def _paused(seconds: float, deadline: float) -> bool:
+    """Whether there is time for another attempt, after a pause."""
+    if asyncio.get_running_loop().time() + seconds > deadline:
+        return False
+    await asyncio.sleep(seconds)
+    return True
 
 
 def _embedded_and_migrated() -> str:

@@ -53,6 +53,10 @@ class Unavailable(LtmError):
     """
 
 
+class RolledBack(Unavailable):
+    """The server undid the transaction in favour of another one: nothing was written."""
+
+
 # What a lost or refused connection looks like from asyncpg and the operating system.
 CONNECTION_LOST = (
     asyncpg.PostgresConnectionError,
@@ -126,7 +130,8 @@ def translate(error: BaseException) -> LtmError | None:
     if isinstance(error, asyncpg.PostgresError) and isinstance(state, str):
         for known in (state, state[:2]):
             if known in _UNAVAILABLE:
-                return Unavailable(f"{_UNAVAILABLE[known]} (SQLSTATE {state})")
+                kind = RolledBack if known == "40" else Unavailable
+                return kind(f"{_UNAVAILABLE[known]} (SQLSTATE {state})")
             if known in _RULES:
                 constraint = getattr(error, "constraint_name", None)
                 return InvalidMemory(refused_field(constraint), _RULES[known])

@@ -12,6 +12,7 @@ from pydantic import JsonValue
 from ltm_store import limits
 from ltm_store.db.execute import Executor, fetch_many, fetch_one, fetch_value, session_of
 from ltm_store.db.identity import User, ensure_user, find_user
+from ltm_store.db.transactions import Connection
 from ltm_store.errors import InvalidMemory, Unavailable
 from ltm_store.model.accesses import AccessDetails
 from ltm_store.model.contexts import EnhancedContext, store_context
@@ -411,7 +412,8 @@ async def delete_by_number(
     db: Executor, user: int, memory_ids: list[int], now: datetime, *, only_expired: bool = False
 ) -> int:
     """Delete memories of the user of this number, as delete_memory does; return how many."""
-    async with session_of(db).keeping_locks() as connection:
+
+    async def delete(connection: Connection) -> int:
         found = await fetch_value(
             connection, "lock_for_delete", user_id=user, memory_ids=memory_ids
         )
@@ -425,4 +427,6 @@ async def delete_by_number(
             now=now,
             only_expired=only_expired,
         )
-    return deleted
+        return deleted
+
+    return await session_of(db).with_locks(delete)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from ltm_store import limits
 from ltm_store.db.execute import Executor, fetch_many, fetch_one, fetch_value, session_of
 from ltm_store.db.identity import User, find_user
+from ltm_store.db.transactions import Connection
 from ltm_store.errors import InvalidMemory
 from ltm_store.model.relationships import (
     MemoryPath,
@@ -87,7 +88,8 @@ async def unrelate(
     user = await find_user(db, user_id)
     if user is None:
         return False
-    async with session_of(db).keeping_locks() as connection:
+
+    async def remove(connection: Connection) -> bool:
         locked = await fetch_value(connection, "lock_source", user_id=user.number, memory_id=source)
         if locked is None:
             return False
@@ -99,7 +101,9 @@ async def unrelate(
             target_memory_id=target,
             relationship_type=relationship_type,
         )
-    return removed > 0
+        return removed > 0
+
+    return await session_of(db).with_locks(remove)
 
 
 async def get_relationships(db: Executor, user_id: UserId, memory_id: int) -> list[Relationship]:

@@ -7,6 +7,7 @@ from typing import Final
 
 from ltm_store.db.execute import Executor, fetch_many, fetch_one, fetch_value, session_of
 from ltm_store.db.identity import find_user
+from ltm_store.db.transactions import Connection
 from ltm_store.errors import InvalidMemory, Unavailable
 from ltm_store.model.memories import Memory
 from ltm_store.model.tags import RelatedTag, Tag, TagDetails, TagFilters
@@ -106,14 +107,17 @@ async def rename_tag(db: Executor, user_id: UserId, old: str, new: str) -> int:
     if user is None:
         return 0
     names = {"tag": old_name, "new_tag": new_name}
-    async with session_of(db).keeping_locks() as connection:
+
+    async def rename(connection: Connection) -> int:
         ids = await fetch_value(connection, "lock_tagged", user_id=user.number, as_of=now, **names)
         if not ids:
             return 0
         renamed: int = await fetch_value(
             connection, "rename_tag", user_id=user.number, memory_ids=ids, now=now, **names
         )
-    return renamed
+        return renamed
+
+    return await session_of(db).with_locks(rename)
 
 
 async def list_tags(

@@ -1,9 +1,11 @@
 -- Whole users: out, in and away.
 
--- name: lift_statement_timeout() :one
--- Let the statements of this transaction take as long as they take.
+-- name: lift_timeouts() :one
+-- Let the statements of this transaction, and what the caller does between them, take their time.
 -- scope: all users
-SELECT set_config('statement_timeout', '0', TRUE) AS statement_timeout;
+SELECT
+    set_config('statement_timeout', '0', TRUE)
+    || set_config('idle_in_transaction_session_timeout', '0', TRUE) AS timeouts;
 
 -- name: exported_ids(user_id bigint, as_of timestamptz) :one
 -- The ids of all memories of a user that have not expired, in their order.

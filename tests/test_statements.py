@@ -218,7 +218,7 @@ def test_statements_for_all_users_are_few_and_known():
         "expired_memories",
         "find_user",
         "intern_user",
-        "lift_statement_timeout",
+        "lift_timeouts",
         "prune_accesses",
     }
 
@@ -535,6 +535,6 @@ def test_every_statement_has_a_plan_test():
         "get_analytics",
         "report_figures",
         "exported_ids",
-        "lift_statement_timeout",
+        "lift_timeouts",
     }  # read all there is
     assert {name for name, _ in INDEXES} | whole == set(ALL)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -20,6 +20,8 @@ from ltm_store.model.contexts import STORED
 POOL_SECONDS: Final = 10.0  # that a caller's own pool may take to hand out a connection
 
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
+One = TypeVar("One")
+Row = TypeVar("Row", bound=BaseModel)
 
 
 class Session(ABC):
@@ -46,12 +48,14 @@ class Session(ABC):
         new one only reads, and sees one state of the database.
         """
 
-    def keeping_locks(self) -> AbstractAsyncContextManager[Connection]:
-        """A connection that keeps the locks of a statement for the next one.
+    async def with_locks(self, work: Callable[[Connection], Awaitable[One]]) -> One:
+        """What some statements give on a connection that keeps their locks for the next ones.
 
-        (Two statements, because one that waited for a lock goes on with what it saw before.)
+        (Several, because one that waited for a lock goes on with what it saw before.) A Database
+        does it again where the server undid it in favour of another transaction.
         """
-        return self.transaction()
+        async with self.transaction() as connection:
+            return await work(connection)
 
     def one_snapshot(self) -> AbstractAsyncContextManager[Connection]:
         """A connection that sees one state of the database, for as long as it takes."""
@@ -75,7 +79,6 @@ class Session(ABC):
 
 
 Executor: TypeAlias = "Session | Connection | Pool"
-Row = TypeVar("Row", bound=BaseModel)
 
 
 class _OnConnection(Session):
@@ -94,13 +97,10 @@ class _OnConnection(Session):
         async with begun(self._connection):
             yield self._connection
 
-    @asynccontextmanager
-    async def keeping_locks(self) -> AsyncIterator[Connection]:
+    async def with_locks(self, work: Callable[[Connection], Awaitable[One]]) -> One:
         if await translated(self._is_in_transaction):
-            yield self._connection
-        else:
-            async with self.transaction():
-                yield self._connection
+            return await work(self._connection)
+        return await super().with_locks(work)
 
     async def _is_in_transaction(self) -> bool:
         return self._connection.is_in_transaction()
