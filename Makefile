@@ -30,7 +30,7 @@ lint: $(VENV)/dev ## Style, types, layers, SQL
 	$(BIN)/squawk migrations/[0-9]*.sql
 
 docs: $(VENV)/dev ## The pages of docs/ with a reference of every function, as HTML in site/
-	$(BIN)/mkdocs build --quiet --strict --config-file docs/api/mkdocs.yml
+	$(BIN)/mkdocs build --strict --config-file docs/api/mkdocs.yml
 
 soak: $(VENV)/dev ## Long runs: a million memories adopted under load (ten minutes)
 	$(WITHOUT_DSN) $(BIN)/python -m tests.soak.adopt
