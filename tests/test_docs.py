@@ -236,7 +236,8 @@ def test_files_functions_and_statements_that_are_named_exist():
         for path in re.findall(r"`((?:ltm_store|sql|migrations|tests|docs)/[\w./]*\w)`", text):
             assert (ROOT / path).exists(), f"{name(page)}: {path}"
         for found, path in re.findall(r"`([\w.]+)` in\s+`((?:ltm_store|sql)/[\w./]+)`", text):
-            kind = r"-- name: " if path.endswith(".sql") else r"(?:def|class) "
+            sql = r"-- (?:name|columns|conditions|query): "
+            kind = sql if path.endswith(".sql") else r"(?:def|class) "
             defined = rf"{kind}{found.rpartition('.')[2]}\b"
             assert re.search(defined, (ROOT / path).read_text()), f"{name(page)}: {found}"
 
