@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test check soak lint bench migrate rollback status psql wheel
+.PHONY: help demo test check soak lint docs bench migrate rollback status psql wheel
 
 PYTHON ?= python3
 VENV := .venv
@@ -15,7 +15,7 @@ demo: $(VENV)/embedded ## A year of memories on a PostgreSQL of its own: searche
 test: $(VENV)/dev ## The tests on one PostgreSQL
 	$(WITHOUT_DSN) $(BIN)/pytest
 
-check: lint ## What CI runs: lint, types, tests on PostgreSQL 15, 16 and 18 and in odd sessions
+check: lint docs ## What CI runs: lint, types, docs, tests on PostgreSQL 15, 16 and 18 and in odd sessions
 	$(WITHOUT_DSN) LTM_TEST_PG=18 $(BIN)/pytest
 	$(WITHOUT_DSN) LTM_TEST_PG=18 LTM_TEST_ODD=1 $(BIN)/pytest
 	$(WITHOUT_DSN) LTM_TEST_PG=16 $(BIN)/pytest
@@ -28,6 +28,9 @@ lint: $(VENV)/dev ## Style, types, layers, SQL
 	$(BIN)/lint-imports
 	$(BIN)/sqlfluff lint --disable-progress-bar sql migrations
 	$(BIN)/squawk migrations/[0-9]*.sql
+
+docs: $(VENV)/dev ## The pages of docs/ with a reference of every function, as HTML in site/
+	$(BIN)/mkdocs build --strict --config-file docs/api/mkdocs.yml
 
 soak: $(VENV)/dev ## Long runs: a million memories adopted under load (ten minutes)
 	$(WITHOUT_DSN) $(BIN)/python -m tests.soak.adopt
