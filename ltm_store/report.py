@@ -15,7 +15,8 @@ from ltm_store.graph import memory_graph
 from ltm_store.model.analytics import Analytics, ReportFigures, SeenMemory
 from ltm_store.model.relationships import Graph, MemorySummary
 from ltm_store.model.values import UserId, moment, parse_user_id
-from ltm_store.render.drawing import legible, to_svg
+from ltm_store.render.svg import to_svg
+from ltm_store.render.text import legible
 
 _LISTED: Final = 10  # memories of a list
 _BARS: Final = 12  # of a chart of types or categories

@@ -37,7 +37,9 @@ from ltm_store.maintenance import adoption_repairs, adoption_report, check_healt
 from ltm_store.memories import get_memory
 from ltm_store.model.relationships import Graph
 from ltm_store.model.transfer import ImportReport
-from ltm_store.render.drawing import legible, to_dot, to_mermaid, to_svg
+from ltm_store.render.flowchart import to_dot, to_mermaid
+from ltm_store.render.svg import to_svg
+from ltm_store.render.text import legible
 from ltm_store.report import render_report
 from ltm_store.search import search_memories
 from ltm_store.tags import list_tags

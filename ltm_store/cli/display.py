@@ -16,7 +16,7 @@ from ltm_store.model.memories import Memory
 from ltm_store.model.search import MemoryHit
 from ltm_store.model.tags import Tag
 from ltm_store.model.values import dump_json
-from ltm_store.render.drawing import legible
+from ltm_store.render.text import legible
 
 _NUMBERS = frozenset(("id", "score", "importance", "strength", "times", "repairs", "user", "row"))
 
