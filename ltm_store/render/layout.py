@@ -62,7 +62,7 @@ class Label(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """The rectangle that holds boxes and curves, with a margin at the left, the top and the right."""
+    """The rectangle that holds boxes and curves, with a margin but at the bottom."""
 
     left: float
     top: float

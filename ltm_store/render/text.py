@@ -46,21 +46,19 @@ def label(content: str) -> list[str]:
 
 def _first_line(text: str) -> tuple[str, str]:
     """As many words as fit on a line, else the part of the first one that does, and the rest."""
-    line = ""
-    words = text.split(" ")
-    for place, word in enumerate(words):
+    line, rest = "", text
+    while rest:
+        word, _, after = rest.partition(" ")
         longer = f"{line} {word}" if line else word
         if not _fits(longer):
             break
-        line = longer
-    else:
-        return line, ""
+        line, rest = longer, after
     if line:
-        return line, " ".join(words[place:])
-    cut = len(words[0])
-    while cut > 1 and not _fits(words[0][:cut]):
-        cut -= 1
-    return text[:cut], text[cut:].removeprefix(" ")
+        return line, rest
+    cut = 1
+    while _fits(rest[: cut + 1]):
+        cut += 1
+    return rest[:cut], rest[cut:].removeprefix(" ")
 
 
 def _shortened(line: str) -> str:
