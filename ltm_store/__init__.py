@@ -59,8 +59,9 @@ from ltm_store.relationships import (
     traverse,
     unrelate,
 )
-from ltm_store.render.drawing import to_dot, to_mermaid, to_svg
+from ltm_store.render.flowchart import to_dot, to_mermaid
 from ltm_store.render.prompts import format_for_prompt
+from ltm_store.render.svg import to_svg
 from ltm_store.report import render_report
 from ltm_store.search import explain_search, iterate_memories, search_memories
 from ltm_store.tags import add_tags, list_tags, related_tags, remove_tags, rename_tag

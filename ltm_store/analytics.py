@@ -36,9 +36,12 @@ async def get_analytics(
     """
     now = moment(as_of)
     user = await find_user(db, user_id)
-    if user is None:
-        return _NOTHING
+    return _NOTHING if user is None else await analytics_of(db, user.number, as_of=now)
+
+
+async def analytics_of(db: Executor, user: int, *, as_of: datetime) -> Analytics:
+    """get_analytics of a user whose number is known."""
     found = await fetch_one(
-        db, "get_analytics", Analytics, user_id=user.number, as_of=now, row_limit=RANKED
+        db, "get_analytics", Analytics, user_id=user, as_of=as_of, row_limit=RANKED
     )
     return found or _NOTHING

@@ -8,9 +8,9 @@ from ltm_store import limits
 from ltm_store.db.execute import Executor, fetch_one
 from ltm_store.db.identity import find_user
 from ltm_store.errors import InvalidMemory
-from ltm_store.model.relationships import Graph
-from ltm_store.model.values import UserId, moment
-from ltm_store.relationships import traverse
+from ltm_store.model.relationships import Graph, Walk
+from ltm_store.model.values import UserId, check_memory_id, moment
+from ltm_store.relationships import reached_from
 
 _CONTENT_CHARS: Final = 300
 _EDGES: Final = 2_000
@@ -29,15 +29,20 @@ async def memory_graph(
     """
     if type(limit) is not int or not 1 <= limit <= limits.GRAPH:
         raise InvalidMemory("limit", f"should be 1 to {limits.GRAPH}")
-    reached = await traverse(db, user_id, memory_id, depth=depth, limit=limit)
+    walk = Walk.checked({"depth": depth, "limit": limit})
+    number = check_memory_id(memory_id)
     user = await find_user(db, user_id)
-    if user is None:
-        return None
+    return None if user is None else await graph_of(db, user.number, number, walk)
+
+
+async def graph_of(db: Executor, user: int, memory_id: int, walk: Walk) -> Graph | None:
+    """memory_graph of a user whose number is known."""
+    reached = await reached_from(db, user, memory_id, walk)
     graph = await fetch_one(
         db,
         "get_graph",
         Graph,
-        user_id=user.number,
+        user_id=user,
         memory_ids=[memory_id, *(found.related_memory.id for found in reached)],
         depths=[0, *(found.depth for found in reached)],
         as_of=moment(None),

@@ -177,14 +177,17 @@ async def traverse(
     )
     number = check_memory_id(memory_id)
     user = await find_user(db, user_id)
-    if user is None:
-        return []
+    return [] if user is None else await reached_from(db, user.number, number, walk)
+
+
+async def reached_from(db: Executor, user: int, memory_id: int, walk: Walk) -> list[ReachedMemory]:
+    """traverse of a user whose number is known."""
     return await fetch_many(
         db,
         "traverse",
         ReachedMemory,
-        user_id=user.number,
-        memory_id=number,
+        user_id=user,
+        memory_id=memory_id,
         as_of=moment(None),
         depth=walk.depth,
         types=walk.types,

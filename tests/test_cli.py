@@ -31,7 +31,7 @@ from ltm_store import (
     to_mermaid,
     to_svg,
 )
-from ltm_store.cli import app
+from ltm_store.cli.app import app
 from ltm_store.db.resources import migration_ids
 from ltm_store.model.relationships import Graph
 from tests.test_graph import HOSTILE, check_dot, check_mermaid
@@ -46,6 +46,7 @@ VERBS = (
     "health",
     "import",
     "migrate",
+    "psql",
     "report",
     "search",
     "show",
@@ -131,6 +132,19 @@ def test_help_lists_every_verb_and_each_has_an_example():
         assert "\x1b" not in listed + shown
 
 
+@pytest.mark.parametrize("missing", ["rich", "typer"])
+def test_without_the_extra_the_script_ends_in_a_sentence_that_names_it(missing):
+    code = (
+        f"import sys; sys.modules['{missing}'] = None\n"
+        "from ltm_store.cli.__main__ import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "failed: the command line needs an extra: pip install 'ltm_store[cli]'\n"
+    )
+
+
 async def test_search_shows_what_search_memories_finds(db, cli):
     await a_memory(db)
     output = cli("search", "coffee", "--user", "alice")
@@ -155,10 +169,12 @@ FILTERS = [
     ("--tag x", "ba"),
     ("--tag x --tag y", "b"),
     ("--any-tag y --any-tag z", "cb"),
+    ("--without-tag y --without-tag z", "a"),
     ("--type goal", "a"),
     ("--category work", "b"),
     ("--source-type manual", "c"),
     ("--source talk", "a"),
+    ("--created-by tester", "b"),
     ("--min-importance 5", "cb"),
     ("--min-confidence 0.8", "cb"),
     ("--created-before 2026-02-01", "a"),
@@ -178,6 +194,7 @@ async def test_every_filter_narrows_a_search(db, cli):
         {"tags": ["x", "y"], "category": "work", "importance_score": 6, "metadata": {"n": 2}},
         {"tags": ["z"], "source_type": "manual", "importance_score": 7},
     ]
+    more[1]["created_by"] = "tester"
     more[0]["enhanced_context"] = {"spatial": {"is_home": True}}
     for name, moment, details in zip("abc", moments, more, strict=True):
         details = {"importance_score": 3, **details}
@@ -296,6 +313,20 @@ async def test_health_fails_where_something_is_wrong(db, dsn, cli):
     assert set(problem) == {"check_name", "user_id", "subject", "detail"}
     memory = (await search_memories(db, "alice", "saturdays"))[0]
     assert problem["user_id"] == memory.user_id
+
+
+async def test_psql_opens_the_same_database(db, dsn):
+    await add_memory(db, 1, "seen by psql")
+    done = subprocess.run(
+        [*PROGRAM, "psql", "--dsn", dsn.replace("postgresql://", "postgresql+asyncpg://")],
+        input="SELECT content FROM ltm_memories;",
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=True,
+        env=environment(),
+    )
+    assert "seen by psql" in done.stdout
 
 
 async def test_the_adoption_report_counts_and_lists(db, dsn, cli):

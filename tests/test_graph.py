@@ -74,8 +74,8 @@ def check_dot(text: str) -> tuple[int, int]:
     body = [line for line in lines if not re.match(r"  (graph|node|edge) \[", line)]
     for line in body:
         assert DOT.fullmatch(line), line
-    links = sum(bool(re.match(r"  m_?\d+ ->", line)) for line in body)
-    return len(body) - links, links
+    relationships = sum(bool(re.match(r"  m_?\d+ ->", line)) for line in body)
+    return len(body) - relationships, relationships
 
 
 def rectangles(svg: ET.Element) -> list[tuple[float, float, float, float]]:
@@ -93,7 +93,7 @@ def meet(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-async def test_a_graph_has_the_nearest_memories_and_all_links_among_them(conn):
+async def test_a_graph_has_the_nearest_memories_and_all_relationships_among_them(conn):
     hub, (a, b, c) = await star(conn, ["a", "b", "c"])
     far = await add_memory(conn, 1, "far")
     await relate(conn, 1, far.id, c)
@@ -127,7 +127,7 @@ async def test_a_graph_has_the_nearest_memories_and_all_links_among_them(conn):
     assert ([n.id for n in narrow.nodes], len(narrow.edges)) == ([hub, a], 1)
 
 
-async def test_a_memory_without_links_is_a_graph_of_its_own(conn):
+async def test_a_memory_without_relationships_is_a_graph_of_its_own(conn):
     memory = await add_memory(conn, 1, "alone")
     graph = await memory_graph(conn, 1, memory.id)
     assert graph is not None
@@ -144,7 +144,7 @@ async def test_of_a_missing_foreign_or_expired_memory_there_is_no_graph(conn):
         assert await memory_graph(conn, user, memory_id) is None
 
 
-async def test_what_expires_between_the_two_round_trips_is_left_out_with_its_links(conn):
+async def test_what_expires_between_the_two_round_trips_is_left_out_with_its_relationships(conn):
     hub, (a, b) = await star(conn, ["a", "b"])
     now = datetime.now(UTC)
     await conn.execute("UPDATE ltm_memories SET expires_at = now() WHERE id = $1", b)
@@ -198,7 +198,7 @@ async def test_rows_as_an_old_program_leaves_them_are_drawn(conn):
     assert "of no type" in to_svg(graph)
 
 
-async def test_every_format_holds_every_memory_and_link_whatever_they_say(conn):
+async def test_every_format_holds_every_memory_and_relationship_whatever_they_say(conn):
     hub, others = await star(conn, HOSTILE, kind='<b>"type" & ]`|%% end\n#35;')
     await relate(conn, 1, others[0], hub, "follows")
     await relate(conn, 1, others[1], others[2], "similar")
@@ -223,11 +223,11 @@ async def test_every_format_holds_every_memory_and_link_whatever_they_say(conn):
     assert any("👩‍👩‍👧 emoji 🦜" in title for title in titles)
 
 
-def drawn(size: int, links: list[tuple[int, int]], start: int = 1) -> Graph:
+def drawn(size: int, relationships: list[tuple[int, int]], start: int = 1) -> Graph:
     """A graph whose memories say the same at length."""
     depth = {start: 0}
     for _ in range(size):
-        for a, b in links:
+        for a, b in relationships:
             for near, far in ((a, b), (b, a)):
                 if near in depth:
                     depth[far] = min(depth.get(far, size), depth[near] + 1)
@@ -251,7 +251,7 @@ def drawn(size: int, links: list[tuple[int, int]], start: int = 1) -> Graph:
             "relationship_type": "contradicts" if i % 3 else "related",
             "strength": 1 / (1 + i % 4),
         }
-        for i, (a, b) in enumerate(links)
+        for i, (a, b) in enumerate(relationships)
     ]
     ordered = sorted(nodes, key=lambda node: (node["depth"], node["id"]))
     return Graph.model_validate({"nodes": ordered, "edges": edges})
@@ -259,7 +259,7 @@ def drawn(size: int, links: list[tuple[int, int]], start: int = 1) -> Graph:
 
 SHAPES = {
     "one": drawn(1, []),
-    "pair linked thrice": drawn(2, [(1, 2), (2, 1), (1, 2)]),
+    "pair related thrice": drawn(2, [(1, 2), (2, 1), (1, 2)]),
     "star of 40": drawn(40, [(1, n) for n in range(2, 41)]),
     "chain of 20": drawn(20, [(n, n + 1) for n in range(1, 20)]),
     "tree of 40": drawn(40, [(n // 3 + 1, n) for n in range(2, 41)]),
@@ -271,6 +271,7 @@ SHAPES = {
     "star of 200": drawn(200, [(1, n) for n in range(2, 201)]),
     "negative ids": drawn(5, [(-9, n) for n in range(-8, -4)], start=-9),
 }
+SMALL = {name: graph for name, graph in SHAPES.items() if len(graph.nodes) <= 40}
 
 
 @pytest.mark.parametrize("graph", SHAPES.values(), ids=SHAPES)
@@ -294,14 +295,14 @@ def test_no_boxes_and_no_labels_overlap(graph):
         assert not meet(a, b)
 
 
-@pytest.mark.parametrize("graph", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("graph", SMALL.values(), ids=SMALL)
 def test_the_same_graph_gives_the_same_text_and_parses(graph):
     assert to_svg(graph) == to_svg(graph)
     assert check_mermaid(to_mermaid(graph)) == (len(graph.nodes), len(graph.edges))
     assert check_dot(to_dot(graph)) == (len(graph.nodes), len(graph.edges))
 
 
-def test_a_line_is_as_wide_as_its_link_is_strong():
+def test_a_line_is_as_wide_as_its_relationship_is_strong():
     graph = drawn(3, [(1, 2), (1, 3)])
     svg = ET.fromstring(to_svg(graph))
     widths = [

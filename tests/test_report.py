@@ -3,7 +3,6 @@
 import re
 import shutil
 import subprocess
-import time
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
@@ -133,7 +132,7 @@ async def test_the_other_figures_are_those_of_the_rows(conn):
         "SELECT id, created_at, coalesce(is_archived, false) AS is_archived, "
         "coalesce(access_count, 0) AS access_count, "
         "coalesce(last_accessed, created_at) AS last_seen, "
-        "ltm_dynamic_importance(importance_rank, $1) AS live, "
+        "ltm_dynamic_importance(importance_rank, $1) AS dynamic, "
         "ltm_dynamic_importance(importance_rank, $1 + interval '365 days') AS later "
         "FROM ltm_memories WHERE user_id = 1 AND content <> 'expired'",
         NOW,
@@ -146,14 +145,14 @@ async def test_the_other_figures_are_those_of_the_rows(conn):
     assert float(shown["importance_in_a_year"]) == pytest.approx(later)
     months: dict[str, list[float]] = {}
     for row in rows:
-        months.setdefault(f"{row['created_at']:%Y-%m}", []).append(row["live"])
+        months.setdefault(f"{row['created_at']:%Y-%m}", []).append(row["dynamic"])
     averages = page.given("data-month", "data-average")
     highest = page.given("data-month", "data-highest")
     assert set(averages) == set(months)
     for month, values in months.items():
         assert float(averages[month]) == pytest.approx(sum(values) / len(values))
         assert float(highest[month]) == pytest.approx(max(values))
-    points = Counter(str(min(int(row["live"]), 9)) for row in rows)
+    points = Counter(str(min(int(row["dynamic"]), 9)) for row in rows)
     by_points = page.given("data-points", "data-memories")
     assert {point: int(count) for point, count in by_points.items() if count != "0"} == points
     active = [row for row in rows if not row["is_archived"]]
@@ -161,7 +160,7 @@ async def test_the_other_figures_are_those_of_the_rows(conn):
     assert list(page.given("data-stale", "data-value")) == [str(row["id"]) for row in stale[:10]]
     missed = sorted(
         (row for row in active if not row["access_count"]),
-        key=lambda row: (row["live"], row["id"]),
+        key=lambda row: (row["dynamic"], row["id"]),
         reverse=True,
     )
     assert list(page.given("data-missed", "data-value")) == [str(row["id"]) for row in missed]
@@ -240,18 +239,26 @@ async def test_rows_as_an_old_program_leaves_them_are_reported(conn):
     assert len(page.given("data-missed", "data-value")) == 10
 
 
-async def test_ten_thousand_memories_make_a_small_page_soon(dsn):
+async def test_ten_thousand_memories_make_a_small_page(dsn):
     connection = await asyncpg.connect(dsn)
     await populate(connection, users=1, memories=10_000)
     long = await add_memory(connection, 1, "long " * 100_000, importance_score=10)
     await record_access(connection, 1, [long.id])
-    started = time.monotonic()
     text = await render_report(connection, 1)
-    assert time.monotonic() - started < 30  # ten times what it may take
     assert len(text.encode()) < 1_000_000
     page = Page(text)
     assert page.given("data-figure", "data-value")["total_memories"] == "10001"
     await connection.close()
+
+
+async def test_a_report_looks_its_user_up_once(conn):
+    a, b = [await add_memory(conn, "alice", content) for content in "ab"]
+    await relate(conn, "alice", a.id, b.id)
+    queries: list[str] = []
+    with conn.query_logger(lambda record: queries.append(record.query)):
+        page = Page(await render_report(conn, "alice"))
+    assert sum("ltm_external_users" in query for query in queries) == 1
+    assert len([a for _, a in page.elements if "data-memory-id" in a]) == 2
 
 
 async def test_reading_a_report_is_no_access(db):

@@ -1,5 +1,20 @@
-"""`python -m ltm_store.cli` is `ltm-store`."""
+"""The script `ltm-store`, also `python -m ltm_store.cli`."""
 
-from ltm_store.cli import app
+from __future__ import annotations
 
-app(prog_name="ltm-store")
+
+def main() -> None:
+    """Run the command line. Without the `cli` extra it ends in a sentence that names it."""
+    try:
+        import rich  # noqa: F401
+        import typer  # noqa: F401
+    except ImportError:
+        reason = "failed: the command line needs an extra: pip install 'ltm_store[cli]'"
+        raise SystemExit(reason) from None
+    from ltm_store.cli.app import app
+
+    app(prog_name="ltm-store")
+
+
+if __name__ == "__main__":
+    main()

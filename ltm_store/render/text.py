@@ -1,0 +1,85 @@
+"""Contents as lines of text: what can be shown of them, how wide it is, and where it wraps."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Final
+
+FONT_SIZE: Final = 12.0
+LABEL_WIDTH: Final = 160.0  # of the lines of a memory's label, in the units of FONT_SIZE
+_LABEL_LINES: Final = 3
+# Direction overrides, and characters that XML forbids.
+_UNSEEN: Final = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufffe\uffff")
+
+
+def legible(text: str, length: int | None = None) -> str:
+    """The text on one line, at most `length` characters, without what controls a terminal."""
+    kept = (
+        letter
+        for letter in " ".join(text.split())
+        if unicodedata.category(letter) not in ("Cc", "Cs") and letter not in _UNSEEN
+    )
+    line = " ".join("".join(kept).split())
+    if length is None or len(line) <= length:
+        return line
+    cut = line[: length - 1]
+    words = cut.rpartition(" ")[0]
+    return (words if len(words) > length // 2 else cut).rstrip() + "…"
+
+
+def text_width(text: str, size: float) -> float:
+    """How wide a text is in a font of this size, or less."""
+    return size * sum(map(_letter_width, text))
+
+
+def label(content: str) -> list[str]:
+    """The beginning of a content on at most three lines, cut where a word ends if one does."""
+    lines: list[str] = []
+    rest = legible(content)
+    while rest and len(lines) < _LABEL_LINES:
+        line, rest = _first_line(rest)
+        lines.append(line)
+    if rest:
+        lines[-1] = _shortened(lines[-1])
+    return lines
+
+
+def _first_line(text: str) -> tuple[str, str]:
+    """As many words as fit on a line, else the part of the first one that does, and the rest."""
+    line, rest = "", text
+    while rest:
+        word, _, after = rest.partition(" ")
+        longer = f"{line} {word}" if line else word
+        if not _fits(longer):
+            break
+        line, rest = longer, after
+    if line:
+        return line, rest
+    cut = 1
+    while _fits(rest[: cut + 1]):
+        cut += 1
+    return rest[:cut], rest[cut:].removeprefix(" ")
+
+
+def _shortened(line: str) -> str:
+    """A line with an ellipsis, which fits."""
+    while line and not _fits(line + "…"):
+        line = line[:-1]
+    return line.rstrip(" ,.;:") + "…"
+
+
+def _fits(line: str) -> bool:
+    return text_width(line, FONT_SIZE) <= LABEL_WIDTH
+
+
+def _letter_width(letter: str) -> float:
+    """In parts of the font's size, wide enough for the usual sans-serif fonts."""
+    if unicodedata.combining(letter) or letter in "\u200d\ufe0f":
+        return 0.0
+    if ord(letter) > 0x1F000 or unicodedata.east_asian_width(letter) in "WF":
+        return 1.25 if ord(letter) > 0x1F000 else 1.0
+    if letter in "mwMW@%—…":
+        return 0.92
+    if letter in "il.,;:'|!jtfrI ()-/":
+        return 0.36
+    return 0.7 if letter.isupper() or ord(letter) > 0x2000 else 0.58
