@@ -27,7 +27,7 @@ from typer.testing import CliRunner
 
 import ltm_store
 from ltm_store import Database, connect, embedded, import_user
-from ltm_store.cli import app
+from ltm_store.cli.app import app
 from ltm_store.db.resources import demo_lines, resource_dir
 from ltm_store.migrate.__main__ import main as migrate
 from tests import originals
