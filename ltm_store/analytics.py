@@ -15,14 +15,14 @@ _NOTHING: Final = Analytics.model_validate(
     {
         "total_memories": 0,
         "archived_memories": 0,
-        "type_distribution": "{}",
-        "category_distribution": "{}",
+        "type_distribution": {},
+        "category_distribution": {},
         "average_importance": None,
         "average_dynamic_importance": None,
-        "most_accessed_memories": "[]",
-        "most_related_memories": "[]",
-        "tag_distribution": "{}",
-        "growth_by_month": "{}",
+        "most_accessed_memories": [],
+        "most_related_memories": [],
+        "tag_distribution": {},
+        "growth_by_month": {},
     }
 )
 

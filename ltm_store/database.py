@@ -22,8 +22,8 @@ from ltm_store.db.transactions import SNAPSHOT, Connection, translated
 from ltm_store.errors import (
     CONNECTION_LOST,
     InvalidArgument,
-    RolledBack,
     SchemaOutdated,
+    Unavailable,
     translate,
 )
 from ltm_store.tracking import Tracker, Tracking
@@ -316,8 +316,8 @@ class Database(Session):
         while True:
             try:
                 return await super().with_locks(work)
-            except RolledBack:
-                if not await _paused(next(pauses), deadline):
+            except Unavailable as error:
+                if not error.was_undone or not await _paused(next(pauses), deadline):
                     raise
 
     async def flush(self) -> None:

@@ -11,6 +11,7 @@ import os
 import socket
 import ssl
 from collections.abc import Sequence
+from typing import Self
 
 import asyncpg
 
@@ -31,6 +32,9 @@ class InvalidArgument(LtmError, ValueError):
         self.field = field
         self.rule = rule
 
+    def __reduce__(self) -> tuple[type[Self], tuple[str, str]]:
+        return type(self), (self.field, self.rule)
+
 
 class InvalidMemory(InvalidArgument):
     """A field of a memory was refused before anything was written."""
@@ -44,6 +48,9 @@ class SchemaOutdated(LtmError):
         super().__init__(f"pending migrations: {names}; run: python -m ltm_store.migrate")
         self.pending = tuple(pending)
 
+    def __reduce__(self) -> tuple[type[Self], tuple[Sequence[str]]]:
+        return type(self), (self.pending,)
+
 
 class Unavailable(LtmError):
     """The database did not answer in time, or the connection was refused or lost.
@@ -52,9 +59,8 @@ class Unavailable(LtmError):
     idempotency_key: then it can be repeated.
     """
 
-
-class RolledBack(Unavailable):
-    """The server undid the transaction in favour of another one: nothing was written."""
+    was_undone = False
+    """Whether the server told that it undid the transaction in favour of another one."""
 
 
 # What a lost or refused connection looks like from asyncpg and the operating system.
@@ -130,8 +136,9 @@ def translate(error: BaseException) -> LtmError | None:
     if isinstance(error, asyncpg.PostgresError) and isinstance(state, str):
         for known in (state, state[:2]):
             if known in _UNAVAILABLE:
-                kind = RolledBack if known == "40" else Unavailable
-                return kind(f"{_UNAVAILABLE[known]} (SQLSTATE {state})")
+                ours = Unavailable(f"{_UNAVAILABLE[known]} (SQLSTATE {state})")
+                ours.was_undone = known == "40"
+                return ours
             if known in _RULES:
                 constraint = getattr(error, "constraint_name", None)
                 return InvalidMemory(refused_field(constraint), _RULES[known])

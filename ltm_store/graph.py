@@ -7,7 +7,7 @@ from typing import Final
 from ltm_store import limits
 from ltm_store.db.execute import Executor, fetch_one
 from ltm_store.db.identity import find_user
-from ltm_store.errors import InvalidMemory
+from ltm_store.errors import InvalidArgument
 from ltm_store.model.relationships import Graph, Walk
 from ltm_store.model.values import UserId, check_memory_id, moment
 from ltm_store.relationships import reached_from
@@ -28,7 +28,7 @@ async def memory_graph(
     depth: 1 .. 20, limit: 1 .. 200. Raises InvalidMemory naming the argument that is refused.
     """
     if type(limit) is not int or not 1 <= limit <= limits.GRAPH:
-        raise InvalidMemory("limit", f"should be 1 to {limits.GRAPH}")
+        raise InvalidArgument("limit", f"should be 1 to {limits.GRAPH}")
     walk = Walk.checked({"depth": depth, "limit": limit})
     number = check_memory_id(memory_id)
     user = await find_user(db, user_id)

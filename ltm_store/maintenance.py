@@ -10,7 +10,7 @@ from typing import Final
 from ltm_store.db.execute import Executor, fetch_many, fetch_one, fetch_rows, session_of
 from ltm_store.db.identity import find_user
 from ltm_store.db.resources import migration_ids
-from ltm_store.errors import InvalidMemory
+from ltm_store.errors import InvalidArgument
 from ltm_store.memories import delete_by_number
 from ltm_store.model.maintenance import HealthProblem, PrunedAccesses, Repair, RepairCount
 from ltm_store.model.values import UserId, moment
@@ -53,7 +53,7 @@ async def prune_accesses(db: Executor, older_than: datetime) -> int:
     be broken off and begun again. Rows without a moment stay.
     """
     if older_than is None:  # which is now, elsewhere
-        raise InvalidMemory("older_than", "should be a datetime")
+        raise InvalidArgument("older_than", "should be a datetime")
     before = moment(older_than, "older_than")
     pruned, user, last = 0, _LEAST_USER, 0
     while page := await fetch_one(

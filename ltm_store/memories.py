@@ -13,7 +13,7 @@ from ltm_store import limits
 from ltm_store.db.execute import Executor, fetch_many, fetch_one, fetch_value, session_of
 from ltm_store.db.identity import User, ensure_user, find_user
 from ltm_store.db.transactions import Connection
-from ltm_store.errors import InvalidMemory, Unavailable
+from ltm_store.errors import InvalidArgument, InvalidMemory, Unavailable
 from ltm_store.model.accesses import AccessDetails
 from ltm_store.model.contexts import EnhancedContext, store_context
 from ltm_store.model.memories import Conflict, Memory, MemoryChanges, NewMemory
@@ -162,7 +162,8 @@ async def insert_memory(db: Executor, user: User, new: NewMemory) -> Memory | No
             raise
         raise InvalidMemory("related_memory_ids", error.rule) from None
     if memory and memory.outcome == "existing" and memory.content != new.content:
-        _log.warning("memory %d has this idempotency_key and another content", memory.id)
+        place = ", and is archived" if memory.is_archived else ""
+        _log.warning("memory %d has this idempotency_key and another content%s", memory.id, place)
     return memory
 
 
@@ -350,7 +351,7 @@ async def archive_stale(
     written first. Raises InvalidMemory naming the argument that is refused.
     """
     if isinstance(below, bool) or not isinstance(below, int | float) or not 0 < below <= 10:
-        raise InvalidMemory("below", "should be above 0 and at most 10")
+        raise InvalidArgument("below", "should be above 0 and at most 10")
     then, rows = moment(as_of), row_limit(limit)
     user = await find_user(db, user_id)
     if user is None:

@@ -8,7 +8,7 @@ from ltm_store import limits
 from ltm_store.db.execute import Executor, fetch_many, fetch_one, fetch_value, session_of
 from ltm_store.db.identity import User, find_user
 from ltm_store.db.transactions import Connection
-from ltm_store.errors import InvalidMemory
+from ltm_store.errors import InvalidArgument, InvalidMemory
 from ltm_store.model.relationships import (
     MemoryPath,
     ReachedMemory,
@@ -220,7 +220,7 @@ async def shortest_path(
     """
     walk = Walk.checked({"types": types, "min_strength": min_strength})
     if type(max_depth) is not int or not 1 <= max_depth <= limits.DEPTH:
-        raise InvalidMemory("max_depth", f"should be 1 to {limits.DEPTH}")
+        raise InvalidArgument("max_depth", f"should be 1 to {limits.DEPTH}")
     source, target = (
         check_memory_id(source_memory_id, "source_memory_id"),
         check_memory_id(target_memory_id, "target_memory_id"),

@@ -19,7 +19,7 @@ from ltm_store.db.execute import (
 )
 from ltm_store.db.identity import User, ensure_user, find_user
 from ltm_store.db.transactions import Connection
-from ltm_store.errors import InvalidMemory, Unavailable
+from ltm_store.errors import InvalidArgument, InvalidMemory, Unavailable
 from ltm_store.memories import FORGOTTEN, insert_memory
 from ltm_store.model.base import Arguments
 from ltm_store.model.memories import Memory, NewMemory
@@ -68,7 +68,7 @@ async def add_memories(
     report. The timeout of a Database holds for each statement, not for the whole.
     """
     if on_error not in ("raise", "skip"):
-        raise InvalidMemory("on_error", 'should be "raise" or "skip"')
+        raise InvalidArgument("on_error", 'should be "raise" or "skip"')
     created = existing = related = 0
     refused: list[RefusedMemory] = []
     user = await ensure_user(db, user_id, anew=True)

@@ -41,9 +41,20 @@ FROM ltm_memories AS m;
 --     external flag
 -- ) :one Memory
 -- Store a memory with its contexts, tags and relationships, or find the one with this idempotency key.
--- added is the memory; tagged, related and described are its rows in the other tables, where it is new.
+-- freed is the key of a memory that has expired; added is the memory; tagged, related and described are
+-- its rows in the other tables, where it is new.
 -- repeatable: if idempotency_key
-WITH added AS (
+WITH
+-- if idempotency_key
+freed AS (
+    UPDATE ltm_memories AS m
+    SET idempotency_key = NULL
+    WHERE m.user_id = $1 AND m.idempotency_key = $19 AND m.expires_at <= $2
+    RETURNING m.id
+),
+-- end if
+
+added AS (
     INSERT INTO ltm_memories AS m (
         user_id, content, tags, memory_type, category, importance_score, confidence_score, context,
         context_data, source_type, source_id, source_position, created_by, created_at,
@@ -57,16 +68,19 @@ WITH added AS (
         ltm_dynamic_importance(
             ltm_importance_rank($7, $8, 0, NULL, timezone('utc', $15::timestamptz)), $2
         )
-    -- if external
-    -- Nobody's number: another process has forgotten this user, and the caller looks the name up anew.
     WHERE
-        EXISTS (
+        TRUE
+        AND (SELECT count(*) FROM freed) >= 0  -- if idempotency_key
+        -- if external
+        -- Nobody's number: another process has forgotten this user, and the caller looks the name up
+        -- anew.
+        AND EXISTS (
             SELECT 1
             FROM ltm_external_users AS u
             WHERE u.user_id = $1 AND u.external_id IS NOT NULL
             FOR KEY SHARE
         )
-    -- end if
+        -- end if
     -- An update that changes nothing: unlike DO NOTHING it returns the row that is there, also one that
     -- another call is adding at the same moment.
     ON CONFLICT (user_id, idempotency_key) WHERE idempotency_key IS NOT NULL  -- if idempotency_key

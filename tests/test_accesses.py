@@ -8,6 +8,7 @@ import pytest
 
 from ltm_store import (
     Access,
+    InvalidArgument,
     InvalidMemory,
     access_history,
     add_memory,
@@ -211,7 +212,7 @@ async def test_feedback_that_says_nothing_or_too_much_is_refused(conn, field, ar
 
 @pytest.mark.parametrize("limit", [0, 1001, True, "5"])
 async def test_a_history_of_too_many_is_refused(conn, limit):
-    with pytest.raises(InvalidMemory, match="^limit"):
+    with pytest.raises(InvalidArgument, match="^limit"):
         await access_history(conn, 1, 1, limit=limit)
 
 

@@ -21,7 +21,8 @@ from ltm_store import (
     get_memory,
     update_memory,
 )
-from ltm_store.model.contexts import STORED, StoredContext, store_context
+from ltm_store.model.contexts import StoredContext, store_context
+from ltm_store.model.values import STORED
 
 _stored = TypeAdapter(StoredContext)
 
@@ -161,7 +162,8 @@ async def test_a_stored_context_comes_back_equal_and_has_a_row_for_each_field(
         ("2026-02-28T06:00", None, ("morning", "saturday", 2, "winter", True)),
         ("2026-06-01T12:00", None, ("afternoon", "monday", 6, "summer", False)),
         ("2026-12-31T18:00", None, ("evening", "thursday", 12, "winter", False)),
-        ("2026-12-31T18:30", "Asia/Kathmandu", ("night", "friday", 1, "winter", False)),
+        ("2026-12-31T18:30+00:00", "Asia/Kathmandu", ("night", "friday", 1, "winter", False)),
+        ("2026-12-31T18:30", "Asia/Kathmandu", ("evening", "thursday", 12, "winter", False)),
         ("2026-09-01T03:00", "America/St_Johns", ("night", "tuesday", 9, "autumn", False)),
     ],
 )

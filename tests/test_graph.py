@@ -9,7 +9,7 @@ import pytest
 
 from ltm_store import (
     Graph,
-    InvalidMemory,
+    InvalidArgument,
     add_memory,
     archive_memory,
     delete_memory,
@@ -170,7 +170,7 @@ async def test_what_expires_between_the_two_round_trips_is_left_out_with_its_rel
     [({"depth": 0}, "depth"), ({"limit": 0}, "limit"), ({"limit": 201}, "limit")],
 )
 async def test_a_refused_argument_is_named(conn, arguments, field):
-    with pytest.raises(InvalidMemory) as refused:
+    with pytest.raises(InvalidArgument) as refused:
         await memory_graph(conn, 1, 1, **arguments)
     assert refused.value.field == field
 

@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 
 from ltm_store import (
-    InvalidMemory,
+    InvalidArgument,
     access_history,
     add_memory,
     archive_memory,
@@ -106,7 +106,7 @@ async def test_children_come_first_stored_first(conn):
     assert len(before) == 4
     for user, number in ((2, parent.id), ("nobody", parent.id), (1, ids[0])):
         assert await get_children(conn, user, number) == []
-    with pytest.raises(InvalidMemory, match="^limit"):
+    with pytest.raises(InvalidArgument, match="^limit"):
         await get_children(conn, 1, parent.id, limit=0)
 
 
@@ -190,7 +190,7 @@ async def test_expired_memories_are_not_archived(conn):
 
 @pytest.mark.parametrize("below", [0, -1, 10.1, math.nan, math.inf, True, "3", None])
 async def test_a_bound_that_makes_no_sense_is_refused(conn, below):
-    with pytest.raises(InvalidMemory, match="^below"):
+    with pytest.raises(InvalidArgument, match="^below"):
         await archive_stale(conn, 1, below)
 
 
@@ -301,5 +301,5 @@ async def test_old_accesses_of_all_users_are_deleted(db, monkeypatch):
 
 @pytest.mark.parametrize("moment", [None, "yesterday", 5])
 async def test_pruning_needs_a_moment(conn, moment):
-    with pytest.raises(InvalidMemory, match="^older_than"):
+    with pytest.raises(InvalidArgument, match="^older_than"):
         await prune_accesses(conn, moment)

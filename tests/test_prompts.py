@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from ltm_store import InvalidMemory, add_memory, format_for_prompt, search_memories
+from ltm_store import InvalidArgument, add_memory, format_for_prompt, search_memories
 
 
 @pytest.fixture
@@ -48,5 +48,5 @@ async def test_most_relevant_first_and_never_cut_inside_a_memory(hits, room, exp
 
 async def test_the_room_is_a_number(hits):
     for room in (-1, True, "5"):
-        with pytest.raises(InvalidMemory, match="^max_chars"):
+        with pytest.raises(InvalidArgument, match="^max_chars"):
             format_for_prompt(hits, max_chars=room)

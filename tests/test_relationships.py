@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ltm_store import (
+    InvalidArgument,
     InvalidMemory,
     RelationshipType,
     add_memory,
@@ -385,7 +386,7 @@ async def test_another_user_walks_nowhere(conn, ids, user):
     ],
 )
 async def test_a_walk_that_is_refused(conn, field, arguments):
-    with pytest.raises(InvalidMemory, match=f"^{field}"):
+    with pytest.raises(InvalidArgument, match=f"^{field}"):
         await traverse(conn, 1, **{"memory_id": 1, **arguments})
 
 
@@ -396,7 +397,7 @@ async def test_a_path_that_is_refused(conn):
         ("types", {"types": "causes"}),
         ("min_strength", {"min_strength": -1.0}),
     ):
-        with pytest.raises(InvalidMemory, match=f"^{field}: "):
+        with pytest.raises(InvalidArgument, match=f"^{field}: "):
             await shortest_path(conn, 1, 1, 2, **arguments)
 
 
@@ -565,5 +566,5 @@ async def test_suggestions_for_what_is_not_there(conn, ids):
     assert await suggest_relationships(conn, 1, 10**12) == []
     assert await suggest_relationships(conn, 2, ids[0]) == []
     assert await suggest_relationships(conn, "nobody", ids[0]) == []
-    with pytest.raises(InvalidMemory, match="^limit: "):
+    with pytest.raises(InvalidArgument, match="^limit: "):
         await suggest_relationships(conn, 1, ids[0], limit=0)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ltm_store import (
+    InvalidArgument,
     InvalidMemory,
     add_memory,
     add_tags,
@@ -160,7 +161,7 @@ async def test_other_refused_arguments(conn):
         ("memory_id", list_tags(conn, 1, memory_id=1.5)),
         ("tags", remove_tags(conn, 1, 1, ["a\0"])),
     ):
-        with pytest.raises(InvalidMemory, match=f"^{field}"):
+        with pytest.raises(InvalidArgument, match=f"^{field}"):
             await call
 
 

@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 
 from ltm_store import (
+    InvalidArgument,
     InvalidMemory,
     NewMemory,
     add_memories,
@@ -54,15 +55,15 @@ BATCH = [
 
 
 async def test_the_first_refused_memory_undoes_all(db):
-    with pytest.raises(InvalidMemory) as caught:
+    with pytest.raises(InvalidArgument) as caught:
         await add_memories(db, "alice", BATCH)
     assert caught.value.field == "memories[1].importance_score"
     assert await search_memories(db, "alice") == []
-    with pytest.raises(InvalidMemory) as caught:
+    with pytest.raises(InvalidArgument) as caught:
         await add_memories(db, "alice", [BATCH[0], BATCH[2]])
     assert caught.value.field == "memories[1].related_memory_ids"
     assert await search_memories(db, "alice") == []
-    with pytest.raises(InvalidMemory, match="^on_error"):
+    with pytest.raises(InvalidArgument, match="^on_error"):
         await add_memories(db, "alice", BATCH, on_error="ignore")
 
 

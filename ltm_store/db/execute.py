@@ -15,7 +15,7 @@ from ltm_store.db.observe import observed
 from ltm_store.db.statements import statements
 from ltm_store.db.transactions import Connection, begun, translated
 from ltm_store.errors import InvalidArgument, LtmError, translate
-from ltm_store.model.contexts import STORED
+from ltm_store.model.values import STORED
 
 POOL_SECONDS: Final = 10.0  # that a caller's own pool may take to hand out a connection
 

@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 from ltm_store.db.execute import Executor, fetch_value, session_of
 from ltm_store.model.values import UserId, parse_user_id
 
+REMEMBERED_USERS: Final = 1_000  # the last ones that were looked up
 REMEMBERED_SECONDS: Final = 60.0  # until a number is looked up again: others may forget the user
 
 
@@ -49,7 +50,10 @@ async def _external(db: Executor, name: str, statement: str, *, anew: bool = Fal
     if found is None:
         return None
     if known is not None:
+        known.pop(name, None)  # so that it comes last
         known[name] = found, time.monotonic()
+        while len(known) > REMEMBERED_USERS:
+            del known[next(iter(known))]
     return User(found, is_external=True)
 
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, Field, StrictBool, ValidationInfo, field_validator
 
 from ltm_store import limits
+from ltm_store.errors import InvalidArgument, InvalidMemory
 from ltm_store.model.base import Arguments, Row
 from ltm_store.model.values import Fraction, MemoryId, Note, Text, Word
 
 
 class AccessDetails(Arguments):
     """What is recorded of an access."""
+
+    refused_as: ClassVar[type[InvalidArgument]] = InvalidMemory
 
     memory_ids: Annotated[tuple[MemoryId, ...], Field(max_length=limits.LISTED)]
     access_method: Word = "direct"
@@ -25,6 +28,8 @@ class AccessDetails(Arguments):
 
 class Feedback(Arguments):
     """What is said of an access afterwards."""
+
+    refused_as: ClassVar[type[InvalidArgument]] = InvalidMemory
 
     was_relevant: StrictBool | None
     relevance_score: Fraction | None

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Json
+from typing import Annotated
 
-from ltm_store.model.base import Row
+from ltm_store.model.base import FROM_JSON, Row
 from ltm_store.model.relationships import MemorySummary
 from ltm_store.model.values import Moment
 
@@ -31,14 +31,14 @@ class Analytics(Row):
 
     total_memories: int
     archived_memories: int
-    type_distribution: Json[dict[str, int]]
-    category_distribution: Json[dict[str, int]]
+    type_distribution: Annotated[dict[str, int], FROM_JSON]
+    category_distribution: Annotated[dict[str, int], FROM_JSON]
     average_importance: float | None
     average_dynamic_importance: float | None
-    most_accessed_memories: Json[tuple[AccessedMemory, ...]]
-    most_related_memories: Json[tuple[RelatedMemory, ...]]
-    tag_distribution: Json[dict[str, int]]
-    growth_by_month: Json[dict[str, int]]
+    most_accessed_memories: Annotated[tuple[AccessedMemory, ...], FROM_JSON]
+    most_related_memories: Annotated[tuple[RelatedMemory, ...], FROM_JSON]
+    tag_distribution: Annotated[dict[str, int], FROM_JSON]
+    growth_by_month: Annotated[dict[str, int], FROM_JSON]
 
 
 class SeenMemory(MemorySummary):
@@ -60,7 +60,7 @@ class ReportFigures(Row):
     relationships: int
     never_recalled: int
     importance_in_a_year: float | None
-    importance_by_month: Json[dict[str, tuple[float, float]]]
-    memories_by_importance: Json[dict[int, int]]
-    never_recalled_memories: Json[tuple[SeenMemory, ...]]
-    stalest_memories: Json[tuple[SeenMemory, ...]]
+    importance_by_month: Annotated[dict[str, tuple[float, float]], FROM_JSON]
+    memories_by_importance: Annotated[dict[int, int], FROM_JSON]
+    never_recalled_memories: Annotated[tuple[SeenMemory, ...], FROM_JSON]
+    stalest_memories: Annotated[tuple[SeenMemory, ...], FROM_JSON]

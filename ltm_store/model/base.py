@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Self
+from typing import Annotated, ClassVar, Final, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
 from pydantic_core import ErrorDetails
 
 from ltm_store import limits
-from ltm_store.errors import InvalidMemory
-from ltm_store.model.values import load_json
+from ltm_store.errors import InvalidArgument
+from ltm_store.model.values import STORED, load_json
 
 RowLimit = Annotated[int, Field(strict=True, ge=1, le=limits.HITS)]
 
@@ -38,19 +38,21 @@ def refusal(error: ErrorDetails) -> tuple[str, str]:
 
 
 class Arguments(BaseModel):
-    """A group of arguments; `checked` turns what pydantic finds into an InvalidMemory."""
+    """A group of arguments; `checked` turns what pydantic finds into an error of ours."""
+
+    refused_as: ClassVar[type[InvalidArgument]] = InvalidArgument
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     @classmethod
     def checked(cls, arguments: Mapping[str, object]) -> Self:
-        """The validated arguments. Raises InvalidMemory naming the first refused field."""
+        """The validated arguments. Raises InvalidArgument naming the first refused field."""
         try:
             return cls.model_validate(arguments)
         except ValidationError as error:
             first = error.errors(include_input=False, include_context=False, include_url=False)[0]
         # Raised here, outside of the handler, so that no pydantic error with the input hangs on it.
-        raise InvalidMemory(*refusal(first))
+        raise cls.refused_as(*refusal(first))
 
 
 class Row(BaseModel):
@@ -59,6 +61,10 @@ class Row(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
-def parsed(value: object) -> object:
-    """JSON text of a row as Python values; values that a caller hands in as they are."""
-    return load_json(value) if isinstance(value, str) else value
+def parsed(value: object, info: ValidationInfo) -> object:
+    """JSON text of a stored row as Python values; what a caller hands in as it is."""
+    return load_json(value) if isinstance(value, str) and info.context is STORED else value
+
+
+FROM_JSON: Final = BeforeValidator(parsed)
+"""A field that a statement hands out as JSON text."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import UTC
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -26,10 +28,17 @@ from pydantic import (
 
 from ltm_store import limits
 from ltm_store.errors import InvalidMemory
-from ltm_store.model.values import Fraction, JsonObject, Moment, Note, Text, dump_json, load_json
-
-STORED: Final = object()
-"""Validation context of rows: what is stored is taken as it is, neither derived nor limited."""
+from ltm_store.model.values import (
+    STORED,
+    Fraction,
+    JsonObject,
+    Moment,
+    Note,
+    Text,
+    dump_json,
+    load_json,
+    utc,
+)
 
 TimeOfDay = Literal["night", "morning", "afternoon", "evening"]
 DayOfWeek = Literal["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
@@ -46,7 +55,9 @@ _DAYS: Final[tuple[DayOfWeek, ...]] = (
 _SEASONS: Final = ("winter", "spring", "summer", "autumn")
 
 
-def _known_timezone(name: str) -> str:
+def _known_timezone(name: str, info: ValidationInfo) -> str:
+    if info.context is STORED:  # this machine may know fewer zones than the one that wrote it
+        return name
     try:
         ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
@@ -77,6 +88,7 @@ class Context(BaseModel):
 class TemporalContext(Context):
     """When. What follows from `timestamp` in `timezone` (UTC if unset) is derived when left out.
 
+    A naive timestamp is local time in `timezone`, without one UTC.
     time_of_day: night 0-5, morning 6-11, afternoon 12-17, evening 18-23 o'clock. season: northern,
     spring from March; another text is accepted. is_holiday is never derived.
     """
@@ -89,6 +101,20 @@ class TemporalContext(Context):
     is_weekend: StrictBool | None = None
     is_holiday: StrictBool | None = None
     timezone: Timezone | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _localise(cls, data: object, info: ValidationInfo) -> object:
+        if info.context is STORED or not isinstance(data, Mapping):
+            return data
+        moment, zone = data.get("timestamp"), data.get("timezone")
+        if isinstance(moment, str):
+            with suppress(ValueError):
+                moment = datetime.fromisoformat(moment)
+        if isinstance(moment, datetime) and moment.tzinfo is None and isinstance(zone, str):
+            with suppress(ZoneInfoNotFoundError, ValueError, OSError):  # refused as a timezone
+                return {**data, "timestamp": utc(moment.replace(tzinfo=ZoneInfo(zone)))}
+        return data
 
     @model_validator(mode="after")
     def _derive(self, info: ValidationInfo) -> Self:
@@ -274,7 +300,8 @@ def store_context(context: EnhancedContext) -> ContextToStore:
 
 def _read(value: object, in_rust: ValidatorFunctionWrapHandler) -> EnhancedContext | None:
     if not isinstance(value, str):  # what a caller hands in
-        return EnhancedContext.model_validate(value) if value is not None else None
+        known = EnhancedContext.model_validate
+        return None if value is None else known(value, context=STORED)
     try:
         context: EnhancedContext | None = in_rust(value)
     except ValidationError:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, StrictBool
+from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, StrictBool, ValidationInfo
 
 from ltm_store import limits
-from ltm_store.errors import LtmError
-from ltm_store.model.base import Arguments, Row, parsed
+from ltm_store.errors import InvalidArgument, InvalidMemory, LtmError
+from ltm_store.model.base import FROM_JSON, Arguments, Row, parsed
 from ltm_store.model.contexts import EnhancedContext, StoredContext
 from ltm_store.model.relationships import Relationship
 from ltm_store.model.values import (
@@ -64,6 +64,8 @@ def _unique_ids(ids: tuple[int, ...]) -> tuple[int, ...]:
 class _Attributes(Arguments):
     """What can be given at an add, changed by an update and cleared with None."""
 
+    refused_as: ClassVar[type[InvalidArgument]] = InvalidMemory
+
     context: LongText | None = None
     enhanced_context: EnhancedContext | None = None
     memory_type: Word | None = None
@@ -102,9 +104,9 @@ class MemoryChanges(_Attributes):
     archive_reason: Note | None = None
 
 
-def _stored_tags(value: object) -> object:
+def _stored_tags(value: object, info: ValidationInfo) -> object:
     """Tags of a row: a JSON array, or whatever an older program wrote in its place."""
-    tags = parsed(value)
+    tags = parsed(value, info)
     if tags is None:
         return ()
     if not isinstance(tags, list | tuple):
@@ -112,8 +114,8 @@ def _stored_tags(value: object) -> object:
     return tuple(tag if isinstance(tag, str) else str(tag) for tag in tags if tag is not None)
 
 
-def _stored_ids(value: object) -> object:
-    ids = parsed(value)
+def _stored_ids(value: object, info: ValidationInfo) -> object:
+    ids = parsed(value, info)
     return tuple(i for i in ids if type(i) is int) if isinstance(ids, list | tuple) else ()
 
 
@@ -150,13 +152,13 @@ class Memory(Row):
     last_access_context: str | None
     related_memory_ids: Annotated[tuple[int, ...], BeforeValidator(_stored_ids)]
     parent_memory_id: int | None
-    metadata: Annotated[JsonValue, BeforeValidator(parsed)]
+    metadata: Annotated[JsonValue, FROM_JSON]
     is_archived: bool
     archive_reason: str | None
     idempotency_key: str | None
     version: int
     expires_at: datetime | None
-    relationships: Annotated[tuple[Relationship, ...] | None, BeforeValidator(parsed)] = None
+    relationships: Annotated[tuple[Relationship, ...] | None, FROM_JSON] = None
     outcome: Literal["created", "existing"] | None = None
     duplicate_of: int | None = None
 
@@ -167,3 +169,6 @@ class Conflict(LtmError):
     def __init__(self, current: Memory) -> None:
         super().__init__(f"memory {current.id} is at version {current.version}")
         self.current = current
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Memory]]:
+        return type(self), (self.current,)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from enum import StrEnum
 from math import prod
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from ltm_store import limits
-from ltm_store.model.base import Arguments, Row, RowLimit, parsed
+from ltm_store.errors import InvalidArgument, InvalidMemory
+from ltm_store.model.base import FROM_JSON, Arguments, Row, RowLimit
 from ltm_store.model.values import Fraction, Moment, Note, Word
 
 
@@ -29,6 +30,8 @@ class RelationshipType(StrEnum):
 
 class RelationshipDetails(Arguments):
     """What relate writes."""
+
+    refused_as: ClassVar[type[InvalidArgument]] = InvalidMemory
 
     relationship_type: Word = "related"
     strength: Fraction = 1.0
@@ -70,7 +73,7 @@ class Relationship(Row):
     strength: float
     description: str | None
     created_at: Moment | None
-    related_memory: Annotated[MemorySummary, BeforeValidator(lambda row: parsed(row))]
+    related_memory: Annotated[MemorySummary, FROM_JSON]
 
 
 class RelationshipOf(Relationship):
@@ -89,7 +92,7 @@ class ReachedMemory(Row):
     depth: int
     path: tuple[int, ...]
     path_strength: float
-    related_memory: Annotated[MemorySummary, BeforeValidator(lambda row: parsed(row))]
+    related_memory: Annotated[MemorySummary, FROM_JSON]
 
 
 class MemoryPath(Row):
@@ -99,7 +102,7 @@ class MemoryPath(Row):
     """
 
     path: tuple[int, ...]
-    steps: Annotated[tuple[Relationship, ...], BeforeValidator(lambda rows: parsed(rows))]
+    steps: Annotated[tuple[Relationship, ...], FROM_JSON]
 
     @property
     def strength(self) -> float:
@@ -114,7 +117,7 @@ class Suggestion(Row):
     rare each of it is.
     """
 
-    related_memory: Annotated[MemorySummary, BeforeValidator(lambda row: parsed(row))]
+    related_memory: Annotated[MemorySummary, FROM_JSON]
     score: float
     tags: tuple[str, ...]
     source_id: str | None
@@ -158,5 +161,5 @@ class GraphEdge(Row):
 class Graph(Row):
     """A memory, first of the nodes, those around it, nearest first, and their relationships."""
 
-    nodes: Annotated[tuple[GraphNode, ...], BeforeValidator(lambda rows: parsed(rows))]
-    edges: Annotated[tuple[GraphEdge, ...], BeforeValidator(lambda rows: parsed(rows))]
+    nodes: Annotated[tuple[GraphNode, ...], FROM_JSON]
+    edges: Annotated[tuple[GraphEdge, ...], FROM_JSON]

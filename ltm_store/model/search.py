@@ -9,9 +9,10 @@ from typing import Annotated, TypedDict
 from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, StrictBool, ValidationError
 
 from ltm_store.model.base import Arguments, Row, RowLimit, refusal
-from ltm_store.model.contexts import STORED, EnhancedContext
+from ltm_store.model.contexts import EnhancedContext
 from ltm_store.model.memories import Memory
 from ltm_store.model.values import (
+    STORED,
     Category,
     Fraction,
     Int32,
@@ -35,6 +36,16 @@ def _context_part(part: object) -> object:
     except ValidationError as error:
         first = error.errors(include_input=False, include_context=False, include_url=False)[0]
     raise ValueError(": ".join(refusal(first)))
+
+
+def _not_empty(tags: tuple[str, ...]) -> tuple[str, ...]:
+    """The tags; an empty collection would ask for nothing and be read as no filter."""
+    if not tags:
+        raise ValueError("should not be empty; None is no filter")
+    return tags
+
+
+FilterTags = Annotated[Tags, AfterValidator(_not_empty)]
 
 
 def _narrowing(score: int) -> int | None:
@@ -76,8 +87,8 @@ class Filters(Arguments):
 
     memory_type: Word | None = None
     category: Category | None = None
-    tags: Tags | None = None
-    tags_any: Tags | None = None
+    tags: FilterTags | None = None
+    tags_any: FilterTags | None = None
     source_type: Word | None = None
     source_id: SourceId | None = None
     context_data: Annotated[JsonObject, BeforeValidator(_context_part)] | None = None
@@ -89,7 +100,7 @@ class Filters(Arguments):
     accessed_after: Moment | None = None
     include_archived: StrictBool = False
     created_by: Word | None = None
-    tags_none: Tags | None = None
+    tags_none: FilterTags | None = None
 
     def arguments(self) -> dict[str, object]:
         """What the shared conditions take, by name: tags and objects as JSON text."""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import ClassVar
 
+from ltm_store.errors import InvalidArgument, InvalidMemory
 from ltm_store.model.base import Arguments, Row, RowLimit
 from ltm_store.model.values import Fraction, TagImportance, Tags, Word
 
 
 class TagDetails(Arguments):
     """What add_tags writes."""
+
+    refused_as: ClassVar[type[InvalidArgument]] = InvalidMemory
 
     tags: Tags
     tag_category: Word | None = None

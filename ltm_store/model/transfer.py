@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from pydantic import Json, JsonValue, StrictBool
+from typing import Annotated, ClassVar
 
-from ltm_store.model.base import Arguments, Row
+from pydantic import JsonValue, StrictBool
+
+from ltm_store.errors import InvalidArgument, InvalidMemory
+from ltm_store.model.base import FROM_JSON, Arguments, Row
 from ltm_store.model.memories import Memory, NewMemory
 from ltm_store.model.values import Fraction, Int32, LongText, MemoryId, Moment, TagImportance, Text
 
 
 class ExportedRelationship(Arguments):
     """A relationship in an export; its target is the id of another line."""
+
+    refused_as: ClassVar[type[InvalidArgument]] = InvalidMemory
 
     target_memory_id: MemoryId
     relationship_type: Text = "related"
@@ -23,6 +28,8 @@ class ExportedRelationship(Arguments):
 class ExportedAccess(Arguments):
     """An access in an export."""
 
+    refused_as: ClassVar[type[InvalidArgument]] = InvalidMemory
+
     access_timestamp: Moment | None = None
     access_method: Text | None = None
     access_context: Text | None = None
@@ -33,6 +40,8 @@ class ExportedAccess(Arguments):
 
 class ExportedTag(Arguments):
     """The details of a tag in an export."""
+
+    refused_as: ClassVar[type[InvalidArgument]] = InvalidMemory
 
     tag_name: Text
     tag_category: Text | None = "general"
@@ -72,9 +81,9 @@ class ExportedMemory(NewMemory):
 class ExportRow(Memory):
     """A memory with all that an export says of it."""
 
-    outgoing: Json[tuple[ExportedRelationship, ...]]
-    accesses: Json[tuple[ExportedAccess, ...]]
-    tag_details: Json[tuple[ExportedTag, ...]]
+    outgoing: Annotated[tuple[ExportedRelationship, ...], FROM_JSON]
+    accesses: Annotated[tuple[ExportedAccess, ...], FROM_JSON]
+    tag_details: Annotated[tuple[ExportedTag, ...], FROM_JSON]
 
 
 class ErasedRows(Row):

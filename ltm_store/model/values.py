@@ -9,14 +9,17 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from enum import Enum
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Final, TypeAlias
 from uuid import UUID
 
 from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, StrictFloat, StrictInt
 from pydantic_core import from_json
 
 from ltm_store import limits
-from ltm_store.errors import InvalidMemory
+from ltm_store.errors import InvalidArgument, InvalidMemory
+
+STORED: Final = object()
+"""Validation context of rows: what is stored is taken as it is, neither derived nor limited."""
 
 UserId: TypeAlias = int | str | UUID
 """A user: a number 0 .. 2**53-1, or any other non-empty string or UUID."""
@@ -163,11 +166,11 @@ def moment(value: datetime | None, field: str = "as_of") -> datetime:
     if value is None:
         return datetime.now(UTC)
     if not isinstance(value, datetime):
-        raise InvalidMemory(field, "should be a datetime")
+        raise InvalidArgument(field, "should be a datetime")
     try:
         return utc(value)
     except ValueError as error:
-        raise InvalidMemory(field, str(error)) from None
+        raise InvalidArgument(field, str(error)) from None
 
 
 def parse_user_id(user_id: UserId) -> int | str:
@@ -206,14 +209,14 @@ def check_memory_id(value: int, field: str = "memory_id") -> int:
 
 
 def whole_number(value: int, field: str) -> int:
-    """The number itself. Raises InvalidMemory unless an integer column holds it."""
+    """The number itself. Raises InvalidArgument unless an integer column holds it."""
     if type(value) is not int or abs(value) >= 2**31:
-        raise InvalidMemory(field, "should be a whole number below 2**31")
+        raise InvalidArgument(field, "should be a whole number below 2**31")
     return value
 
 
 def row_limit(value: int) -> int:
-    """The number itself. Raises InvalidMemory unless so many rows may be asked for."""
+    """The number itself. Raises InvalidArgument unless so many rows may be asked for."""
     if type(value) is not int or not 1 <= value <= limits.HITS:
-        raise InvalidMemory("limit", f"should be 1 to {limits.HITS}")
+        raise InvalidArgument("limit", f"should be 1 to {limits.HITS}")
     return value

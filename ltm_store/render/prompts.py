@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ltm_store.errors import InvalidMemory
+from ltm_store.errors import InvalidArgument
 from ltm_store.model.memories import Memory
 
 
@@ -15,7 +15,7 @@ def format_for_prompt(hits: Iterable[Memory], *, max_chars: int) -> str:
     more is left out, and a shorter one after it may still find room.
     """
     if type(max_chars) is not int or max_chars < 0:
-        raise InvalidMemory("max_chars", "should be a number of characters, 0 or more")
+        raise InvalidArgument("max_chars", "should be a number of characters, 0 or more")
     lines: list[str] = []
     room = max_chars
     for hit in hits:
