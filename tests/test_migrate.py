@@ -12,7 +12,7 @@ import pytest
 
 from ltm_store import SchemaOutdated, connect, migrate
 from ltm_store.db.resources import migration_ids, resource_dir
-from ltm_store.migrate import runner
+from ltm_store.migrate import runner, views
 from tests.catalog import fingerprint
 
 FOLDER = resource_dir("migrations")
@@ -103,6 +103,7 @@ async def test_up_down_up_of_every_migration_gives_the_same_catalog(empty):
         await connection.close()
         with runner.connected(empty) as session:
             runner.run_migrations(empty, session, rolled_back, "apply", lambda line: None)
+            views.apply_views(session, lambda line: None, partly=True)
     assert await catalog(empty) == head
 
 
@@ -164,7 +165,7 @@ async def test_a_table_in_use_is_asked_for_again(empty, monkeypatch):
     monkeypatch.setattr(runner, "LOCK_TIMEOUT", "20ms")
     monkeypatch.setattr(runner, "POLL", 0.001)
     migrate.apply(empty)
-    before, last = migration_ids()[-2:]
+    before, last = "0006_accesses", "0007_tags"
     migrate.rollback(empty, to=before)
     reports: list[str] = []
     blocker = await asyncpg.connect(empty)
@@ -176,7 +177,7 @@ async def test_a_table_in_use_is_asked_for_again(empty, monkeypatch):
     await transaction.rollback()
     await blocker.close()
     assert reports[0].startswith(f"{last} waits for a table that is in use")
-    assert migrate.apply(empty) == [last]
+    assert migrate.apply(empty)[0] == last
 
 
 async def test_migrations_of_another_library_in_the_schema_are_not_taken_for_ours(empty):

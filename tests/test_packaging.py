@@ -48,12 +48,14 @@ def test_the_wheel_and_the_sdist_carry_the_statements_and_migrations(built):
     (wheel,), (sdist,) = built.glob("*.whl"), built.glob("*.tar.gz")
     inside = set(zipfile.ZipFile(wheel).namelist())
     wanted = {f"sql/{path.name}" for path in resource_dir("sql").glob("*.sql")}
-    wanted |= {f"sql/adoption/{path.name}" for path in resource_dir("sql").glob("adoption/*.sql")}
+    wanted |= {
+        f"sql/{path.parent.name}/{path.name}" for path in resource_dir("sql").glob("*/*.sql")
+    }
     wanted |= {
         f"migrations/optional/{path.name}"
         for path in resource_dir("migrations").glob("optional/*.sql")
     }
-    assert "sql/adoption/repairs.sql" in wanted
+    assert {"sql/adoption/repairs.sql", "sql/views/ltm_health.sql"} <= wanted
     wanted.add("sql/menu.psql")
     for name in migration_ids():
         wanted |= {f"migrations/{name}.sql", f"migrations/{name}.rollback.sql"}

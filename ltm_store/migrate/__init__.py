@@ -15,20 +15,25 @@ from ltm_store.migrate.runner import (
     run_migrations,
     run_optional,
 )
+from ltm_store.migrate.views import apply_views, drop_views, stale_views
 
 
 class Status(NamedTuple):
-    """The ids of what is applied and of what is not, each in the order of application."""
+    """The ids of what is applied and of what is not, each in the order of application.
+
+    And the names of the views that are not as this version makes them.
+    """
 
     applied: list[str]
     pending: list[str]
+    stale_views: list[str]
 
 
 def apply(dsn: str, report: Report = lambda line: None) -> list[str]:
     """Apply every pending migration and return their ids; safe to run in several processes at once.
 
-    Where the original application's tables are, they are adopted: see adopt. `report` gets a line
-    after each step. Raises MigrationFailed.
+    Then the views are made whose text has changed. Where the original application's tables are,
+    they are adopted: see adopt. `report` gets a line after each step. Raises MigrationFailed.
     """
     with connected(dsn) as connection, migration_lock(connection, report):
         before = applied_ids(connection)
@@ -37,6 +42,7 @@ def apply(dsn: str, report: Report = lambda line: None) -> list[str]:
         applied = applied_ids(connection)
         pending = [name for name in migration_ids() if name not in applied]
         run_migrations(dsn, connection, pending, "apply", report)
+        apply_views(connection, report)
     return [name for name in migration_ids() if name not in before]
 
 
@@ -45,7 +51,8 @@ def rollback(
 ) -> list[str]:
     """Roll back the last migration, those after the id `to`, or everything; return their ids.
 
-    Everything means the original application's tables where those were adopted and it is not
+    The views are dropped first; those that the remaining schema bears are made again. Everything
+    means the original application's tables where those were adopted and it is not
     finished. Raises MigrationFailed, also when `to` is not applied.
     """
     with connected(dsn) as connection, migration_lock(connection, report):
@@ -62,7 +69,12 @@ def rollback(
             raise MigrationFailed(f"{to} is not applied")
         last = [name for name in applied if to is None or name > to][::-1]
         chosen = last if everything or to is not None else last[:1]
-        run_migrations(dsn, connection, chosen, "rollback", report)
+        if chosen:
+            rights = drop_views(connection, report)
+            try:
+                run_migrations(dsn, connection, chosen, "rollback", report)
+            finally:
+                apply_views(connection, report, rights, partly=True)
     return chosen
 
 
@@ -86,7 +98,8 @@ def reconcile_mirrors(dsn: str, report: Report = lambda line: None) -> None:
 
 
 def status(dsn: str) -> Status:
-    """What is applied and what is pending. Reads only. Raises MigrationFailed."""
+    """What is applied, pending and stale. Reads only. Raises MigrationFailed."""
     with connected(dsn) as connection:
         applied = applied_ids(connection)
-    return Status(applied, [name for name in migration_ids() if name not in applied])
+        stale = stale_views(connection)
+    return Status(applied, [name for name in migration_ids() if name not in applied], stale)

@@ -54,12 +54,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                 done = rollback(dsn, to=arguments.to, everything=arguments.all, report=_say)
                 _say(f"{len(done)} rolled back" if done else "nothing to roll back")
             case "status":
-                applied, pending = status(dsn)
-                for name in applied:
-                    _say(f"applied  {name}")
-                for name in pending:
-                    _say(f"pending  {name}")
-                return 1 if pending else 0
+                applied, pending, stale = status(dsn)
+                for word, names in (("applied", applied), ("pending", pending), ("stale", stale)):
+                    for name in names:
+                        _say(f"{word:7}  {name}")
+                return 1 if pending or stale else 0
             case "reconcile_mirrors":
                 reconcile_mirrors(dsn, report=_say)
             case name if name in optional_steps():

@@ -30,6 +30,7 @@ from yoyo.migrations import Migration
 
 from ltm_store.db.resources import resource_dir
 from ltm_store.errors import LtmError
+from ltm_store.migrate.bookkeeping import found_objects, make_tables, note_objects
 
 Direction = Literal["apply", "rollback"]
 Report = Callable[[str], None]
@@ -107,9 +108,11 @@ class _Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]
         def note() -> None:
             (backend.mark_one if direction == "apply" else backend.unmark_one)(migration, log=False)
             backend.log_migration(migration, direction)
+            note_objects(backend.connection, migration.id, before)
 
         migration.load()
         with self.copy() as backend:
+            before = found_objects(backend.connection)
             if migration.use_transactions:
                 backend.before_commit = note
             migration.process_steps(backend, direction)
@@ -208,6 +211,7 @@ def run_migrations(
         connection.execute("SELECT 1")  # without this session the lock is gone
         with _Backend(dsn, "ltm_migrations") as backend:
             backend.ensure_internal_schema_updated()
+            make_tables(backend.connection)
             _run_migration(backend, files[name], direction, report)
         seconds = time.monotonic() - started
         report(f"[{number}/{len(names)}] {direction} {name} ({seconds:.2f} s)")

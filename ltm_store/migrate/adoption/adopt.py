@@ -37,6 +37,7 @@ from ltm_store.migrate.adoption.tables import (
     value,
 )
 from ltm_store.migrate.runner import MigrationFailed, Report, applied_ids, connected, run_migrations
+from ltm_store.migrate.views import apply_views
 
 WORK_MEMORY: Final = "256MB"  # for building indexes
 COPIED: Final = {"memory": "original_memories", "access": "original_accesses"}
@@ -183,6 +184,8 @@ def _make_tables(a: Adoption) -> None:
         done = applied_ids(inside)
     pending = [name for name in migration_ids() if name not in done]
     run_migrations(a.next_dsn, a.locked, pending, "apply", a.report)
+    with connected(a.next_dsn) as inside:
+        apply_views(inside, a.report)
     if names := a.ask("names_taken", a.home, a.present()):
         a.give_up()
         raise MigrationFailed(f"the tables cannot be adopted: {'; '.join(n for (n,) in names)}")

@@ -1,0 +1,54 @@
+"""What the migrator notes in tables of its own: what migrations made, and the views."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import psycopg
+
+from ltm_store.db.resources import resource_dir
+from ltm_store.db.statements import statements
+
+Session = psycopg.Connection[Any]
+
+
+class Made(NamedTuple):
+    """An index or a foreign key that is there."""
+
+    kind: str
+    table_name: str
+    name: str
+    oid: int
+
+
+def ask(session: Session, name: str, *arguments: object) -> list[Any]:
+    """The rows of a query of sql/bookkeeping/queries.sql."""
+    statement = statements("sql/bookkeeping")[name]
+    cursor = psycopg.RawCursor(session).execute(statement.shape(()).sql, arguments)
+    return [] if statement.kind == "exec" else cursor.fetchall()
+
+
+def make_tables(session: Session) -> None:
+    """Make the tables of the bookkeeping where they are not there yet."""
+    file = resource_dir("sql") / "bookkeeping" / "tables.sql"
+    session.execute(file.read_text(encoding="utf-8"))
+
+
+def found_objects(session: Session) -> set[Made]:
+    """The indexes and foreign keys of our tables."""
+    return {Made(*row) for row in ask(session, "found_objects")}
+
+
+def note_objects(session: Session, migration_id: str, before: set[Made]) -> None:
+    """Note what a migration made and dropped; `before` is what was there before it ran.
+
+    What it made is told by oid, so that an index that it dropped and made again is among it. What
+    was missing before and after stays noted, and so missed.
+    """
+    after = found_objects(session)
+    ask(session, "forget_objects", *_columns({m[:3] for m in before} - {m[:3] for m in after}))
+    ask(session, "note_objects", migration_id, *_columns({m[:3] for m in after - before}))
+
+
+def _columns(objects: set[tuple[str, str, str]]) -> list[list[str]]:
+    return [[found[n] for found in sorted(objects)] for n in range(3)]
