@@ -190,6 +190,7 @@ def run_up_to(patch: pytest.MonkeyPatch, last: str) -> None:
     kept = names[: names.index(last) + 1]
     patch.setattr(adopt, "STEPS", {name: adopt.STEPS[name] for name in kept})
     patch.setattr(migrate, "run_migrations", lambda *_: None)
+    patch.setattr(migrate, "apply_views", lambda *_: None)
 
 
 def details(

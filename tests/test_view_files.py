@@ -19,7 +19,7 @@ OVERVIEW = "ltm_memory_overview"
 
 
 @pytest.fixture
-def files(tmp_path, monkeypatch) -> Path:
+def files(tmp_path: Path, monkeypatch) -> Path:
     """Another version's folder with sql/ and migrations/, to be changed at will."""
     for name in ("sql", "migrations"):
         shutil.copytree(resource_dir(name), tmp_path / name)
