@@ -105,6 +105,7 @@ async def test_every_shape_is_adopted_with_all_its_rows(shape, old, empty, fresh
         await old.execute(originals.LOOSE_ROWS)
     before = await everything(old)
     assert migrate.apply(empty) == migration_ids()
+    assert migrate.status(empty) == (migration_ids(), [], [])
     after = await everything(old)
     report = await old.fetch("SELECT * FROM ltm_adoption_report")
     reported = {(r["table_name"], r["row_id"], r["column_name"]): r for r in report}

@@ -1,5 +1,6 @@
 """The views as code: made again when their files change, whatever hangs on them."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import asyncpg
 import pytest
 
 from ltm_store import check_health, migrate
-from ltm_store.db import resources
+from ltm_store.db import resources, statements
 from ltm_store.db.resources import migration_ids, resource_dir
 from ltm_store.migrate import runner, views
 from ltm_store.migrate.__main__ import main
@@ -89,6 +90,31 @@ async def test_a_view_whose_text_has_changed_is_stale_and_made_again(files, dsn,
     )
     assert main(["status", "--dsn", dsn]) == 0
     assert await conn.fetch("SELECT * FROM of_the_operator") == []
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "view"),
+    [
+        ("tags", "coalesce(t.usage_count, 1)", "coalesce(t.usage_count, 7)", "ltm_tag_usage"),
+        ("memories", "    m.is_archived IS NOT TRUE\n    AND", "    AND", "ltm_stale_memories"),
+        ("analytics", "m.importance_score, 1", "m.importance_score, 7", "ltm_user_analytics"),
+    ],
+)
+def test_what_statements_share_changes_the_view_too(file, old, new, view, files):
+    before = {found.name: found.hash for found in views.views()}
+    path = files / "sql" / f"{file}.sql"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    statements.shared_blocks.cache_clear()
+    try:
+        changed = {found.name for found in views.views() if before[found.name] != found.hash}
+    finally:
+        statements.shared_blocks.cache_clear()
+    assert changed == {view}
+
+
+def test_no_placeholder_is_left_in_a_view():
+    assert not [found.name for found in views.views() if re.search(r"\$\d|\*  --", found.text)]
 
 
 async def test_a_view_that_somebody_dropped_is_stale_and_made_again(dsn, conn):

@@ -441,7 +441,7 @@ async def test_what_is_stale_is_found_by_its_rank(filled):
         "EXPLAIN (FORMAT JSON) SELECT * FROM ltm_stale_memories WHERE user_id = 5 "
         "ORDER BY importance_rank LIMIT 10"
     )
-    assert '"Index Cond": "((user_id = 5) AND (importance_rank < ' in plan
+    assert '"Index Cond": "((user_id = 5) AND (importance_rank <= ' in plan
     assert '"Sort"' not in plan
 
 

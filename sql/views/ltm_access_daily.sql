@@ -11,7 +11,7 @@ SELECT
     count(*) FILTER (WHERE NOT a.was_relevant) AS irrelevant
 FROM ltm_memory_access AS a
 INNER JOIN ltm_memories AS m ON a.user_id = m.user_id AND a.memory_id = m.id
-WHERE m.expires_at IS NULL OR m.expires_at > now()
+WHERE ltm_is_current(m.expires_at, now())
 GROUP BY a.user_id, a.access_timestamp::date;
 
 COMMENT ON VIEW ltm_access_daily IS

@@ -20,7 +20,7 @@ FROM (
         max(c.created_at) AS created_at
     FROM ltm_contexts AS c
     INNER JOIN ltm_memories AS m ON c.user_id = m.user_id AND c.memory_id = m.id
-    WHERE m.expires_at IS NULL OR m.expires_at > now()
+    WHERE ltm_is_current(m.expires_at, now())
     GROUP BY c.user_id, c.context_type, c.context_key, c.context_value
 ) AS v
 GROUP BY v.user_id, v.context_type, v.context_key;

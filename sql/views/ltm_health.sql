@@ -88,13 +88,7 @@ both_sides AS (
         'ltm_memory_relationships',
         array(
             SELECT DISTINCT e.id
-            FROM
-                jsonb_array_elements_text(
-                    CASE jsonb_typeof(m.related_memory_ids)
-                        WHEN 'array' THEN m.related_memory_ids
-                        ELSE '[]'
-                    END
-                ) AS e (id)
+            FROM jsonb_array_elements_text(ltm_as_array(m.related_memory_ids)) AS e (id)
             ORDER BY e.id
         ),
         coalesce(r.names, '{}')

@@ -26,7 +26,7 @@ CROSS JOIN
             )
             / 1440.0::double precision AS time_points
     ) AS p
-WHERE m.expires_at IS NULL OR m.expires_at > now();
+WHERE ltm_is_current(m.expires_at, now());
 
 COMMENT ON VIEW ltm_importance_breakdown IS
 'Why memories are as important as they are: four terms in points, see ltm_importance_rank.';

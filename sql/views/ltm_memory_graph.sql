@@ -14,8 +14,8 @@ FROM ltm_memory_relationships AS r
 INNER JOIN ltm_memories AS s ON r.user_id = s.user_id AND r.source_memory_id = s.id
 INNER JOIN ltm_memories AS t ON r.user_id = t.user_id AND r.target_memory_id = t.id
 WHERE
-    (s.expires_at IS NULL OR s.expires_at > now())
-    AND (t.expires_at IS NULL OR t.expires_at > now());
+    ltm_is_current(s.expires_at, now())
+    AND ltm_is_current(t.expires_at, now());
 
 COMMENT ON VIEW ltm_memory_graph IS
 'The relationships with what they connect. Around one memory: WHERE user_id = ... AND '

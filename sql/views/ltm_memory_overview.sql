@@ -25,7 +25,7 @@ SELECT
         WHERE
             r.user_id = m.user_id
             AND r.source_memory_id = m.id
-            AND (o.expires_at IS NULL OR o.expires_at > now())
+            AND ltm_is_current(o.expires_at, now())
     ) AS outgoing,
     (
         SELECT count(*)
@@ -34,7 +34,7 @@ SELECT
         WHERE
             r.user_id = m.user_id
             AND r.target_memory_id = m.id
-            AND (o.expires_at IS NULL OR o.expires_at > now())
+            AND ltm_is_current(o.expires_at, now())
     ) AS incoming,
     (
         SELECT count(*)
@@ -46,7 +46,7 @@ SELECT
     m.source_id,
     m.is_archived IS TRUE AS is_archived
 FROM ltm_memories AS m
-WHERE m.expires_at IS NULL OR m.expires_at > now();
+WHERE ltm_is_current(m.expires_at, now());
 
 COMMENT ON VIEW ltm_memory_overview IS
 'The memories of a user at a glance, archived ones too. WHERE NOT is_archived ORDER BY '

@@ -11,7 +11,7 @@ SELECT
 FROM ltm_memories AS m
 WHERE
     m.is_archived IS NOT TRUE
-    AND (m.expires_at IS NULL OR m.expires_at > now())
+    AND ltm_is_current(m.expires_at, now())
     AND (m.access_count IS NULL OR m.access_count = 0)
     AND m.last_accessed IS NULL;
 

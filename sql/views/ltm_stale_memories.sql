@@ -1,4 +1,4 @@
--- The bound as a rank, for the index of ranks.
+-- given: as_of = now(), below = 2
 CREATE OR REPLACE VIEW ltm_stale_memories WITH (security_invoker = TRUE) AS
 SELECT
     m.user_id,
@@ -10,10 +10,8 @@ SELECT
     timezone('utc', coalesce(m.last_accessed, m.created_at)) AS last_used
 FROM ltm_memories AS m
 WHERE
-    m.is_archived IS NOT TRUE
-    AND (m.expires_at IS NULL OR m.expires_at > now())
-    AND m.importance_rank
-    < 2 * 1440 + ltm_importance_rank(1, 0.5, 0, timezone('utc', now()), NULL);
+    TRUE  -- conditions: stale
+    AND ltm_is_current(m.expires_at, now());
 
 COMMENT ON VIEW ltm_stale_memories IS
 'What has sunk below a dynamic importance of 2: what archive_stale(db, user, below=2) would '

@@ -19,11 +19,11 @@ CROSS JOIN
             AND o.id < m.id
             AND ltm_normalized_content(o.content) = ltm_normalized_content(m.content)
             AND o.is_archived IS NOT TRUE
-            AND (o.expires_at IS NULL OR o.expires_at > now())
+            AND ltm_is_current(o.expires_at, now())
         ORDER BY o.id
         LIMIT 1
     ) AS f
-WHERE m.is_archived IS NOT TRUE AND (m.expires_at IS NULL OR m.expires_at > now());
+WHERE m.is_archived IS NOT TRUE AND ltm_is_current(m.expires_at, now());
 
 COMMENT ON VIEW ltm_suspected_duplicates IS
 'The memories that say what an earlier one of the user says, but for letter case and white space; '

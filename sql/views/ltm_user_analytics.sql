@@ -1,3 +1,4 @@
+-- given: as_of = now()
 CREATE OR REPLACE VIEW ltm_user_analytics WITH (security_invoker = TRUE) AS
 SELECT
     m.user_id,
@@ -6,11 +7,8 @@ SELECT
         FROM ltm_external_users AS u
         WHERE u.user_id = m.user_id
     ) AS external_id,
-    count(*) AS total_memories,
-    count(*) FILTER (WHERE m.is_archived) AS archived_memories,
+    m.*,  -- columns: totals
     count(*) FILTER (WHERE coalesce(m.access_count, 0) > 0) AS accessed_memories,
-    avg(coalesce(m.importance_score, 1))::double precision AS average_importance,
-    avg(ltm_dynamic_importance(m.importance_rank, now())) AS average_dynamic_importance,
     sum(coalesce(m.access_count, 0))::bigint AS accesses,
     (
         SELECT count(*)
@@ -21,7 +19,7 @@ SELECT
     timezone('utc', max(m.created_at)) AS last_created_at,
     timezone('utc', max(m.last_accessed)) AS last_accessed
 FROM ltm_memories AS m
-WHERE m.expires_at IS NULL OR m.expires_at > now()
+WHERE ltm_is_current(m.expires_at, now())
 GROUP BY m.user_id;
 
 COMMENT ON VIEW ltm_user_analytics IS
