@@ -203,6 +203,15 @@ def details(
     return sorted(json.dumps({c: row[c] for c in columns}, sort_keys=True) for row in rows)
 
 
+async def test_a_database_that_was_rolled_back_is_adopted_too(old, empty):
+    migrate.apply(empty)
+    migrate.rollback(empty, everything=True)
+    await old.execute(originals.level_1())
+    await originals.fill(old, 9)
+    assert migrate.apply(empty) == migration_ids()
+    assert migrate.status(empty) == (migration_ids(), [], [])
+
+
 @pytest.mark.parametrize("shape", ["L1", "L2"])
 async def test_what_is_written_between_the_steps_is_there_in_the_end(
     shape, old, empty, monkeypatch

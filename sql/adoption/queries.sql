@@ -161,6 +161,15 @@ UNION ALL
 SELECT 'the database is not in UTF8'
 WHERE current_setting('server_encoding') <> 'UTF8';
 
+-- name: old_notes(home text) :many
+-- The commands that drop what the migrator noted in a schema where no migration is applied any more.
+SELECT format('DROP TABLE %I.%I', $1::text, c.relname) AS command
+FROM pg_class AS c
+WHERE
+    c.relnamespace = quote_ident($1::text)::regnamespace
+    AND c.relkind = 'r'
+    AND c.relname ~ '^ltm_migration';
+
 -- name: has_unique_id(home text, table_name text) :one
 -- Whether a key forbids two rows of one id.
 SELECT count(*) > 0

@@ -118,6 +118,8 @@ def _look(a: Adoption) -> None:
     if before := applied_ids(a.session):  # an attempt of a version that knew no adoption
         run_migrations(a.dsn, a.locked, before[::-1], "rollback", a.report)
     with a.session.transaction():
+        for (command,) in a.ask("old_notes", a.home):  # the new tables bring their own
+            a.session.execute(command)
         a.run("CREATE SCHEMA ltm_adoption")
         a.run("CREATE SCHEMA ltm_next")
         a.look_from("ltm_adoption")
