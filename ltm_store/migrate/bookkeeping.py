@@ -21,16 +21,16 @@ class Made(NamedTuple):
     oid: int
 
 
-def ask(session: Session, name: str, *arguments: object) -> list[Any]:
-    """The rows of a query of sql/bookkeeping/queries.sql."""
-    statement = statements("sql/bookkeeping")[name]
-    cursor = psycopg.RawCursor(session).execute(statement.shape(()).sql, arguments)
+def ask(session: Session, name: str, **arguments: object) -> list[Any]:
+    """The rows of a query of sql/migrate."""
+    statement = statements("sql/migrate")[name]
+    cursor = psycopg.RawCursor(session).execute(*statement.bind(arguments))
     return [] if statement.kind == "exec" else cursor.fetchall()
 
 
 def make_tables(session: Session) -> None:
     """Make the tables of the bookkeeping where they are not there yet."""
-    file = resource_dir("sql") / "bookkeeping" / "tables.sql"
+    file = resource_dir("sql") / "migrate" / "tables.sql"
     session.execute(file.read_text(encoding="utf-8"))
 
 
@@ -46,9 +46,13 @@ def note_objects(session: Session, migration_id: str, before: set[Made]) -> None
     was missing before and after stays noted, and so missed.
     """
     after = found_objects(session)
-    ask(session, "forget_objects", *_columns({m[:3] for m in before} - {m[:3] for m in after}))
-    ask(session, "note_objects", migration_id, *_columns({m[:3] for m in after - before}))
+    dropped = {found[:3] for found in before} - {found[:3] for found in after}
+    ask(session, "forget_objects", **_columns(dropped))
+    made = {found[:3] for found in after - before}
+    ask(session, "note_objects", migration_id=migration_id, **_columns(made))
 
 
-def _columns(objects: set[tuple[str, str, str]]) -> list[list[str]]:
-    return [[found[n] for found in sorted(objects)] for n in range(3)]
+def _columns(objects: set[tuple[str, str, str]]) -> dict[str, list[str]]:
+    kinds = [kind for kind, _, _ in objects]
+    tables = [table for _, table, _ in objects]
+    return {"kinds": kinds, "table_names": tables, "names": [name for _, _, name in objects]}

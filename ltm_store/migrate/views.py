@@ -16,7 +16,6 @@ from hashlib import sha256
 from typing import Final, NamedTuple
 
 import psycopg
-from psycopg import sql
 from psycopg.errors import (
     DeadlockDetected,
     DependentObjectsStillExist,
@@ -157,19 +156,19 @@ def _make(session: Session, view: View) -> list[Right]:
         with session.transaction():
             session.execute(view.text.encode())
     except InvalidTableDefinition:  # other columns
-        readers = [name for (name,) in ask(session, "readers", view.name)]
+        readers = [name for (name,) in ask(session, "readers", view_name=view.name)]
         rights = _drop(session, readers)
         session.execute(view.text.encode())
-    ask(session, "note_view", view.name, view.hash)
+    ask(session, "note_view", view_name=view.name, hash=view.hash)
     return rights
 
 
 def _drop(session: Session, names: list[str]) -> list[Right]:
-    rights = [Right(*row) for row in ask(session, "view_rights", names)]
+    rights = [Right(*row) for row in ask(session, "view_rights", names=names)]
     if names:
-        listed = sql.SQL(", ").join(map(sql.Identifier, names))
-        session.execute(sql.SQL("DROP VIEW IF EXISTS {}").format(listed))
-        ask(session, "forget_views", names)
+        ((command,),) = ask(session, "dropping", names=names)
+        session.execute(command.encode())
+        ask(session, "forget_views", names=names)
     return rights
 
 
@@ -178,7 +177,7 @@ def _in_short_transaction(session: Session, work: Callable[[], None], report: Re
     for attempt in range(1, runner.ATTEMPTS + 1):
         try:
             with session.transaction():
-                ask(session, "begin_work", runner.LOCK_TIMEOUT)
+                ask(session, "begin_work", lock_timeout=runner.LOCK_TIMEOUT)
                 work()
         except (LockNotAvailable, DeadlockDetected):
             report(f"a view is in use (try {attempt} of {runner.ATTEMPTS})")

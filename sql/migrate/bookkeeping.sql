@@ -1,4 +1,4 @@
--- What the migrator asks about indexes, foreign keys and views of the schema that is first in search_path.
+-- What the migrator notes of views, indexes and foreign keys in the first schema of search_path.
 
 -- name: found_objects() :many
 -- The indexes and foreign keys of our tables that are there.
@@ -71,7 +71,7 @@ SELECT
 FROM ltm_migration_views AS v
 ORDER BY v.name;
 
--- name: note_view(name text, hash text) :exec
+-- name: note_view(view_name text, hash text) :exec
 -- Note that a view is made.
 INSERT INTO ltm_migration_views (name, hash, applied_at)
 VALUES ($1, $2, now())
@@ -88,7 +88,7 @@ SELECT
     set_config('search_path', quote_ident(current_schema()), TRUE) AS search_path,
     set_config('lock_timeout', $1, TRUE) AS lock_timeout;
 
--- name: readers(name text) :many
+-- name: readers(view_name text) :many
 -- A view with those of ours that read it, directly or through others.
 WITH RECURSIVE ours AS (
     SELECT
@@ -122,6 +122,11 @@ readers AS (
 SELECT r.relname AS name
 FROM readers AS r
 ORDER BY r.relname;
+
+-- name: dropping(names text[]) :one
+-- The command that drops views.
+SELECT format('DROP VIEW IF EXISTS %s', string_agg(quote_ident(v.name), ', ')) AS command
+FROM unnest($1::text[]) AS v (name);
 
 -- name: view_rights(names text[]) :many
 -- The commands that give the rights again that others have on views.
