@@ -96,9 +96,7 @@ def status(as_json: JsonOption = False, dsn: DsnOption = None) -> None:
 
     applied, pending, stale = migrations.status(resolved_dsn(dsn))
     if as_json:
-        print_json(
-            {"applied": list(applied), "pending": list(pending), "stale_views": list(stale)}
-        )
+        print_json({"applied": list(applied), "pending": list(pending), "stale_views": list(stale)})
     else:
         for word, names in (("applied", applied), ("pending", pending), ("stale", stale)):
             for name in names:
