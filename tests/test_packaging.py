@@ -109,14 +109,21 @@ asyncio.run(main())
 """
 
 
+SCRIPT = "from ltm_store.cli.__main__ import main; main()"
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [
         (("-c", CONNECT), 0, "no database: pass a DSN, set LTM_DATABASE_URL, or install "),
         (("-m", "ltm_store.migrate"), 1, "failed: install ltm_store[migrate], which brings "),
         (("-c", "from ltm_store import migrate"), 1, "failed: install ltm_store[migrate], which "),
-        (("-c", "from ltm_store.cli import app"), 1, "failed: install ltm_store[cli], which "),
-        (("-m", "ltm_store.cli"), 1, "failed: install ltm_store[cli], which "),
+        (
+            ("-c", SCRIPT),
+            1,
+            "failed: the command line needs an extra: pip install 'ltm_store[cli]'",
+        ),
+        (("-m", "ltm_store.cli"), 1, "failed: the command line needs an extra: pip install "),
     ],
     ids=["connect", "migrate", "import migrate", "ltm-store", "cli"],
 )
