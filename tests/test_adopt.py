@@ -248,33 +248,38 @@ async def test_what_is_written_between_the_steps_is_there_in_the_end(
     assert await old.fetchval("SELECT bool_and(convalidated) FROM pg_constraint")
 
 
-KILLED = """
-import os, signal, sys
-from ltm_store import migrate
-from ltm_store.migrate.adoption import copying, progress, session
-copying.BATCH_ROWS = session.BATCH_ROWS = 7
-done, move = session.Adoption.done, progress.Bar.move
-def killed(self, step):
-    done(self, step)
-    if step == sys.argv[2]:
-        os.kill(os.getpid(), signal.SIGKILL)
-def killed_inside(self, steps):
-    move(self, steps)
-    if sys.argv[2] == "copying" and self._done > 20:
-        os.kill(os.getpid(), signal.SIGKILL)
-session.Adoption.done, progress.Bar.move = killed, killed_inside
-migrate.apply(sys.argv[1])
-"""
+class Stopped(BaseException):
+    """Ends a run; to the server it is as if the process had been killed."""
+
+
+def stop_at(patch: pytest.MonkeyPatch, step: str) -> None:
+    done, move = session.Adoption.done, progress.Bar.move
+
+    def stopped(adoption, name):
+        done(adoption, name)
+        if name == step:
+            raise Stopped
+
+    def stopped_inside(bar, steps):
+        move(bar, steps)
+        if step == "copying" and bar._done > 20:
+            raise Stopped
+
+    patch.setattr(session.Adoption, "done", stopped)
+    patch.setattr(progress.Bar, "move", stopped_inside)
 
 
 @pytest.mark.parametrize("step", [*adopt.STEPS, "copying"])
-async def test_a_run_killed_at_a_step_is_taken_up_again(step, old, empty, fresh_catalog):
-    """Killed before the step's transaction commits; at the last step after all is done."""
+async def test_a_run_stopped_at_a_step_is_taken_up_again(step, old, empty, fresh_catalog):
+    """Stopped before the step's transaction commits; at the last step after all is done."""
     await old.execute(originals.level_1())
     await originals.fill(old)
     before = await everything(old)
-    killed = subprocess.run([sys.executable, "-c", KILLED, empty, step], check=False, timeout=100)
-    assert killed.returncode == -signal.SIGKILL
+    with pytest.MonkeyPatch.context() as patch:
+        small_batches(patch, 7)
+        stop_at(patch, step)
+        with pytest.raises(Stopped):
+            migrate.apply(empty)
     await old_writes(old, 7)
     migrate.apply(empty)
     after = await everything(old)
@@ -283,6 +288,27 @@ async def test_a_run_killed_at_a_step_is_taken_up_again(step, old, empty, fresh_
     tags = [row["tag_name"] for row in after["ltm_memory_tags"].values() if row["memory_id"] == 61]
     assert "tea" in tags
     assert not await old.fetchval("SELECT to_regclass('ltm_memories_adoption_id')")
+
+
+async def test_a_run_killed_while_it_copies_is_taken_up_again(old, empty):
+    await old.execute(originals.level_1())
+    await originals.fill(old)
+    before = await rows(old, "ltm_memories")
+    program = [sys.executable, "-c", KILLED, empty]
+    killed = await asyncio.to_thread(subprocess.run, program, check=False, timeout=100)
+    assert killed.returncode == -signal.SIGKILL
+    assert migrate.apply(empty) == migration_ids()
+    assert (await rows(old, "ltm_memories")).keys() == before.keys()
+
+
+KILLED = """
+import os, signal, sys
+from ltm_store import migrate
+from ltm_store.migrate.adoption import copying, progress
+copying.BATCH_ROWS = 7
+progress.Bar.move = lambda bar, steps: os.kill(os.getpid(), signal.SIGKILL)
+migrate.apply(sys.argv[1])
+"""
 
 
 STRANGE = {

@@ -138,13 +138,6 @@ class Adoption:
             name for name in ORIGINALS if self.value("relation", home=schema, name=name) is not None
         ]
 
-    def columns(self, table: str) -> dict[str, str]:
-        """The columns of an original table with their types; none without the table."""
-        return {
-            name: written
-            for name, _, written in self.ask("columns", home=self.schema, table_name=table)
-        }
-
     def check_foreign_key(self, table: str, name: str) -> None:
         """Check the rows that are there, without keeping anybody from writing."""
         self.with_short_lock(
