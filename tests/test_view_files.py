@@ -198,8 +198,8 @@ async def test_several_processes_make_the_views_once(files, dsn, conn):
 
 
 async def test_a_view_in_use_is_asked_for_again(files, dsn, conn, monkeypatch):
-    monkeypatch.setattr(runner, "LOCK_TIMEOUT", "20ms")
-    monkeypatch.setattr(runner, "POLL", 0.001)
+    monkeypatch.setattr(runner, "TABLE_LOCK_MILLISECONDS", 20)
+    monkeypatch.setattr(runner, "POLL_SECONDS", 0.001)
     edit(files, OVERVIEW, "'Number of the memory.'", "'The number.'")
     lines: list[str] = []
     async with conn.transaction():

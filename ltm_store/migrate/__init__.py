@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+try:
+    import psycopg  # noqa: F401
+    import yoyo  # noqa: F401
+except ImportError:
+    raise SystemExit("failed: install ltm_store[migrate], which brings yoyo and psycopg") from None
+
 from ltm_store.db.resources import migration_ids
-from ltm_store.migrate.adoption import adopt, way_back
+from ltm_store.migrate.adoption import adopt, reconcile, survey, way_back
 from ltm_store.migrate.runner import (
     MigrationFailed,
     Report,
@@ -37,7 +43,7 @@ def apply(dsn: str, report: Report = lambda line: None) -> list[str]:
     """
     with connected(dsn) as connection, migration_lock(connection, report):
         before = applied_ids(connection)
-        if adopt.wanted(connection):
+        if survey.wanted(connection):
             adopt.adopt(dsn, connection, report)
         applied = applied_ids(connection)
         pending = [name for name in migration_ids() if name not in applied]
@@ -57,7 +63,7 @@ def rollback(
     """
     with connected(dsn) as connection, migration_lock(connection, report):
         applied = applied_ids(connection)
-        if adopt.under_way(connection):
+        if survey.under_way(connection):
             if not everything:
                 raise MigrationFailed(
                     "these tables were adopted: only everything goes back (rollback --all), "
@@ -81,20 +87,21 @@ def rollback(
 def optional(
     dsn: str, name: str, *, undo: bool = False, report: Report = lambda line: None
 ) -> None:
-    """Take an optional step, or undo it. Raises MigrationFailed."""
+    """Run an optional step, or undo it. Raises MigrationFailed."""
     with connected(dsn) as connection, migration_lock(connection, report):
         if name == "finish_adoption" and not undo:
-            adopt.reconcile_mirrors(connection, report, everything=True)
+            reconcile.reconcile_mirrors(connection, report, everything=True)
         run_optional(connection, name, undo=undo)
 
 
 def reconcile_mirrors(dsn: str, report: Report = lambda line: None) -> None:
-    """Bring tags, relationships and contexts in step while the old program still writes one side.
+    """Bring tags, relationships and contexts in step with the memories' own columns.
 
-    Raises MigrationFailed.
+    For the time in which the original application still writes one side only. Raises
+    MigrationFailed.
     """
     with connected(dsn) as connection, migration_lock(connection, report):
-        adopt.reconcile_mirrors(connection, report, everything=False)
+        reconcile.reconcile_mirrors(connection, report, everything=False)
 
 
 def status(dsn: str) -> Status:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
-import psycopg
+from typing import NamedTuple
 
 from ltm_store.db.resources import resource_dir
-from ltm_store.db.statements import statements
-
-Session = psycopg.Connection[Any]
+from ltm_store.migrate.ask import Session, ask
 
 
 class Made(NamedTuple):
@@ -19,13 +15,6 @@ class Made(NamedTuple):
     table_name: str
     name: str
     oid: int
-
-
-def ask(session: Session, name: str, **arguments: object) -> list[Any]:
-    """The rows of a query of sql/migrate."""
-    statement = statements("sql/migrate")[name]
-    cursor = psycopg.RawCursor(session).execute(*statement.bind(arguments))
-    return [] if statement.kind == "exec" else cursor.fetchall()
 
 
 def make_tables(session: Session) -> None:

@@ -29,7 +29,8 @@ from psycopg.errors import (
 from ltm_store.db.resources import resource_dir
 from ltm_store.db.statements import with_shared
 from ltm_store.migrate import runner
-from ltm_store.migrate.bookkeeping import Session, ask, make_tables
+from ltm_store.migrate.ask import Session, ask
+from ltm_store.migrate.bookkeeping import make_tables
 from ltm_store.migrate.runner import MigrationFailed, Report, first_line
 
 _COMMENT_OR_STRING: Final = re.compile(r"--.*|'(?:[^']|'')*'")
@@ -177,11 +178,11 @@ def _in_short_transaction(session: Session, work: Callable[[], None], report: Re
     for attempt in range(1, runner.ATTEMPTS + 1):
         try:
             with session.transaction():
-                ask(session, "begin_work", lock_timeout=runner.LOCK_TIMEOUT)
+                ask(session, "begin_work", milliseconds=runner.TABLE_LOCK_MILLISECONDS)
                 work()
         except (LockNotAvailable, DeadlockDetected):
             report(f"a view is in use (try {attempt} of {runner.ATTEMPTS})")
-            time.sleep(runner.POLL * attempt)
+            time.sleep(runner.POLL_SECONDS * attempt)
         except DependentObjectsStillExist as error:
             others = "; ".join((error.diag.message_detail or first_line(error)).splitlines())
             raise MigrationFailed(

@@ -82,11 +82,11 @@ ON CONFLICT (name) DO UPDATE SET hash = excluded.hash, applied_at = excluded.app
 DELETE FROM ltm_migration_views AS v
 WHERE v.name = any($1::text[]);
 
--- name: begin_work(lock_timeout text) :one
+-- name: begin_work(milliseconds bigint) :one
 -- Wait so long for a lock, and find names in the first schema alone, until the transaction ends.
 SELECT
     set_config('search_path', quote_ident(current_schema()), TRUE) AS search_path,
-    set_config('lock_timeout', $1, TRUE) AS lock_timeout;
+    set_config('lock_timeout', $1::bigint::text, TRUE) AS lock_timeout;
 
 -- name: readers(view_name text) :many
 -- A view with those of ours that read it, directly or through others.
