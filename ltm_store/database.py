@@ -395,9 +395,7 @@ def connect(
     Opening raises Unavailable when the server cannot be reached, SchemaOutdated when it lacks
     migrations (unless check_schema is false).
     """
-    found = (
-        dsns.normalise(dsn) if dsn else dsns.from_environment("LTM_DATABASE_URL", "DATABASE_URL")
-    )
+    found = dsns.normalise(dsn) if dsn else dsns.from_environment()
     return Database(
         found,
         access_tracking=access_tracking,

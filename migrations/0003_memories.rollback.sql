@@ -1,3 +1,7 @@
+DROP FUNCTION ltm_tag_names(jsonb);
+
+DROP FUNCTION ltm_summary(text);
+
 DROP TABLE ltm_memories;
 
 DROP TABLE ltm_external_users;

@@ -289,3 +289,28 @@ CREATE INDEX ltm_memories_search_terms_gin
 ON ltm_memories USING gin (ltm_search_terms(user_id, search_vector)) WITH (fastupdate = off);
 COMMENT ON INDEX ltm_memories_search_terms_gin IS
 'The memories of one user that hold a word, without a look at other users'' words.';
+
+CREATE FUNCTION ltm_summary(content text)
+RETURNS text
+LANGUAGE sql
+IMMUTABLE
+PARALLEL SAFE
+RETURN regexp_replace(left(content, 80), '\s+', ' ', 'g');
+
+COMMENT ON FUNCTION ltm_summary(text) IS
+'The first 80 characters of a content, on one line.';
+
+CREATE FUNCTION ltm_tag_names(tags jsonb)
+RETURNS text[]
+LANGUAGE sql
+IMMUTABLE
+PARALLEL SAFE
+RETURN CASE
+    WHEN jsonb_typeof(tags) = 'array'
+        THEN array(SELECT t.tag FROM jsonb_array_elements_text(tags) AS t (tag))
+    WHEN tags #>> '{}' IS NULL THEN '{}'
+    ELSE ARRAY[tags #>> '{}']
+END;
+
+COMMENT ON FUNCTION ltm_tag_names(jsonb) IS
+'The tags of a memory as they are written; what is no array is one tag, as for get_memory.';

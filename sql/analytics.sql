@@ -1,5 +1,14 @@
 -- Figures over all memories of a user.
 
+-- columns: totals(as_of timestamptz)
+-- A user's memories in four figures.
+SELECT
+    count(*) AS total_memories,
+    count(*) FILTER (WHERE m.is_archived) AS archived_memories,
+    avg(coalesce(m.importance_score, 1))::double precision AS average_importance,
+    avg(ltm_dynamic_importance(m.importance_rank, :as_of)) AS average_dynamic_importance
+FROM ltm_memories AS m;
+
 -- name: get_analytics(user_id bigint, as_of timestamptz, row_limit bigint) :one Analytics
 -- Totals, distributions, averages and rankings in one pass over the user's memories.
 -- memories reads them once, without their contents; totals, types, categories, tags and months are made
@@ -13,7 +22,7 @@ WITH memories AS MATERIALIZED (
         m.tags,
         coalesce(m.memory_type, 'unknown') AS memory_type,
         coalesce(m.category, 'unknown') AS category,
-        coalesce(m.importance_score, 1) AS importance_score,
+        m.importance_score,
         coalesce(m.access_count, 0) AS access_count,
         date_trunc('month', m.created_at) AS month
     FROM ltm_memories AS m
@@ -22,10 +31,7 @@ WITH memories AS MATERIALIZED (
 
 totals AS (
     SELECT
-        count(*) AS total_memories,
-        count(*) FILTER (WHERE m.is_archived) AS archived_memories,
-        avg(m.importance_score)::double precision AS average_importance,
-        avg(ltm_dynamic_importance(m.importance_rank, $2)) AS average_dynamic_importance
+        m.*  -- columns: totals
     FROM memories AS m
 ),
 

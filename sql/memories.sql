@@ -327,6 +327,19 @@ RETURNING
     m.context_data::text AS enhanced_context,
     ltm_dynamic_importance(m.importance_rank, $3) AS dynamic_importance;
 
+-- conditions: stale(as_of timestamptz, below double precision)
+-- The memories whose dynamic importance is below a bound; as a rank too, for the index of ranks.
+SELECT m.id
+FROM ltm_memories AS m
+WHERE
+    m.is_archived IS NOT TRUE
+    AND m.importance_rank
+    <= ceil(
+        1440 * :below::double precision
+        + ltm_importance_rank(1, 0.5, 0, timezone('utc', :as_of::timestamptz), NULL)
+    )::integer
+    AND ltm_dynamic_importance(m.importance_rank, :as_of) < :below;
+
 -- name: archive_stale(
 --     user_id bigint, as_of timestamptz, below double precision, now timestamptz, row_limit bigint
 -- ) :many Memory
@@ -336,15 +349,8 @@ WITH stale AS MATERIALIZED (
     FROM ltm_memories AS m
     WHERE
         m.user_id = $1
-        AND m.is_archived IS NOT TRUE
+        AND TRUE  -- conditions: stale
         AND ltm_is_current(m.expires_at, $4)
-        -- The bound as a rank, for the index of ranks.
-        AND m.importance_rank
-        <= ceil(
-            1440 * $3::double precision
-            + ltm_importance_rank(1, 0.5, 0, timezone('utc', $2::timestamptz), NULL)
-        )::integer
-        AND ltm_dynamic_importance(m.importance_rank, $2) < $3
     ORDER BY m.importance_rank ASC, m.id ASC
     LIMIT $5
 ),

@@ -205,30 +205,45 @@ respelt AS (
 
 SELECT count(*) AS renamed FROM respelt;
 
+-- columns: tag_use
+-- How one spelling and category of a tag is used. First by these, which takes no sorting.
+SELECT
+    e.tag,
+    coalesce(t.tag_category, 'general') AS tag_category,
+    count(*) AS memories,
+    sum(coalesce(t.usage_count, 1)) AS uses,
+    sum(coalesce(t.tag_importance, 1)) AS importance,
+    sum(coalesce(t.tag_confidence, 1)) AS confidence,
+    min(coalesce(t.first_used, m.created_at)) AS first_used,
+    max(coalesce(t.last_used, m.created_at)) AS last_used
+FROM ltm_memories AS m
+CROSS JOIN LATERAL jsonb_array_elements_text(m.tags) AS e (tag)
+CROSS JOIN ltm_memory_tags AS t
+GROUP BY e.tag, coalesce(t.tag_category, 'general');
+
+-- columns: tag_usage
+-- How a tag is used in all its spellings and categories.
+SELECT
+    (array_agg(m.tag ORDER BY m.memories DESC, m.tag ASC))[1] AS tag_name,
+    sum(m.memories)::bigint AS memory_count,
+    sum(m.uses)::bigint AS usage_count,
+    (array_agg(m.tag_category ORDER BY m.memories DESC, m.tag_category ASC))[1] AS tag_category,
+    sum(m.importance) / sum(m.memories)::double precision AS tag_importance,
+    sum(m.confidence) / sum(m.memories)::double precision AS tag_confidence,
+    timezone('utc', min(m.first_used)) AS first_used,
+    timezone('utc', max(m.last_used)) AS last_used
+FROM uses AS m
+GROUP BY lower(m.tag);
+
 -- name: list_tags(
 --     user_id bigint, as_of timestamptz, tag_category text, row_limit bigint, memory_id bigint
 -- ) :many Tag
 -- The tags of a user's memories, or of one of them, the most frequent first.
--- First by spelling and category, which takes no sorting.
 SELECT
-    (array_agg(x.tag ORDER BY x.memories DESC, x.tag ASC))[1] AS tag_name,
-    sum(x.memories)::bigint AS memory_count,
-    sum(x.uses)::bigint AS usage_count,
-    (array_agg(x.tag_category ORDER BY x.memories DESC, x.tag_category ASC))[1] AS tag_category,
-    sum(x.importance) / sum(x.memories)::double precision AS tag_importance,
-    sum(x.confidence) / sum(x.memories)::double precision AS tag_confidence,
-    timezone('utc', min(x.first_used)) AS first_used,
-    timezone('utc', max(x.last_used)) AS last_used
+    x.*  -- columns: tag_usage
 FROM (
     SELECT
-        e.tag,
-        coalesce(t.tag_category, 'general') AS tag_category,
-        count(*) AS memories,
-        sum(coalesce(t.usage_count, 1)) AS uses,
-        sum(coalesce(t.tag_importance, 1)) AS importance,
-        sum(coalesce(t.tag_confidence, 1)) AS confidence,
-        min(coalesce(t.first_used, m.created_at)) AS first_used,
-        max(coalesce(t.last_used, m.created_at)) AS last_used
+        m.*  -- columns: tag_use
     FROM ltm_memories AS m
     CROSS JOIN
         LATERAL jsonb_array_elements_text(ltm_as_array(m.tags)) AS e (tag)

@@ -23,8 +23,7 @@ from ltm_store import (
 )
 from ltm_store.db.resources import migration_ids
 from ltm_store.db.statements import statements
-from ltm_store.migrate.adoption import adopt
-from ltm_store.migrate.adoption import tables as originals_
+from ltm_store.migrate.adoption import adopt, copying, progress, session
 from tests import originals
 from tests.catalog import fingerprint
 from tests.old_program import OldProgram
@@ -105,6 +104,7 @@ async def test_every_shape_is_adopted_with_all_its_rows(shape, old, empty, fresh
         await old.execute(originals.LOOSE_ROWS)
     before = await everything(old)
     assert migrate.apply(empty) == migration_ids()
+    assert migrate.status(empty) == (migration_ids(), [], [])
     after = await everything(old)
     report = await old.fetch("SELECT * FROM ltm_adoption_report")
     reported = {(r["table_name"], r["row_id"], r["column_name"]): r for r in report}
@@ -142,9 +142,10 @@ async def test_every_shape_is_adopted_with_all_its_rows(shape, old, empty, fresh
     assert await check_health(old) == []
 
 
-def test_every_query_of_adoption_is_used():
-    code = "".join(path.read_text() for path in Path(adopt.__file__).parent.glob("*.py"))
-    assert [name for name in statements("sql/adoption") if code.count(f'"{name}"') == 0] == []
+def test_every_statement_of_migrate_is_used():
+    code = "".join(path.read_text() for path in Path(migrate.__file__).parent.rglob("*.py"))
+    names = [*statements("sql/adoption"), *statements("sql/migrate")]
+    assert [name for name in names if code.count(f'"{name}"') == 0] == []
 
 
 async def old_writes(connection: asyncpg.Connection, step: int) -> None:
@@ -190,6 +191,12 @@ def run_up_to(patch: pytest.MonkeyPatch, last: str) -> None:
     kept = names[: names.index(last) + 1]
     patch.setattr(adopt, "STEPS", {name: adopt.STEPS[name] for name in kept})
     patch.setattr(migrate, "run_migrations", lambda *_: None)
+    patch.setattr(migrate, "apply_views", lambda *_: None)
+
+
+def small_batches(patch: pytest.MonkeyPatch, rows: int) -> None:
+    patch.setattr(copying, "BATCH_ROWS", rows)
+    patch.setattr(session, "BATCH_ROWS", rows)
 
 
 def details(
@@ -201,12 +208,21 @@ def details(
     return sorted(json.dumps({c: row[c] for c in columns}, sort_keys=True) for row in rows)
 
 
+async def test_a_database_that_was_rolled_back_is_adopted_too(old, empty):
+    migrate.apply(empty)
+    migrate.rollback(empty, everything=True)
+    await old.execute(originals.level_1())
+    await originals.fill(old, 9)
+    assert migrate.apply(empty) == migration_ids()
+    assert migrate.status(empty) == (migration_ids(), [], [])
+
+
 @pytest.mark.parametrize("shape", ["L1", "L2"])
 async def test_what_is_written_between_the_steps_is_there_in_the_end(
     shape, old, empty, monkeypatch
 ):
     """A twin that nobody adopts gets the same rows and the same writes."""
-    monkeypatch.setattr(originals_, "BATCH", 7)
+    small_batches(monkeypatch, 7)
     await old.execute("CREATE SCHEMA twin")
     twin = await asyncpg.connect(empty, server_settings={"search_path": "twin"})
     for connection in (old, twin):
@@ -243,33 +259,38 @@ async def test_what_is_written_between_the_steps_is_there_in_the_end(
     assert await old.fetchval("SELECT bool_and(convalidated) FROM pg_constraint")
 
 
-KILLED = """
-import os, signal, sys
-from ltm_store import migrate
-from ltm_store.migrate.adoption import tables as originals
-originals.BATCH = 7
-done, progress = originals.Adoption.done, originals.Bar.move
-def killed(self, step):
-    done(self, step)
-    if step == sys.argv[2]:
-        os.kill(os.getpid(), signal.SIGKILL)
-def killed_inside(self, steps):
-    progress(self, steps)
-    if sys.argv[2] == "copying" and self._done > 20:
-        os.kill(os.getpid(), signal.SIGKILL)
-originals.Adoption.done, originals.Bar.move = killed, killed_inside
-migrate.apply(sys.argv[1])
-"""
+class Stopped(BaseException):
+    """Ends a run; to the server it is as if the process had been killed."""
+
+
+def stop_at(patch: pytest.MonkeyPatch, step: str) -> None:
+    done, move = session.Adoption.done, progress.Bar.move
+
+    def stopped(adoption, name):
+        done(adoption, name)
+        if name == step:
+            raise Stopped
+
+    def stopped_inside(bar, steps):
+        move(bar, steps)
+        if step == "copying" and bar._done > 20:
+            raise Stopped
+
+    patch.setattr(session.Adoption, "done", stopped)
+    patch.setattr(progress.Bar, "move", stopped_inside)
 
 
 @pytest.mark.parametrize("step", [*adopt.STEPS, "copying"])
-async def test_a_run_killed_at_a_step_is_taken_up_again(step, old, empty, fresh_catalog):
-    """Killed before the step's transaction commits; at the last step after all is done."""
+async def test_a_run_stopped_at_a_step_is_taken_up_again(step, old, empty, fresh_catalog):
+    """Stopped before the step's transaction commits; at the last step after all is done."""
     await old.execute(originals.level_1())
     await originals.fill(old)
     before = await everything(old)
-    killed = subprocess.run([sys.executable, "-c", KILLED, empty, step], check=False, timeout=100)
-    assert killed.returncode == -signal.SIGKILL
+    with pytest.MonkeyPatch.context() as patch:
+        small_batches(patch, 7)
+        stop_at(patch, step)
+        with pytest.raises(Stopped):
+            migrate.apply(empty)
     await old_writes(old, 7)
     migrate.apply(empty)
     after = await everything(old)
@@ -278,6 +299,27 @@ async def test_a_run_killed_at_a_step_is_taken_up_again(step, old, empty, fresh_
     tags = [row["tag_name"] for row in after["ltm_memory_tags"].values() if row["memory_id"] == 61]
     assert "tea" in tags
     assert not await old.fetchval("SELECT to_regclass('ltm_memories_adoption_id')")
+
+
+async def test_a_run_killed_while_it_copies_is_taken_up_again(old, empty):
+    await old.execute(originals.level_1())
+    await originals.fill(old)
+    before = await rows(old, "ltm_memories")
+    program = [sys.executable, "-c", KILLED, empty]
+    killed = await asyncio.to_thread(subprocess.run, program, check=False, timeout=100)
+    assert killed.returncode == -signal.SIGKILL
+    assert migrate.apply(empty) == migration_ids()
+    assert (await rows(old, "ltm_memories")).keys() == before.keys()
+
+
+KILLED = """
+import os, signal, sys
+from ltm_store import migrate
+from ltm_store.migrate.adoption import copying, progress
+copying.BATCH_ROWS = 7
+progress.Bar.move = lambda bar, steps: os.kill(os.getpid(), signal.SIGKILL)
+migrate.apply(sys.argv[1])
+"""
 
 
 STRANGE = {
@@ -432,13 +474,13 @@ async def test_rights_and_owners_stay(old, empty):
 
 
 async def test_tables_in_use_are_waited_for_and_the_adoption_goes_on(old, empty, monkeypatch):
-    monkeypatch.setattr(originals_, "LOCK_TIMEOUT", "10ms")
-    monkeypatch.setattr(originals_, "PAUSE", 0.001)
-    monkeypatch.setattr(originals_, "ATTEMPTS", 20)
+    monkeypatch.setattr(session, "LOCK_WAIT", "10ms")
+    monkeypatch.setattr(session, "PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(session, "LOCK_ATTEMPTS", 20)
     await old.execute(originals.L0)
     await originals.fill(old, 9)
     with pytest.MonkeyPatch.context() as patch:
-        run_up_to(patch, "checked")
+        run_up_to(patch, "compare")
         migrate.apply(empty)
     reader = await asyncpg.connect(empty)
     reports: list[str] = []
@@ -454,20 +496,20 @@ async def test_tables_in_use_are_waited_for_and_the_adoption_goes_on(old, empty,
 async def test_a_far_session_holds_the_locks_for_few_round_trips(old, empty, monkeypatch):
     await old.execute(originals.level_1())
     await originals.fill(old, 9)
-    lock, alone = originals_.Adoption.lock, originals_.Adoption.with_short_lock
+    lock, alone = session.Adoption.lock, session.Adoption.with_short_lock
     held = {"before": 0}
     async with wire(empty) as proxy:
 
-        def locked(adoption, tables, mode="ACCESS EXCLUSIVE"):
+        def locked(adoption, tables, statement="lock_tables"):
             held["before"] = proxy.round_trips
-            lock(adoption, tables, mode)
+            lock(adoption, tables, statement)
 
         def done(adoption, work, what, before=None):
             alone(adoption, work, what, before)
             held[what] = proxy.round_trips - held["before"]
 
-        monkeypatch.setattr(originals_.Adoption, "lock", locked)
-        monkeypatch.setattr(originals_.Adoption, "with_short_lock", done)
+        monkeypatch.setattr(session.Adoption, "lock", locked)
+        monkeypatch.setattr(session.Adoption, "with_short_lock", done)
         await asyncio.to_thread(migrate.apply, proxy.dsn)
         await asyncio.to_thread(migrate.rollback, proxy.dsn, everything=True)
     assert held["the swap"] <= 15
@@ -479,14 +521,14 @@ async def test_what_is_written_until_the_locks_are_held_is_carried_over_and_back
 ):
     await old.execute(originals.level_1())
     await originals.fill(old, 9)
-    lock = originals_.Adoption.lock
+    lock = session.Adoption.lock
 
-    def locked(adoption, tables, mode="ACCESS EXCLUSIVE"):
+    def locked(adoption, tables, statement="lock_tables"):
         with psycopg.connect(empty, autocommit=True) as other:
             other.execute("INSERT INTO ltm_memories (user_id, content, tags) VALUES (1, 'x', '[]')")
-        lock(adoption, tables, mode)
+        lock(adoption, tables, statement)
 
-    monkeypatch.setattr(originals_.Adoption, "lock", locked)
+    monkeypatch.setattr(session.Adoption, "lock", locked)
     migrate.apply(empty)
     assert await old.fetchval("SELECT count(*) FROM ltm_memories") == 9 + 2
     migrate.rollback(empty, everything=True)
@@ -554,7 +596,7 @@ async def test_the_way_back_before_the_swap_leaves_the_original_as_it_was(old, e
     await originals.fill(old)
     before = await fingerprint(old)
     with pytest.MonkeyPatch.context() as patch:
-        run_up_to(patch, "copied")
+        run_up_to(patch, "copy_rows")
         migrate.apply(empty)
     migrate.rollback(empty, everything=True)
     assert await fingerprint(old) == before
@@ -628,11 +670,11 @@ async def test_the_original_program_reads_and_writes_before_and_after(old, empty
 
 
 @pytest.mark.parametrize("shape", ["L1", "L2"])
-async def test_an_end_that_goes_away_before_it_is_copied_leaves_no_link(
+async def test_an_end_that_goes_away_before_it_is_copied_leaves_no_relationship(
     shape, old, empty, monkeypatch
 ):
     """The copy of a memory that speaks of it has been made by then."""
-    monkeypatch.setattr(originals_, "BATCH", 10)
+    small_batches(monkeypatch, 10)
     await old.execute(SHAPES[shape])
     await originals.fill(old)
     await old.execute(
@@ -645,7 +687,7 @@ async def test_an_end_that_goes_away_before_it_is_copied_leaves_no_link(
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(originals_.Bar, "move", stopped)
+        patch.setattr(progress.Bar, "move", stopped)
         with pytest.raises(KeyboardInterrupt):
             migrate.apply(empty)
     gone = {
@@ -737,7 +779,7 @@ async def test_details_that_the_program_writes_after_the_swap_are_not_there_befo
     await old.execute(originals.level_1())
     await originals.fill(old)
     with pytest.MonkeyPatch.context() as patch:
-        run_up_to(patch, "watched")
+        run_up_to(patch, "watch_originals")
         migrate.apply(empty)
     memory = await old.fetchval(
         "INSERT INTO ltm_memories (user_id, content, tags, related_memory_ids) "

@@ -373,11 +373,12 @@ async def test_migrate_and_status(empty):
     assert cli("status", code=1).splitlines() == [f"pending  {name}" for name in migration_ids()]
     cli("search", "x", "--user", "1", code=1)
     assert "pending migrations: " in cli.stderr
-    assert cli.json("status", code=1) == [{"applied": [], "pending": migration_ids()}]
+    pending = {"applied": [], "pending": migration_ids(), "stale_views": []}
+    assert cli.json("status", code=1) == [pending]
     assert cli("migrate").splitlines()[-1] == f"{len(migration_ids())} applied"
     assert cli("migrate") == "nothing to apply, the schema is current\n"
     assert cli.json("migrate") == [{"applied": []}]
-    assert cli.json("status") == [{"applied": migration_ids(), "pending": []}]
+    assert cli.json("status") == [{"applied": migration_ids(), "pending": [], "stale_views": []}]
 
 
 @pytest.mark.parametrize(

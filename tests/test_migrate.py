@@ -5,14 +5,17 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import asyncpg
 import pytest
 
 from ltm_store import SchemaOutdated, connect, migrate
 from ltm_store.db.resources import migration_ids, resource_dir
-from ltm_store.migrate import runner
+from ltm_store.migrate import runner, views
+from ltm_store.migrate.__main__ import main
 from tests.catalog import fingerprint
 
 FOLDER = resource_dir("migrations")
@@ -27,18 +30,31 @@ async def catalog(dsn: str) -> list[str]:
         await connection.close()
 
 
-def command(*arguments: str, dsn: str | None = None) -> subprocess.CompletedProcess[str]:
-    environment = {k: v for k, v in os.environ.items() if not k.endswith("DATABASE_URL")}
-    if dsn is not None:
-        environment["DATABASE_URL"] = dsn
-    return subprocess.run(
-        [sys.executable, "-m", "ltm_store.migrate", *arguments],
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=60,
-        check=False,
-    )
+class Done(NamedTuple):
+    """How a command ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def command(capsys, monkeypatch) -> Callable[..., Done]:
+    """Runs the command line in this process, with a DSN in DATABASE_URL if any."""
+
+    def run(*arguments: str, dsn: str | None = None) -> Done:
+        monkeypatch.delenv("LTM_DATABASE_URL", raising=False)
+        monkeypatch.delenv("DATABASE_URL", raising=False)
+        if dsn is not None:
+            monkeypatch.setenv("DATABASE_URL", dsn)
+        capsys.readouterr()
+        try:
+            code = main(arguments)
+        except SystemExit as exit_:  # of argparse
+            code = int(str(exit_.code))
+        return Done(code, *capsys.readouterr())
+
+    return run
 
 
 def test_ids_are_numbered_without_gaps():
@@ -103,6 +119,7 @@ async def test_up_down_up_of_every_migration_gives_the_same_catalog(empty):
         await connection.close()
         with runner.connected(empty) as session:
             runner.run_migrations(empty, session, rolled_back, "apply", lambda line: None)
+            views.apply_views(session, lambda line: None, partly=True)
     assert await catalog(empty) == head
 
 
@@ -131,7 +148,7 @@ async def test_eight_processes_at_once_apply_each_migration_once(empty):
     assert [row[0] for row in logged] == migration_ids()
 
 
-async def test_a_migration_that_fails_leaves_nothing_and_says_so(empty):
+async def test_a_migration_that_fails_leaves_nothing_and_says_so(command, empty):
     connection = await asyncpg.connect(empty)
     await connection.execute("CREATE TABLE ltm_contexts (id integer)")
     done = command(dsn=empty)
@@ -161,10 +178,10 @@ async def test_a_migration_killed_before_it_is_noted_is_undone_and_taken_again(e
 
 
 async def test_a_table_in_use_is_asked_for_again(empty, monkeypatch):
-    monkeypatch.setattr(runner, "LOCK_TIMEOUT", "20ms")
-    monkeypatch.setattr(runner, "POLL", 0.001)
+    monkeypatch.setattr(runner, "TABLE_LOCK_MILLISECONDS", 20)
+    monkeypatch.setattr(runner, "POLL_SECONDS", 0.001)
     migrate.apply(empty)
-    before, last = migration_ids()[-2:]
+    before, last = "0006_accesses", "0007_tags"
     migrate.rollback(empty, to=before)
     reports: list[str] = []
     blocker = await asyncpg.connect(empty)
@@ -176,7 +193,7 @@ async def test_a_table_in_use_is_asked_for_again(empty, monkeypatch):
     await transaction.rollback()
     await blocker.close()
     assert reports[0].startswith(f"{last} waits for a table that is in use")
-    assert migrate.apply(empty) == [last]
+    assert migrate.apply(empty)[0] == last
 
 
 async def test_migrations_of_another_library_in_the_schema_are_not_taken_for_ours(empty):
@@ -212,7 +229,7 @@ async def test_a_schema_in_front_gets_tables_of_its_own(empty):
     await connection.close()
 
 
-async def test_status_tells_what_is_pending_by_its_exit_code(empty):
+async def test_status_tells_what_is_pending_by_its_exit_code(command, empty):
     before = command("status", dsn=empty)
     assert (before.returncode, before.stdout.count("pending")) == (1, len(migration_ids()))
     assert command(dsn=empty).returncode == 0
@@ -222,7 +239,7 @@ async def test_status_tells_what_is_pending_by_its_exit_code(empty):
     assert again.startswith("nothing to apply, the schema is current (ltm_test_")
 
 
-def test_an_optional_step_says_why_it_failed(dsn):
+def test_an_optional_step_says_why_it_failed(command, dsn):
     done = command("finish_adoption", dsn=dsn)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
@@ -230,7 +247,21 @@ def test_an_optional_step_says_why_it_failed(dsn):
     )
 
 
-def test_wrong_usage_and_a_missing_server_have_their_exit_codes():
+async def test_the_module_runs_and_takes_the_first_variable(empty):
+    environment = {**os.environ, "LTM_DATABASE_URL": empty, "DATABASE_URL": "postgresql://x@y:1/z"}
+    done = subprocess.run(
+        [sys.executable, "-m", "ltm_store.migrate", "status"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout.splitlines() == [f"pending  {name}" for name in migration_ids()]
+
+
+def test_wrong_usage_and_a_missing_server_have_their_exit_codes(command):
     assert command("no_such_command", dsn="postgresql://x").returncode == 2
     missing = command("status", dsn="postgresql+asyncpg://nobody@127.0.0.1:1/none")
     assert missing.returncode == 1
@@ -238,7 +269,7 @@ def test_wrong_usage_and_a_missing_server_have_their_exit_codes():
     assert missing.stderr.count("\n") == 1
 
 
-def test_a_dsn_that_cannot_be_read_is_not_repeated():
+def test_a_dsn_that_cannot_be_read_is_not_repeated(command):
     done = command("status", "--dsn", "postgresq://u:secret@h/db")
     assert done.returncode == 1
     assert done.stderr.startswith("failed: this is not a DSN")

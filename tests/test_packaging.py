@@ -7,9 +7,11 @@ import sysconfig
 import tarfile
 import venv
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from ltm_store.db.resources import migration_ids, resource_dir
 
@@ -47,16 +49,13 @@ def built(tmp_path_factory) -> Path:
 def test_the_wheel_and_the_sdist_carry_the_statements_and_migrations(built):
     (wheel,), (sdist,) = built.glob("*.whl"), built.glob("*.tar.gz")
     inside = set(zipfile.ZipFile(wheel).namelist())
-    wanted = {f"sql/{path.name}" for path in resource_dir("sql").glob("*.sql")}
-    wanted |= {f"sql/adoption/{path.name}" for path in resource_dir("sql").glob("adoption/*.sql")}
-    wanted |= {
-        f"migrations/optional/{path.name}"
-        for path in resource_dir("migrations").glob("optional/*.sql")
+    wanted = {
+        path.relative_to(ROOT).as_posix()
+        for folder in ("sql", "migrations")
+        for path in resource_dir(folder).rglob("*")
+        if path.is_file()
     }
-    assert "sql/adoption/repairs.sql" in wanted
-    wanted.add("sql/menu.psql")
-    for name in migration_ids():
-        wanted |= {f"migrations/{name}.sql", f"migrations/{name}.rollback.sql"}
+    assert {"sql/menu.psql", "sql/adoption/repairs.sql", "sql/migrate/queries.sql"} < wanted
     assert {f"ltm_store/{name}" for name in wanted | {"py.typed", "cli/demo.jsonl"}} <= inside
     assert not {name for name in inside if name.startswith(("tests", "sql", "migrations"))}
     with tarfile.open(sdist) as archive:
@@ -64,25 +63,93 @@ def test_the_wheel_and_the_sdist_carry_the_statements_and_migrations(built):
     assert wanted | {"pyproject.toml", "LICENSE", "README.md"} <= names
 
 
-async def test_the_wheel_migrates_and_serves_in_an_environment_of_its_own(built, empty, tmp_path):
-    """Only the wheel is installed anew; what it depends on is lent by this environment."""
-    (wheel,) = built.glob("*.whl")
-    home = tmp_path / "env"
-    venv.create(home, with_pip=False, symlinks=True)
-    python = home / "bin" / "python"
+def environment(folder: Path, wheel: Path) -> tuple[str, Path]:
+    """The Python and the packages of a new environment in which only the wheel is installed."""
+    venv.create(folder, with_pip=False, symlinks=True)
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    packages = home / "lib" / version / "site-packages"
+    packages = folder / "lib" / version / "site-packages"
     run(
         *(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile"),
         *("--target", str(packages), str(wheel)),
+        cwd=folder,
+    )
+    return str(folder / "bin" / "python"), packages
+
+
+@pytest.fixture(scope="module")
+def bare(built, tmp_path_factory) -> Path:
+    """A Python with the wheel and what it requires, without extras."""
+    (wheel,) = built.glob("*.whl")
+    python, packages = environment(tmp_path_factory.mktemp("bare") / "env", wheel)
+    pending, required = ["asyncpg", "pydantic"], set[str]()
+    while pending:
+        distribution = metadata.distribution(pending.pop())
+        if distribution.name not in required:
+            required.add(distribution.name)
+            for text in distribution.requires or ():
+                requirement = Requirement(text)
+                if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                    pending.append(requirement.name)
+            for top in {file.parts[0] for file in distribution.files or ()} - {".."}:
+                source = Path(str(distribution.locate_file(top)))
+                if source.exists() and not (packages / top).exists():
+                    (packages / top).symlink_to(source)
+    return Path(python)
+
+
+CONNECT = """
+import asyncio
+from ltm_store import LtmError, connect
+async def main():
+    try:
+        await connect()
+    except LtmError as error:
+        print(error)
+asyncio.run(main())
+"""
+
+
+SCRIPT = "from ltm_store.cli.__main__ import main; main()"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (("-c", CONNECT), 0, "no database: pass a DSN, set LTM_DATABASE_URL, or install "),
+        (("-m", "ltm_store.migrate"), 1, "failed: install ltm_store[migrate], which brings "),
+        (("-c", "from ltm_store import migrate"), 1, "failed: install ltm_store[migrate], which "),
+        (
+            ("-c", SCRIPT),
+            1,
+            "failed: the command line needs an extra: pip install 'ltm_store[cli]'",
+        ),
+        (("-m", "ltm_store.cli"), 1, "failed: the command line needs an extra: pip install "),
+    ],
+    ids=["connect", "migrate", "import migrate", "ltm-store", "cli"],
+)
+def test_without_extras_one_sentence_names_the_extra(bare, tmp_path, arguments, code, sentence):
+    done = subprocess.run(
+        [str(bare), *arguments],
         cwd=tmp_path,
+        env={"HOME": str(tmp_path), "PYTHONNOUSERSITE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
+    assert done.returncode == code, done.stderr
+    (line,) = (done.stdout + done.stderr).splitlines()
+    assert line.startswith(sentence)
+
+
+async def test_the_wheel_migrates_and_serves_in_an_environment_of_its_own(built, empty, tmp_path):
+    """Only the wheel is installed anew; what it depends on is lent by this environment."""
+    (wheel,) = built.glob("*.whl")
+    python, packages = environment(tmp_path / "env", wheel)
     (packages / "lent.pth").write_text(sysconfig.get_paths()["purelib"] + os.linesep)
-    output = run(str(python), "-I", "-c", PROGRAM, empty, cwd=tmp_path)
+    output = run(python, "-I", "-c", PROGRAM, empty, cwd=tmp_path)
     assert output == "['served from the wheel']\n"
-    status = run(
-        str(python), "-I", "-m", "ltm_store.migrate", "status", "--dsn", empty, cwd=tmp_path
-    )
+    status = run(python, "-I", "-m", "ltm_store.migrate", "status", "--dsn", empty, cwd=tmp_path)
     assert status.count("applied") == len(migration_ids())
     page = tmp_path / "alice.html"
     for verb, shown in (
@@ -96,6 +163,6 @@ async def test_the_wheel_migrates_and_serves_in_an_environment_of_its_own(built,
         (("adoption-report",), "nothing was repaired"),
         (("migrate",), "nothing to apply"),
     ):
-        command = (str(python), "-I", "-m", "ltm_store.cli", *verb, "--dsn", empty)
+        command = (python, "-I", "-m", "ltm_store.cli", *verb, "--dsn", empty)
         assert shown in run(*command, cwd=tmp_path)
     assert "Memories of alice" in page.read_text(encoding="utf-8")

@@ -131,7 +131,7 @@ def resolved_dsn(given: str | None) -> str:
     """The DSN that connect() would take, for what connects by itself."""
     if given:
         return dsns.normalise(given)
-    return dsns.from_environment("LTM_DATABASE_URL", "DATABASE_URL") or embedded.start()
+    return dsns.from_environment() or embedded.start()
 
 
 def json_text(value: object, stream: TextIO | None = None) -> str:

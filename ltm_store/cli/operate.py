@@ -91,18 +91,19 @@ def migrate(as_json: JsonOption = False, dsn: DsnOption = None) -> None:
 
 @command("status", "status")
 def status(as_json: JsonOption = False, dsn: DsnOption = None) -> None:
-    """Tell which migrations are applied; exit 1 when some are pending."""
+    """Tell which migrations are applied; exit 1 when some are pending, or views are stale."""
     from ltm_store import migrate as migrations
 
-    applied, pending = migrations.status(resolved_dsn(dsn))
+    applied, pending, stale = migrations.status(resolved_dsn(dsn))
     if as_json:
-        print_json({"applied": list(applied), "pending": list(pending)})
+        print_json({"applied": list(applied), "pending": list(pending), "stale_views": list(stale)})
     else:
-        for word, names in (("applied", applied), ("pending", pending)):
+        for word, names in (("applied", applied), ("pending", pending), ("stale", stale)):
             for name in names:
-                typer.echo(f"{word}  {name}")
-    if pending:
-        raise failed(f"{len(pending)} pending, run: ltm-store migrate")
+                typer.echo(f"{word:7}  {name}")
+    if pending or stale:
+        what = f"{len(pending)} pending, {len(stale)} views stale"
+        raise failed(f"{what}, run: ltm-store migrate")
 
 
 @command("psql", "psql")

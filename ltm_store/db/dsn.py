@@ -11,9 +11,9 @@ def normalise(dsn: str) -> str:
     return _DRIVER.sub("postgresql://", dsn, count=1)
 
 
-def from_environment(*names: str) -> str | None:
-    """The DSN in the first of these variables that is set, or None."""
-    for name in names:
+def from_environment() -> str | None:
+    """The DSN in LTM_DATABASE_URL, else in DATABASE_URL, else None."""
+    for name in ("LTM_DATABASE_URL", "DATABASE_URL"):
         if value := os.environ.get(name):
             return normalise(value)
     return None

@@ -284,6 +284,17 @@ def shared_blocks() -> dict[str, Shared]:
     return dict(_shared(block) for _, block in _blocks("sql") if not block.startswith("-- name: "))
 
 
+def with_shared(text: str, given: Mapping[str, str]) -> str:
+    """A text that is no statement, such as a view's, with its shared blocks in place.
+
+    `given` are their parameters as SQL.
+    """
+    expanded = _Text("", shared_blocks())
+    lines = [new for line in text.splitlines() for new in expanded.expanded(line)]
+    names = [name for name, _ in expanded.parameters]
+    return _PLACEHOLDER.sub(lambda match: given[names[int(match[1]) - 1]], "\n".join(lines))
+
+
 @cache
 def statements(folder: str = "sql") -> dict[str, Statement]:
     """Every statement of the files of a folder by its name."""

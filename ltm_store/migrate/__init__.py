@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+try:
+    import psycopg  # noqa: F401
+    import yoyo  # noqa: F401
+except ImportError:
+    raise SystemExit("failed: install ltm_store[migrate], which brings yoyo and psycopg") from None
+
 from ltm_store.db.resources import migration_ids
-from ltm_store.migrate.adoption import adopt, way_back
+from ltm_store.migrate.adoption import adopt, reconcile, survey, way_back
 from ltm_store.migrate.runner import (
     MigrationFailed,
     Report,
@@ -15,28 +21,34 @@ from ltm_store.migrate.runner import (
     run_migrations,
     run_optional,
 )
+from ltm_store.migrate.views import apply_views, drop_views, stale_views
 
 
 class Status(NamedTuple):
-    """The ids of what is applied and of what is not, each in the order of application."""
+    """The ids of what is applied and of what is not, each in the order of application.
+
+    And the names of the views that are not as this version makes them.
+    """
 
     applied: list[str]
     pending: list[str]
+    stale_views: list[str]
 
 
 def apply(dsn: str, report: Report = lambda line: None) -> list[str]:
     """Apply every pending migration and return their ids; safe to run in several processes at once.
 
-    Where the original application's tables are, they are adopted: see adopt. `report` gets a line
-    after each step. Raises MigrationFailed.
+    Then the views are made whose text has changed. Where the original application's tables are,
+    they are adopted: see adopt. `report` gets a line after each step. Raises MigrationFailed.
     """
     with connected(dsn) as connection, migration_lock(connection, report):
         before = applied_ids(connection)
-        if adopt.wanted(connection):
+        if survey.wanted(connection):
             adopt.adopt(dsn, connection, report)
         applied = applied_ids(connection)
         pending = [name for name in migration_ids() if name not in applied]
         run_migrations(dsn, connection, pending, "apply", report)
+        apply_views(connection, report)
     return [name for name in migration_ids() if name not in before]
 
 
@@ -45,12 +57,13 @@ def rollback(
 ) -> list[str]:
     """Roll back the last migration, those after the id `to`, or everything; return their ids.
 
-    Everything means the original application's tables where those were adopted and it is not
+    The views are dropped first; those that the remaining schema bears are made again. Everything
+    means the original application's tables where those were adopted and it is not
     finished. Raises MigrationFailed, also when `to` is not applied.
     """
     with connected(dsn) as connection, migration_lock(connection, report):
         applied = applied_ids(connection)
-        if adopt.under_way(connection):
+        if survey.under_way(connection):
             if not everything:
                 raise MigrationFailed(
                     "these tables were adopted: only everything goes back (rollback --all), "
@@ -62,31 +75,38 @@ def rollback(
             raise MigrationFailed(f"{to} is not applied")
         last = [name for name in applied if to is None or name > to][::-1]
         chosen = last if everything or to is not None else last[:1]
-        run_migrations(dsn, connection, chosen, "rollback", report)
+        if chosen:
+            rights = drop_views(connection, report)
+            try:
+                run_migrations(dsn, connection, chosen, "rollback", report)
+            finally:
+                apply_views(connection, report, rights, partly=True)
     return chosen
 
 
 def optional(
     dsn: str, name: str, *, undo: bool = False, report: Report = lambda line: None
 ) -> None:
-    """Take an optional step, or undo it. Raises MigrationFailed."""
+    """Run an optional step, or undo it. Raises MigrationFailed."""
     with connected(dsn) as connection, migration_lock(connection, report):
         if name == "finish_adoption" and not undo:
-            adopt.reconcile_mirrors(connection, report, everything=True)
+            reconcile.reconcile_mirrors(connection, report, everything=True)
         run_optional(connection, name, undo=undo)
 
 
 def reconcile_mirrors(dsn: str, report: Report = lambda line: None) -> None:
-    """Bring tags, relationships and contexts in step while the old program still writes one side.
+    """Bring tags, relationships and contexts in step with the memories' own columns.
 
-    Raises MigrationFailed.
+    For the time in which the original application still writes one side only. Raises
+    MigrationFailed.
     """
     with connected(dsn) as connection, migration_lock(connection, report):
-        adopt.reconcile_mirrors(connection, report, everything=False)
+        reconcile.reconcile_mirrors(connection, report, everything=False)
 
 
 def status(dsn: str) -> Status:
-    """What is applied and what is pending. Reads only. Raises MigrationFailed."""
+    """What is applied, pending and stale. Reads only. Raises MigrationFailed."""
     with connected(dsn) as connection:
         applied = applied_ids(connection)
-    return Status(applied, [name for name in migration_ids() if name not in applied])
+        stale = stale_views(connection)
+    return Status(applied, [name for name in migration_ids() if name not in applied], stale)

@@ -23,14 +23,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m ltm_store.migrate", description="Apply the schema of ltm_store."
     )
-    parser.add_argument("--dsn", help="the database; else DATABASE_URL, else LTM_DATABASE_URL")
+    parser.add_argument(
+        "--dsn",
+        help="the database; else LTM_DATABASE_URL, else DATABASE_URL, else the embedded server",
+    )
     parser.set_defaults(command="apply")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, meaning in (
         ("apply", "apply what is pending (the default)"),
         ("rollback", "roll back the last migration, dropping its tables with their rows"),
         ("status", "tell what is applied and what is pending"),
-        ("reconcile_mirrors", "after an adoption: complete what the old program wrote on one side"),
+        (
+            "reconcile_mirrors",
+            "after an adoption: complete what the original application wrote on one side",
+        ),
     ):
         command = commands.add_parser(name, help=meaning)
         command.add_argument("--dsn", default=argparse.SUPPRESS)
@@ -47,19 +53,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         dsn = (
             dsns.normalise(arguments.dsn)
             if arguments.dsn
-            else dsns.from_environment("DATABASE_URL", "LTM_DATABASE_URL") or embedded.start()
+            else dsns.from_environment() or embedded.start()
         )
         match arguments.command:
             case "rollback":
                 done = rollback(dsn, to=arguments.to, everything=arguments.all, report=_say)
                 _say(f"{len(done)} rolled back" if done else "nothing to roll back")
             case "status":
-                applied, pending = status(dsn)
-                for name in applied:
-                    _say(f"applied  {name}")
-                for name in pending:
-                    _say(f"pending  {name}")
-                return 1 if pending else 0
+                applied, pending, stale = status(dsn)
+                for word, names in (("applied", applied), ("pending", pending), ("stale", stale)):
+                    for name in names:
+                        _say(f"{word:7}  {name}")
+                return 1 if pending or stale else 0
             case "reconcile_mirrors":
                 reconcile_mirrors(dsn, report=_say)
             case name if name in optional_steps():

@@ -17,11 +17,7 @@ from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
-try:
-    import psycopg
-    import yoyo  # noqa: F401
-except ImportError:
-    raise SystemExit("failed: install ltm_store[migrate], which brings yoyo and psycopg") from None
+import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.errors import DeadlockDetected, LockNotAvailable
 from yoyo import read_migrations
@@ -30,14 +26,16 @@ from yoyo.migrations import Migration
 
 from ltm_store.db.resources import resource_dir
 from ltm_store.errors import LtmError
+from ltm_store.migrate.ask import Session, ask, value
+from ltm_store.migrate.bookkeeping import found_objects, make_tables, note_objects
 
 Direction = Literal["apply", "rollback"]
 Report = Callable[[str], None]
 
 LOCK_KEY: Final = 0x6C746D5F73746F72  # "ltm_stor"
-LOCK_WAIT: Final = 600.0  # seconds to wait for another process that migrates
-POLL: Final = 0.1  # seconds
-LOCK_TIMEOUT: Final = "2s"  # for a table; other programs queue behind the one that waits
+LOCK_WAIT_SECONDS: Final = 600.0  # for another process that migrates
+POLL_SECONDS: Final = 0.1
+TABLE_LOCK_MILLISECONDS: Final = 2_000  # other programs queue behind the one that waits
 ATTEMPTS: Final = 10
 
 
@@ -45,20 +43,10 @@ class MigrationFailed(LtmError):
     """A migration could not be applied or rolled back. What it had done is undone."""
 
 
-def _unhurried(session: psycopg.Connection[Any]) -> psycopg.Connection[Any]:
-    """A session that takes as long as it takes, whatever is set for those of an application."""
-    settings = {
-        "statement_timeout": "0",
-        "idle_session_timeout": "0",
-        "standard_conforming_strings": "on",
-        "extra_float_digits": "1",
-        "datestyle": "ISO",
-        "jit": "off",  # compiling takes longer than what is compiled, and locks are held meanwhile
-    }
-    if session.info.server_version >= 170000:
-        settings["transaction_timeout"] = "0"
-    for name, value in settings.items():
-        session.execute(f"SET {name} = {value}")
+def _unhurried(session: Session) -> Session:
+    """A session without the time limits that are set for those of an application."""
+    ask(session, "disable_statement_timeout")
+    ask(session, "set_session")
     return session
 
 
@@ -69,9 +57,9 @@ class _Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]
     version_table = "ltm_migration_version"
     before_commit: Callable[[], None] | None = None
 
-    def connect(self, dburi: str) -> psycopg.Connection[Any]:
+    def connect(self, dburi: str) -> Session:
         connection = _unhurried(psycopg.connect(dburi, autocommit=True))
-        connection.execute("SELECT set_config('lock_timeout', %s, false)", [LOCK_TIMEOUT])
+        ask(connection, "set_lock_timeout", milliseconds=TABLE_LOCK_MILLISECONDS)
         return connection
 
     @contextmanager
@@ -79,8 +67,7 @@ class _Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]
         yield  # the advisory lock is held
 
     def list_tables(self, **_: object) -> list[str]:
-        rows = self.execute("SELECT tablename FROM pg_tables WHERE schemaname = current_schema()")
-        return [row[0] for row in rows.fetchall()]
+        return [name for (name,) in ask(self.connection, "tables")]
 
     def commit(self) -> None:
         if self.before_commit is not None:
@@ -107,9 +94,11 @@ class _Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]
         def note() -> None:
             (backend.mark_one if direction == "apply" else backend.unmark_one)(migration, log=False)
             backend.log_migration(migration, direction)
+            note_objects(backend.connection, migration.id, before)
 
         migration.load()
         with self.copy() as backend:
+            before = found_objects(backend.connection)
             if migration.use_transactions:
                 backend.before_commit = note
             migration.process_steps(backend, direction)
@@ -123,7 +112,7 @@ def first_line(error: psycopg.Error) -> str:
 
 
 @contextmanager
-def connected(dsn: str) -> Iterator[psycopg.Connection[Any]]:
+def connected(dsn: str) -> Iterator[Session]:
     """A session in autocommit. Raises MigrationFailed, which never holds the password."""
     try:
         connection = _unhurried(psycopg.connect(dsn, autocommit=True))
@@ -144,36 +133,30 @@ def place(dsn: str) -> str:
     return f"{parts.get('dbname') or 'the default database'} at {parts.get('host') or 'localhost'}"
 
 
-def applied_ids(connection: psycopg.Connection[Any]) -> list[str]:
+def applied_ids(connection: Session) -> list[str]:
     """The ids that are applied in the first schema of the search_path, not in one behind it."""
-    table = "SELECT to_regclass(format('%I.ltm_migrations', current_schema()))"
-    found = connection.execute(table).fetchone()
-    if found is None or found[0] is None:
+    if not value(connection, "has_migrations"):
         return []
-    rows = connection.execute("SELECT migration_id FROM ltm_migrations ORDER BY migration_id")
-    return [row[0] for row in rows.fetchall()]
+    return [name for (name,) in ask(connection, "applied_ids")]
 
 
 @contextmanager
-def migration_lock(connection: psycopg.Connection[Any], report: Report) -> Iterator[None]:
+def migration_lock(connection: Session, report: Report) -> Iterator[None]:
     """Hold the advisory lock; other processes that migrate this database wait outside."""
-    waited_until = time.monotonic() + LOCK_WAIT
+    waited_until = time.monotonic() + LOCK_WAIT_SECONDS
     told = False
-    while True:
-        row = connection.execute("SELECT pg_try_advisory_lock(%s)", [LOCK_KEY]).fetchone()
-        if row and row[0]:
-            break
+    while not value(connection, "try_lock", key=LOCK_KEY):
         if time.monotonic() > waited_until:
             raise MigrationFailed("another process has been migrating this database for too long")
         if not told:
             report("waiting for another process that migrates this database")
             told = True
-        time.sleep(POLL)
+        time.sleep(POLL_SECONDS)
     try:
         yield
     finally:
         with suppress(psycopg.Error):  # a lost session has lost the lock too
-            connection.execute("SELECT pg_advisory_unlock(%s)", [LOCK_KEY])
+            ask(connection, "unlock", key=LOCK_KEY)
 
 
 def _run_migration(
@@ -184,7 +167,7 @@ def _run_migration(
             backend.run(migration, direction)
         except (LockNotAvailable, DeadlockDetected):
             report(f"{migration.id} waits for a table that is in use (try {attempt} of {ATTEMPTS})")
-            time.sleep(POLL * attempt)
+            time.sleep(POLL_SECONDS * attempt)
         except psycopg.Error as error:
             raise MigrationFailed(f"{migration.id}: {first_line(error)}") from None
         else:
@@ -194,7 +177,7 @@ def _run_migration(
 
 def run_migrations(
     dsn: str,
-    connection: psycopg.Connection[Any],
+    connection: Session,
     names: list[str],
     direction: Direction,
     report: Report,
@@ -205,24 +188,25 @@ def run_migrations(
         raise MigrationFailed(f"{unknown[0]} belongs to a newer version of ltm_store")
     for number, name in enumerate(names, 1):
         started = time.monotonic()
-        connection.execute("SELECT 1")  # without this session the lock is gone
+        ask(connection, "ping")  # without this session the lock is gone
         with _Backend(dsn, "ltm_migrations") as backend:
             backend.ensure_internal_schema_updated()
+            make_tables(backend.connection)
             _run_migration(backend, files[name], direction, report)
         seconds = time.monotonic() - started
         report(f"[{number}/{len(names)}] {direction} {name} ({seconds:.2f} s)")
 
 
-def run_optional(connection: psycopg.Connection[Any], name: str, *, undo: bool) -> None:
+def run_optional(connection: Session, name: str, *, undo: bool) -> None:
     """Run an optional step, or what undoes it, in one transaction. Raises MigrationFailed."""
     file = resource_dir("migrations") / "optional" / f"{name}{'.undo' if undo else ''}.sql"
-    connection.execute("SELECT set_config('lock_timeout', %s, false)", [LOCK_TIMEOUT])
+    ask(connection, "set_lock_timeout", milliseconds=TABLE_LOCK_MILLISECONDS)
     for attempt in range(1, ATTEMPTS + 1):
         try:
             with connection.transaction():
                 connection.execute(file.read_text(encoding="utf-8"))
         except (LockNotAvailable, DeadlockDetected):
-            time.sleep(POLL * attempt)
+            time.sleep(POLL_SECONDS * attempt)
         except psycopg.Error as error:
             raise MigrationFailed(f"{name}: {first_line(error)}") from None
         else:

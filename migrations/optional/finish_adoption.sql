@@ -7,7 +7,7 @@ DECLARE
     name text;
 BEGIN
     SELECT DISTINCT s.home INTO STRICT home FROM ltm_adoption.steps AS s;
-    IF NOT EXISTS (SELECT 1 FROM ltm_adoption.steps AS s WHERE s.step = 'valid') THEN
+    IF NOT EXISTS (SELECT 1 FROM ltm_adoption.steps AS s WHERE s.step = 'validate') THEN
         RAISE EXCEPTION 'the adoption has not come to its end: apply goes on with it';
     END IF;
     FOREACH name IN ARRAY ARRAY[

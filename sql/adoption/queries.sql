@@ -16,6 +16,13 @@ ORDER BY s.step;
 -- Note that a step is done.
 INSERT INTO ltm_adoption.steps (step, home) VALUES ($1, $2);
 
+-- name: add_original(
+--     table_name text, view_name text, memory_key text, column_names text[], column_kinds text[]
+-- ) :exec
+-- Note how a table of the original application looks.
+INSERT INTO ltm_adoption.originals (table_name, view_name, memory_key, column_names, column_kinds)
+VALUES ($1, $2, $3, $4, $5);
+
 -- name: home() :one
 -- The schema in which new objects would be made.
 SELECT current_schema();
@@ -161,6 +168,15 @@ UNION ALL
 SELECT 'the database is not in UTF8'
 WHERE current_setting('server_encoding') <> 'UTF8';
 
+-- name: old_notes(home text) :many
+-- The commands that drop what the migrator noted in a schema where no migration is applied any more.
+SELECT format('DROP TABLE %I.%I', $1::text, c.relname) AS command
+FROM pg_class AS c
+WHERE
+    c.relnamespace = quote_ident($1::text)::regnamespace
+    AND c.relkind = 'r'
+    AND c.relname ~ '^ltm_migration';
+
 -- name: has_unique_id(home text, table_name text) :one
 -- Whether a key forbids two rows of one id.
 SELECT count(*) > 0
@@ -198,12 +214,12 @@ SELECT
 
 -- name: defer() :exec
 -- Write down the foreign keys and GIN indexes of ltm_next.
-INSERT INTO ltm_adoption.deferred (name, table_name, is_index, definition, comment)
+INSERT INTO ltm_adoption.deferred (name, table_name, is_index, command, comment)
 SELECT
     c.conname,
     t.relname,
     FALSE,
-    pg_get_constraintdef(c.oid),
+    ltm_adoption.add_foreign_key(t.relname, c.conname, pg_get_constraintdef(c.oid)),
     NULL
 FROM pg_constraint AS c
 INNER JOIN pg_class AS t ON c.conrelid = t.oid
@@ -227,7 +243,7 @@ SELECT
     d.name,
     d.table_name,
     d.is_index,
-    d.definition,
+    d.command,
     d.comment,
     to_regclass(format('ltm_next.%I', d.name)) IS NOT NULL AS is_there
 FROM ltm_adoption.deferred AS d
@@ -298,12 +314,6 @@ FROM ltm_adoption.sequences AS s
 CROSS JOIN LATERAL ltm_adoption.sequence_of($1, s.table_name) AS o (sequence)
 WHERE s.table_name = any($2::text[]) AND pg_sequence_last_value(s.sequence) IS NOT NULL;
 
--- name: mark(table_name text) :one
--- The last id at the swap.
-SELECT m.last_id
-FROM ltm_adoption.marks AS m
-WHERE m.table_name = $1;
-
 -- name: progress(kind text) :one
 -- Up to which id the first copy has come.
 SELECT p.last_id
@@ -343,15 +353,21 @@ WHERE
     c.contype = 'f'
     AND t.relnamespace = quote_ident($1::text)::regnamespace
     AND t.relname = any($2::text[])
-RETURNING table_name, name, definition, is_outward;
+RETURNING
+    table_name,
+    name,
+    ltm_adoption.add_foreign_key(table_name, name, definition),
+    is_outward,
+    definition !~ ' NOT (VALID|ENFORCED)$';
 
 -- name: foreign_keys() :many
 -- The foreign keys of the original tables.
 SELECT
     k.table_name,
     k.name,
-    k.definition,
-    k.is_outward
+    ltm_adoption.add_foreign_key(k.table_name, k.name, k.definition) AS add_command,
+    k.is_outward,
+    k.definition !~ ' NOT (VALID|ENFORCED)$' AS is_checked
 FROM ltm_adoption.foreign_keys AS k
 ORDER BY k.table_name, k.name;
 

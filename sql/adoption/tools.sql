@@ -25,11 +25,99 @@ CREATE TABLE deferred (
     name text PRIMARY KEY,
     table_name text NOT NULL,
     is_index boolean NOT NULL,
-    definition text NOT NULL,
+    command text NOT NULL,
     comment text
 );
 COMMENT ON TABLE deferred IS
 'Indexes and foreign keys of the new tables, made when they are filled.';
+
+CREATE TABLE originals (
+    table_name text PRIMARY KEY,
+    view_name text NOT NULL,
+    memory_key text NOT NULL,
+    column_names text[] NOT NULL,
+    column_kinds text[] NOT NULL
+);
+COMMENT ON TABLE originals IS
+'The tables of the original application: the end of the name of their view original_*, the column '
+'that says to which memory a row belongs, and the columns that we know.';
+
+CREATE TABLE missing_values (
+    table_name text NOT NULL,
+    column_name text NOT NULL,
+    expression text NOT NULL,
+    PRIMARY KEY (table_name, column_name)
+);
+COMMENT ON TABLE missing_values IS 'What a row has in a column that its table lacks.';
+
+INSERT INTO missing_values (table_name, column_name, expression) VALUES
+('ltm_memories', 'confidence_score', '1.0'),
+('ltm_memories', 'dynamic_importance', '1.0'),
+('ltm_memories', 'created_by', '''system'''),
+('ltm_memories', 'access_count', '0'),
+('ltm_memories', 'is_archived', 'FALSE'),
+('ltm_memories', 'last_modified', 'a_day(o.created_at::timestamp)'),
+(
+    'ltm_memories', 'related_memory_ids',
+    'SELECT jsonb_agg(DISTINCT r.target_memory_id) FROM original_relationships AS r '
+    'WHERE r.source_memory_id = o.id'
+),
+(
+    'ltm_memories', 'context_data',
+    'SELECT complete_context(NULL, jsonb_agg('
+    'jsonb_build_array(c.context_type, c.context_key, c.context_value) ORDER BY c.id)) '
+    'FROM original_contexts AS c WHERE c.memory_id = o.id HAVING count(*) > 0'
+);
+
+-- Make the view original_* of a table, with every column that we know, in one type each; without
+-- rows where there is no such table.
+CREATE FUNCTION show_original(home text, name text) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    original ltm_adoption.originals;
+    shown text;
+    source oid := to_regclass(format('%I.%I', home, name));
+BEGIN
+    SELECT o.* INTO STRICT original FROM ltm_adoption.originals AS o WHERE o.table_name = name;
+    SELECT string_agg(
+        format(
+            CASE
+                WHEN a.attname IS NULL THEN '(%3$s)::%2$s AS %1$I'
+                WHEN a.atttypid = 'jsonb'::regtype OR c.kind = 'key' OR c.kind = 'bool'
+                    THEN 'o.%1$I AS %1$I'
+                WHEN c.kind = 'json' THEN 'ltm_adoption.as_jsonb(o.%1$I::text) AS %1$I'
+                ELSE 'o.%1$I::%2$s AS %1$I'
+            END,
+            c.name,
+            CASE c.kind
+                WHEN 'key' THEN 'bigint' WHEN 'int' THEN 'bigint'
+                WHEN 'number' THEN 'double precision'
+                WHEN 'text' THEN 'text' WHEN 'json' THEN 'jsonb'
+                WHEN 'moment' THEN 'timestamp' WHEN 'bool' THEN 'boolean'
+            END,
+            coalesce(m.expression, 'NULL')
+        ), ', ' ORDER BY c.place
+    )
+    INTO shown
+    FROM unnest(original.column_names, original.column_kinds) WITH ORDINALITY AS c (name, kind, place)
+    LEFT JOIN pg_attribute AS a
+        ON a.attrelid = source AND a.attname = c.name AND a.attnum > 0 AND NOT a.attisdropped
+    LEFT JOIN ltm_adoption.missing_values AS m
+        ON m.table_name = original.table_name AND m.column_name = c.name;
+    EXECUTE format(
+        CASE WHEN source IS NULL THEN 'CREATE VIEW %I AS SELECT %s WHERE FALSE'
+            ELSE 'CREATE VIEW %I AS SELECT %s FROM %I.%I AS o' END,
+        'original_' || original.view_name, shown, home, name
+    );
+END
+$$;
+
+-- The command that makes a foreign key, checked for new rows only so far.
+CREATE FUNCTION add_foreign_key(table_name text, name text, definition text) RETURNS text
+LANGUAGE sql IMMUTABLE
+RETURN format(
+    'ALTER TABLE %I ADD CONSTRAINT %I %s NOT VALID',
+    table_name, name, regexp_replace(definition, ' NOT VALID$', '')
+);
 
 CREATE TABLE foreign_keys (
     name text NOT NULL,

@@ -1,0 +1,117 @@
+"""Looking at the original's tables before anything changes: their shape, obstacles, and room."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from psycopg.conninfo import conninfo_to_dict
+
+from ltm_store.migrate.adoption.session import Adoption, steps
+from ltm_store.migrate.adoption.tables import KEYS, KINDS, MEMORIES, NEEDED, ORIGINALS
+from ltm_store.migrate.ask import Session, value
+from ltm_store.migrate.runner import MigrationFailed, applied_ids, run_migrations
+
+
+def wanted(session: Session) -> bool:
+    """Whether the original's tables are here, or an adoption of them was begun and not ended."""
+    home = value(session, "home")
+    if home in steps(session).values():
+        return "validate" not in steps(session)
+    where = value(session, "schema_of_memories")
+    if (
+        home is None
+        or where is None
+        or any(name.endswith("_memories") for name in applied_ids(session))
+    ):
+        return False
+    if where == home:
+        return True
+    if value(session, "relation", home=where, name="ltm_migrations") is not None:
+        return False  # of another installation, which has its own schema
+    raise MigrationFailed(
+        f"{MEMORIES} stands in the schema {where}, but {home} comes first in search_path"
+    )
+
+
+def under_way(session: Session) -> bool:
+    """Whether an adoption was begun here that is not finished."""
+    return bool(steps(session))
+
+
+def survey(a: Adoption) -> None:
+    """Refuse what is not the original's before anything has changed; then begin."""
+    problems = [
+        *_strange_columns(a),
+        *(text for (text,) in a.ask("obstacles", home=a.home, tables=list(ORIGINALS))),
+    ]
+    if problems := problems or list(_impossible_rows(a)):
+        raise MigrationFailed(f"the tables cannot be adopted: {'; '.join(problems)}")
+    _look_for_room(a)
+    if before := applied_ids(a.session):  # an attempt of a version that knew no adoption
+        run_migrations(a.dsn, a.locked, before[::-1], "rollback", a.report)
+    with a.session.transaction():
+        for (command,) in a.ask("old_notes", home=a.home):  # the new tables bring their own
+            a.session.execute(command)
+        a.ask("create_schema", schema="ltm_adoption")
+        a.ask("create_schema", schema="ltm_next")
+        a.look_from("ltm_adoption")
+        a.script("tools")
+        for table, original in ORIGINALS.items():
+            a.ask(
+                "add_original",
+                table_name=table,
+                view_name=original.view,
+                memory_key=original.memory_key,
+                column_names=list(original.columns),
+                column_kinds=list(original.columns.values()),
+            )
+        a.done("survey")
+
+
+def _strange_columns(a: Adoption) -> Iterator[str]:
+    for table in a.present():
+        known = {**ORIGINALS[table].columns, "user_id": "key"}
+        columns = a.ask("columns", home=a.home, table_name=table)
+        found = [name for name, _, _ in columns]
+        for name, type_, written in columns:
+            if name not in known:
+                yield f"the column {table}.{name} is not the original's"
+            elif type_ not in KINDS[known[name]]:
+                yield f"the column {table}.{name} is of the type {written}"
+        for name in NEEDED if table == MEMORIES else KEYS:
+            if name in known and name not in found:
+                yield f"the table {table} has no column {name}"
+
+
+def _impossible_rows(a: Adoption) -> Iterator[str]:
+    for table in a.present():
+        name = (a.home, table)
+        if (
+            not a.value("has_unique_id", home=a.home, table_name=table)
+            and (number := a.value("repeated_id", table_name=name)) is not None
+        ):
+            yield f"several rows of {table} have the id {number}"
+        if a.value("has_row_without_id", table_name=name):
+            yield f"a row of {table} has no id, or a negative one"
+    if a.value("has_row_without_user", table_name=(a.home, MEMORIES)):
+        yield f"a row of {MEMORIES} has no user_id, or a negative number"
+
+
+def _look_for_room(a: Adoption) -> None:
+    need = 2 * sum(a.value("size", home=a.home, table_name=table) for table in a.present())
+    a.report(f"adopting {MEMORIES}: {_megabytes(need)} MB of room are needed beside the tables")
+    folder = a.value("data_directory")
+    host = str(conninfo_to_dict(a.dsn).get("host") or "/")
+    if folder and host.startswith("/") and Path(folder).is_dir():  # the disk is ours to look at
+        free = shutil.disk_usage(folder).free
+        if free < need:
+            raise MigrationFailed(
+                f"adoption needs {_megabytes(need)} MB of room on the server's disk, "
+                f"{_megabytes(free)} MB are free"
+            )
+
+
+def _megabytes(size: int) -> str:
+    return f"{-(-size // 1_000_000):,}"

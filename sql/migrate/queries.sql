@@ -1,0 +1,51 @@
+-- What running migrations asks the database. Run by psycopg.
+
+-- name: disable_statement_timeout() :exec
+-- Let statements take as long as they take; first, since it bounds the other settings too.
+SET statement_timeout = 0;
+
+-- name: set_session() :exec
+-- Settings that hold whatever is set for the sessions of an application.
+-- Compiling (jit) takes longer than what is compiled, and locks are held meanwhile.
+SELECT
+    set_config('idle_session_timeout', '0', FALSE),
+    set_config('standard_conforming_strings', 'on', FALSE),
+    set_config('extra_float_digits', '1', FALSE),
+    set_config('datestyle', 'ISO', FALSE),
+    set_config('jit', 'off', FALSE),
+    CASE
+        WHEN current_setting('server_version_num')::integer >= 170000
+            THEN set_config('transaction_timeout', '0', FALSE)
+    END;
+
+-- name: set_lock_timeout(milliseconds bigint) :exec
+-- How long a statement waits for a lock.
+SELECT set_config('lock_timeout', $1::bigint::text, FALSE);
+
+-- name: tables() :many
+-- The tables of the first schema of the search path.
+SELECT t.tablename
+FROM pg_tables AS t
+WHERE t.schemaname = current_schema();
+
+-- name: has_migrations() :one
+-- Whether the first schema of the search path has our table of migrations.
+SELECT to_regclass(format('%I.ltm_migrations', current_schema())) IS NOT NULL;
+
+-- name: applied_ids() :many
+-- The ids of the applied migrations.
+SELECT m.migration_id
+FROM ltm_migrations AS m
+ORDER BY m.migration_id;
+
+-- name: try_lock(key bigint) :one
+-- Take the advisory lock of those who migrate this database, if it is free.
+SELECT pg_try_advisory_lock($1);
+
+-- name: unlock(key bigint) :exec
+-- Give the advisory lock back.
+SELECT pg_advisory_unlock($1);
+
+-- name: ping() :exec
+-- Whether the session is still there.
+SELECT 1;

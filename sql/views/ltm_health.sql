@@ -1,0 +1,248 @@
+-- 1. orphans: rows of the tables whose memory is gone.
+-- 2. out_of_step: memories whose own columns (said) and whose tables of details (held) differ.
+-- 3. the schema: what the migrations made and is gone (missing), or is there and of no use (faults).
+-- A condition on user_id reaches the indexes of 1 and 2, and leaves 3 out.
+CREATE OR REPLACE VIEW ltm_health WITH (security_invoker = TRUE) AS
+WITH
+held_rows AS (
+    SELECT user_id, id, 'ltm_contexts' AS table_name, 'memory_id' AS column_name, memory_id
+    FROM ltm_contexts
+    UNION ALL
+    SELECT user_id, id, 'ltm_memory_tags', 'memory_id', memory_id
+    FROM ltm_memory_tags
+    UNION ALL
+    SELECT user_id, id, 'ltm_memory_access', 'memory_id', memory_id
+    FROM ltm_memory_access
+    UNION ALL
+    SELECT user_id, id, 'ltm_memory_relationships', 'source_memory_id', source_memory_id
+    FROM ltm_memory_relationships
+    UNION ALL
+    SELECT user_id, id, 'ltm_memory_relationships', 'target_memory_id', target_memory_id
+    FROM ltm_memory_relationships
+    UNION ALL
+    SELECT user_id, id, 'ltm_memories', 'parent_memory_id', parent_memory_id
+    FROM ltm_memories
+    WHERE parent_memory_id IS NOT NULL
+),
+
+orphans AS (
+    SELECT
+        h.user_id,
+        format('%s %s', h.table_name, h.id) AS subject,
+        format('its %s %s is no memory of this user', h.column_name, h.memory_id) AS detail
+    FROM held_rows AS h
+    LEFT JOIN ltm_memories AS m ON h.user_id = m.user_id AND h.memory_id = m.id
+    WHERE m.id IS NULL
+),
+
+tags_held AS (
+    SELECT
+        user_id,
+        memory_id,
+        array_agg(lower(tag_name) ORDER BY lower(tag_name)) AS names
+    FROM ltm_memory_tags
+    GROUP BY user_id, memory_id
+),
+
+targets_held AS (
+    SELECT
+        user_id,
+        source_memory_id,
+        array_agg(DISTINCT target_memory_id::text ORDER BY target_memory_id::text) AS names
+    FROM ltm_memory_relationships
+    GROUP BY user_id, source_memory_id
+),
+
+fields_held AS (
+    SELECT
+        user_id,
+        memory_id,
+        array_agg(
+            DISTINCT context_type || '.' || context_key
+            ORDER BY context_type || '.' || context_key
+        ) AS names
+    FROM ltm_contexts
+    WHERE context_value IS NOT NULL
+    GROUP BY user_id, memory_id
+),
+
+both_sides AS (
+    SELECT
+        m.user_id,
+        m.id,
+        'tags' AS column_name,
+        'ltm_memory_tags' AS table_name,
+        array(
+            SELECT DISTINCT lower(n.tag) AS name
+            FROM unnest(ltm_tag_names(m.tags)) AS n (tag)
+            ORDER BY name
+        ) AS said,
+        coalesce(t.names, '{}') AS held
+    FROM ltm_memories AS m
+    LEFT JOIN tags_held AS t ON m.user_id = t.user_id AND m.id = t.memory_id
+    UNION ALL
+    SELECT
+        m.user_id,
+        m.id,
+        'related_memory_ids',
+        'ltm_memory_relationships',
+        array(
+            SELECT DISTINCT e.id
+            FROM jsonb_array_elements_text(ltm_as_array(m.related_memory_ids)) AS e (id)
+            ORDER BY e.id
+        ),
+        coalesce(r.names, '{}')
+    FROM ltm_memories AS m
+    LEFT JOIN targets_held AS r ON m.user_id = r.user_id AND m.id = r.source_memory_id
+    UNION ALL
+    SELECT
+        m.user_id,
+        m.id,
+        'context_data',
+        'ltm_contexts',
+        ltm_context_fields(m.context_data),
+        coalesce(c.names, '{}')
+    FROM ltm_memories AS m
+    LEFT JOIN fields_held AS c ON m.user_id = c.user_id AND m.id = c.memory_id
+),
+
+out_of_step AS (
+    SELECT
+        column_name || '_out_of_step' AS check_name,
+        user_id,
+        format('ltm_memories %s', id) AS subject,
+        format(
+            '%s only in %s, %s only in %s',
+            (
+                SELECT count(*)
+                FROM unnest(said) AS s (name)
+                WHERE s.name <> all(held)
+            ),
+            column_name,
+            (
+                SELECT count(*)
+                FROM unnest(held) AS h (name)
+                WHERE h.name <> all(said)
+            ),
+            table_name
+        ) AS detail
+    FROM both_sides
+    WHERE said <> held
+),
+
+tables AS (
+    SELECT c.oid, c.relname
+    FROM pg_class AS c
+    WHERE
+        c.relname ~ '^ltm_'
+        AND c.relnamespace = (
+            SELECT h.relnamespace
+            FROM pg_class AS h
+            WHERE h.oid = 'ltm_memories'::regclass
+        )
+),
+
+missing AS (
+    SELECT
+        o.kind || '_missing' AS check_name,
+        o.name AS subject,
+        format('the migration %s made it on %s', o.migration_id, o.table_name) AS detail
+    FROM ltm_migration_objects AS o
+    WHERE
+        NOT EXISTS (
+            SELECT 1
+            FROM pg_index AS i
+            INNER JOIN tables AS t ON i.indrelid = t.oid
+            INNER JOIN tables AS n ON i.indexrelid = n.oid
+            WHERE o.kind = 'index' AND t.relname = o.table_name AND n.relname = o.name
+        )
+        AND NOT EXISTS (
+            SELECT 1
+            FROM pg_constraint AS c
+            INNER JOIN tables AS t ON c.conrelid = t.oid
+            WHERE
+                o.kind = 'foreign_key'
+                AND c.contype = 'f'
+                AND t.relname = o.table_name
+                AND c.conname = o.name
+        )
+    UNION ALL
+    SELECT DISTINCT
+        'migration_pending',
+        l.migration_id,
+        'python -m ltm_store.migrate applies it'
+    FROM ltm_migration_log AS l
+    WHERE
+        NOT EXISTS (
+            SELECT 1
+            FROM ltm_migrations AS a
+            WHERE a.migration_id = l.migration_id
+        )
+),
+
+faults AS (
+    SELECT
+        'constraint_not_validated' AS check_name,
+        c.conname::text AS subject,
+        format('rows of %s may break it: VALIDATE CONSTRAINT tells', t.relname) AS detail
+    FROM pg_constraint AS c
+    INNER JOIN tables AS t ON c.conrelid = t.oid
+    WHERE
+        NOT c.convalidated
+        AND (c.confrelid = 0 OR c.confrelid IN (SELECT o.oid FROM tables AS o))
+    UNION ALL
+    SELECT
+        'index_invalid',
+        t.relname::text,
+        'nothing reads it: REINDEX INDEX CONCURRENTLY makes it anew'
+    FROM pg_index AS i
+    INNER JOIN tables AS t ON i.indexrelid = t.oid
+    WHERE NOT (i.indisvalid AND i.indisready AND i.indislive)
+    UNION ALL
+    SELECT
+        'dead_rows',
+        t.relname::text,
+        format(
+            '%s of %s rows are dead: VACUUM is behind',
+            d.n_dead_tup,
+            d.n_dead_tup + d.n_live_tup
+        )
+    FROM pg_stat_user_tables AS d
+    INNER JOIN tables AS t ON d.relid = t.oid
+    WHERE d.n_dead_tup >= 10000 AND d.n_dead_tup > 0.3 * (d.n_dead_tup + d.n_live_tup)
+    UNION ALL
+    SELECT
+        'adoption_unfinished',
+        n.nspname::text,
+        'once the original application is gone: python -m ltm_store.migrate finish_adoption'
+    FROM pg_namespace AS n
+    WHERE n.nspname = 'ltm_adoption'
+)
+
+SELECT
+    'orphan' AS check_name,
+    user_id,
+    subject,
+    detail
+FROM orphans
+UNION ALL
+SELECT check_name, user_id, subject, detail
+FROM out_of_step
+UNION ALL
+SELECT check_name, NULL, subject, detail
+FROM missing
+UNION ALL
+SELECT check_name, NULL, subject, detail
+FROM faults;
+
+COMMENT ON VIEW ltm_health IS
+'What is wrong with this database, a row each; no row when all is well. Of one user with WHERE '
+'user_id = ...; without it every table is read.';
+COMMENT ON COLUMN ltm_health.check_name IS
+'orphan; tags_out_of_step, related_memory_ids_out_of_step, context_data_out_of_step; '
+'foreign_key_missing, constraint_not_validated, index_missing, index_invalid, dead_rows (at least '
+'10,000, and three in ten), migration_pending, adoption_unfinished.';
+COMMENT ON COLUMN ltm_health.user_id IS 'Whose row it is about; NULL: it is about the schema.';
+COMMENT ON COLUMN ltm_health.subject IS
+'The row as table and id, or the name of the constraint, index, table, migration or schema.';
+COMMENT ON COLUMN ltm_health.detail IS 'What is wrong, or what helps; never any content.';

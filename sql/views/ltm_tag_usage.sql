@@ -1,0 +1,29 @@
+CREATE OR REPLACE VIEW ltm_tag_usage WITH (security_invoker = TRUE) AS
+SELECT
+    x.user_id,
+    x.*  -- columns: tag_usage
+FROM (
+    SELECT
+        m.user_id,
+        m.*  -- columns: tag_use
+    FROM ltm_memories AS m
+    CROSS JOIN
+        LATERAL jsonb_array_elements_text(ltm_as_array(m.tags)) AS e (tag)
+    LEFT JOIN ltm_memory_tags AS t
+        ON m.user_id = t.user_id AND m.id = t.memory_id AND lower(e.tag) = lower(t.tag_name)
+    WHERE ltm_is_current(m.expires_at, now())
+    GROUP BY m.user_id, e.tag, coalesce(t.tag_category, 'general')
+) AS x
+GROUP BY x.user_id, lower(x.tag);
+
+COMMENT ON VIEW ltm_tag_usage IS
+'The tags of a user and how they are used, each once in any letter case, as list_tags tells it.';
+COMMENT ON COLUMN ltm_tag_usage.user_id IS 'Whose tag it is.';
+COMMENT ON COLUMN ltm_tag_usage.tag_name IS 'The tag in its most frequent spelling.';
+COMMENT ON COLUMN ltm_tag_usage.memory_count IS 'How many memories carry it.';
+COMMENT ON COLUMN ltm_tag_usage.usage_count IS 'How often it was given to them.';
+COMMENT ON COLUMN ltm_tag_usage.tag_category IS 'Its most frequent category.';
+COMMENT ON COLUMN ltm_tag_usage.tag_importance IS 'Average weight for its memories.';
+COMMENT ON COLUMN ltm_tag_usage.tag_confidence IS 'Average confidence of the tagger, 0 to 1.';
+COMMENT ON COLUMN ltm_tag_usage.first_used IS 'When it was first given.';
+COMMENT ON COLUMN ltm_tag_usage.last_used IS 'When it was last given.';
