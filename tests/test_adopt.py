@@ -149,7 +149,7 @@ def test_every_statement_of_migrate_is_used():
 
 
 async def old_writes(connection: asyncpg.Connection, step: int) -> None:
-    """What the original program may write at any time, each in a commit of its own."""
+    """What the original application may write at any time, each in a commit of its own."""
     new = await connection.fetchval(
         "INSERT INTO ltm_memories (user_id, content, tags, importance_score, confidence_score, "
         "access_count, created_by, is_archived, dynamic_importance, related_memory_ids, "
@@ -281,7 +281,7 @@ def stop_at(patch: pytest.MonkeyPatch, step: str) -> None:
 
 
 @pytest.mark.parametrize("step", [*adopt.STEPS, "copying"])
-async def test_a_run_stopped_at_a_step_is_taken_up_again(step, old, empty, fresh_catalog):
+async def test_a_run_stopped_at_a_step_is_continued(step, old, empty, fresh_catalog):
     """Stopped before the step's transaction commits; at the last step after all is done."""
     await old.execute(originals.level_1())
     await originals.fill(old)
@@ -301,7 +301,7 @@ async def test_a_run_stopped_at_a_step_is_taken_up_again(step, old, empty, fresh
     assert not await old.fetchval("SELECT to_regclass('ltm_memories_adoption_id')")
 
 
-async def test_a_run_killed_while_it_copies_is_taken_up_again(old, empty):
+async def test_a_run_killed_while_it_copies_is_continued(old, empty):
     await old.execute(originals.level_1())
     await originals.fill(old)
     before = await rows(old, "ltm_memories")
@@ -659,8 +659,8 @@ async def test_the_original_program_reads_and_writes_before_and_after(old, empty
         assert (hit.id, hit.access_count, hit.importance_score) == (second, 5, 1)
         ranked = [m.id for m in await search_memories(db, 1)]
         assert set(ranked) == {first, second}
-        (link,) = await get_relationships(db, 1, second)
-        assert (link.related_memory.id, link.strength) == (first, 0.5)
+        (relationship,) = await get_relationships(db, 1, second)
+        assert (relationship.related_memory.id, relationship.strength) == (first, 0.5)
         assert (await get_analytics(db, 1)).total_memories == 2
         ours = await add_memory(db, 1, "Ours", tags=["ours"], related_memory_ids=[second])
     assert (await program.get(ours.id))["related_memory_ids"] == [second]

@@ -1,8 +1,6 @@
 """Running the named statements of sql/migrate and sql/adoption on a psycopg session.
 
-Utility statements take no parameters. What they name is written as `"{table}"` and what they quote
-as `'{text}'`, so that the files stay valid SQL; the header lists both last, with the types `name`
-and `literal`. A name is a string, a tuple when qualified, or a list of these.
+Besides `$1` these have `"{table}"`, a name, and `'{text}'`, a literal: see sql/README.md.
 """
 
 from __future__ import annotations
@@ -29,7 +27,7 @@ def _statements() -> dict[str, Statement]:
 
 
 def ask(session: Session, name: str, /, **arguments: object) -> list[Any]:
-    """The rows of a statement; none of one that gives none, which is not waited for in a pipeline.
+    """The rows of a statement; of the kind exec none, and a pipeline does not wait for it.
 
     Raises TypeError unless the arguments are those of its header.
     """

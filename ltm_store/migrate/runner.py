@@ -1,6 +1,6 @@
 """Running migration files, one process at a time.
 
-yoyo runs the files; what it leaves open is done here. Its tables are our own, so that another
+yoyo runs the files. Its tables are our own, so that another
 library's migrations in the same schema are never taken for ours. An advisory lock, polled (a
 session that waits inside PostgreSQL would hold up CREATE INDEX CONCURRENTLY), lets one process at
 a time through. A migration and the note that it is applied commit together. A lock that is not
@@ -43,7 +43,7 @@ class MigrationFailed(LtmError):
     """A migration could not be applied or rolled back. What it had done is undone."""
 
 
-def _unhurried(session: Session) -> Session:
+def _without_time_limits(session: Session) -> Session:
     """A session without the time limits that are set for those of an application."""
     ask(session, "disable_statement_timeout")
     ask(session, "set_session")
@@ -58,7 +58,7 @@ class _Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]
     before_commit: Callable[[], None] | None = None
 
     def connect(self, dburi: str) -> Session:
-        connection = _unhurried(psycopg.connect(dburi, autocommit=True))
+        connection = _without_time_limits(psycopg.connect(dburi, autocommit=True))
         ask(connection, "set_lock_timeout", milliseconds=TABLE_LOCK_MILLISECONDS)
         return connection
 
@@ -115,7 +115,7 @@ def first_line(error: psycopg.Error) -> str:
 def connected(dsn: str) -> Iterator[Session]:
     """A session in autocommit. Raises MigrationFailed, which never holds the password."""
     try:
-        connection = _unhurried(psycopg.connect(dsn, autocommit=True))
+        connection = _without_time_limits(psycopg.connect(dsn, autocommit=True))
     except psycopg.ProgrammingError:  # its text holds the DSN, and so the password
         raise MigrationFailed("this is not a DSN that libpq can read") from None
     except psycopg.Error as error:

@@ -541,7 +541,7 @@ SELECT
     (SELECT count(*) FROM ltm_adoption_report) AS repairs;
 
 -- name: next_memories(after_id bigint, row_limit bigint, everything boolean) :one
--- The ids of the next memories, whoever's they are; of all, or of those that nobody is writing.
+-- The ids of the next memories of any user: all, or those not changed in the last ten minutes.
 SELECT array_agg(x.id ORDER BY x.id)
 FROM (
     SELECT m.id

@@ -270,7 +270,7 @@ BEGIN
 END
 $$;
 
--- What an older program wrote as rows of details alone goes into the memory's own columns.
+-- What the original application wrote as rows of details alone goes into the memory's own columns.
 CREATE FUNCTION complete_memories(ids bigint[]) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     -- What somebody is writing now is seen by the statements that follow.

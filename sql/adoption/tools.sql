@@ -173,7 +173,7 @@ CREATE TABLE marks (
 );
 COMMENT ON TABLE marks IS 'The last id of each table at the swap; what is above was written after.';
 
--- Triggers write down what changed. They run with the rights of who adopts, so that the program that
+-- Triggers write down what changed. They run with the rights of the adopting role, so that the program that
 -- writes needs none on this schema.
 CREATE FUNCTION note_memory() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp AS $$

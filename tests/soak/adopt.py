@@ -1,4 +1,4 @@
-"""`python -m tests.soak.adopt [memories]`: adopt a big database while the original program uses it.
+"""`python -m tests.soak.adopt [memories]`: adopt a big database while its application uses it.
 
 Four readers and two writers of the original's statements run all along. Prints the longest stall of
 a call, the time of each step and the errors; ends with 1 when a row or a value is lost.

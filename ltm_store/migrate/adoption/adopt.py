@@ -4,7 +4,7 @@
 their own; triggers on the original tables note what changes; the rows are copied in batches and
 what was noted is copied again; one short transaction puts the new tables in the place of the
 original ones, which stay in the schema ltm_original until finish_adoption. Every step is noted in
-the schema ltm_adoption when it is done, so that a run that was killed is taken up where it was.
+the schema ltm_adoption when it is done, so that the next run goes on where a killed one stopped.
 Up to finish_adoption `go_back` puts the original tables back, with what was written since.
 """
 

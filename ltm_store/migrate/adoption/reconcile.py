@@ -8,11 +8,12 @@ from ltm_store.migrate.runner import MigrationFailed, Report
 
 
 def reconcile_mirrors(session: Session, report: Report, *, everything: bool) -> None:
-    """Bring details and the memories' own columns in step after an older program wrote only one.
+    """Complete detail rows from the memories' own columns, and the columns from the rows.
 
-    What either side says is kept. Unless `everything` is asked for, memories that were changed in
-    the last ten minutes are left alone: the program may be about to write their details itself.
-    Raises MigrationFailed without an adoption that came to its end.
+    The original application writes some of them on one side only; what either side has is kept.
+    Without `everything`, memories that were changed in the last ten minutes are left alone: the
+    application may be about to write their details itself. Raises MigrationFailed unless an
+    adoption has come to its end and is not finished.
     """
     if "validate" not in steps(session):
         raise MigrationFailed("no adoption has come to its end here and waits to be finished")
