@@ -222,16 +222,24 @@ async def get_memories(db: Executor, user_id: UserId, memory_ids: Sequence[int])
     user = await find_user(db, user_id)
     if user is None:
         return []
-    found = await fetch_many(
+    found = await memories_of(db, user, numbers, moment(None))
+    await session_of(db).track_access(user.number, [memory.id for memory in found], "direct")
+    return found
+
+
+async def memories_of(
+    db: Executor, user: User, memory_ids: list[int], now: datetime, *, include_context: bool = True
+) -> list[Memory]:
+    """What get_memories gives, as of a moment; not tracked."""
+    return await fetch_many(
         db,
         "get_memories",
         Memory,
         user_id=user.number,
-        memory_ids=numbers,
-        as_of=moment(None),
+        memory_ids=memory_ids,
+        as_of=now,
+        include_context=include_context,
     )
-    await session_of(db).track_access(user.number, [memory.id for memory in found], "direct")
-    return found
 
 
 async def update_memory(

@@ -9,8 +9,9 @@ from datetime import datetime
 from typing import Final, NamedTuple, TypeVar, Unpack
 
 from ltm_store import limits
-from ltm_store.db.execute import Executor, fetch_many, fetch_one, session_of
+from ltm_store.db.execute import Executor, fetch_many, fetch_one, fetch_value, session_of
 from ltm_store.db.identity import User, find_user
+from ltm_store.memories import memories_of
 from ltm_store.model.memories import Memory
 from ltm_store.model.search import (
     FilterOptions,
@@ -119,7 +120,6 @@ async def _list(
     now: datetime,
     search: Search,
     limit: int,
-    after: Memory | None = None,
 ) -> list[MemoryHit]:
     return await fetch_many(
         db,
@@ -130,8 +130,6 @@ async def _list(
         row_limit=limit,
         importance_weight=search.importance_weight,
         include_context=search.include_context,
-        after_rank=after and after.importance_rank,
-        after_id=after and after.id,
         **search.arguments(),
     )
 
@@ -215,20 +213,22 @@ async def iterate_memories(
 ) -> AsyncIterator[Memory]:
     """Every memory that passes the filters of search_memories, most important first.
 
-    Read page by page, so that memory stays small; each page goes on after the last memory of the
-    one before, whatever is added or deleted meanwhile. Not tracked.
+    The order and what belongs to it are those of the first moment: each memory that is there from
+    then to the end comes exactly once, whatever is accessed, changed, added or deleted meanwhile,
+    and as it is when its page of 200 is read. Not tracked.
     """
     search = Search.checked({"include_context": include_context, **filters})
     now = moment(as_of)
     user = await find_user(db, user_id)
-    last: Memory | None = None
-    while user is not None:
-        page = await _list(db, user, now, search, _PAGE, last)
-        for hit in page:
-            yield hit
-        if len(page) < _PAGE:
-            return
-        last = page[-1]
+    if user is None:
+        return
+    ids: list[int] = await fetch_value(
+        db, "list_ids", user_id=user.number, as_of=now, **search.arguments()
+    )
+    for start in range(0, len(ids), _PAGE):
+        page = ids[start : start + _PAGE]
+        for memory in await memories_of(db, user, page, now, include_context=include_context):
+            yield memory
 
 
 class Query(NamedTuple):

@@ -184,11 +184,13 @@ CROSS JOIN
 -- end if
 WHERE m.user_id = $1 AND m.id = $2 AND ltm_is_current(m.expires_at, $3);
 
--- name: get_memories(user_id bigint, memory_ids bigint[], as_of timestamptz) :many Memory
+-- name: get_memories(
+--     user_id bigint, memory_ids bigint[], as_of timestamptz, include_context boolean
+-- ) :many Memory
 -- Some memories in the order of the ids asked for, archived or not.
 SELECT
     m.*,  -- columns: memory
-    m.context_data::text AS enhanced_context,
+    CASE WHEN $4 THEN m.context_data::text END AS enhanced_context,
     ltm_dynamic_importance(m.importance_rank, $3) AS dynamic_importance
 FROM unnest($2::bigint[]) WITH ORDINALITY AS a (id, place)
 INNER JOIN ltm_memories AS m ON m.user_id = $1 AND m.id = a.id

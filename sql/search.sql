@@ -76,9 +76,9 @@ FROM (
 
 -- name: list_memories(
 --     user_id bigint, as_of timestamptz, row_limit bigint, importance_weight double precision,
---     include_context boolean, after_rank integer, after_id bigint, include_archived flag
+--     include_context boolean, include_archived flag
 -- ) :many MemoryHit
--- Memories by dynamic importance, most important first; on demand those that come after one of them.
+-- Memories by dynamic importance, most important first.
 SELECT
     m.*,  -- columns: memory
     CASE WHEN $5 THEN m.context_data::text END AS enhanced_context,
@@ -98,7 +98,6 @@ FROM
                 AND m.id IS DISTINCT FROM ltm_prefer_custom_plan($3)
                 -- end if
                 AND TRUE  -- conditions: filters
-                AND (m.importance_rank, m.id) < ($6, $7)  -- if after_id
             ORDER BY m.importance_rank DESC, m.id DESC
             LIMIT $3
         )
@@ -114,7 +113,6 @@ FROM
                 AND m.id IS DISTINCT FROM ltm_prefer_custom_plan($3)
                 -- end if
                 AND TRUE  -- conditions: filters
-                AND (m.importance_rank, m.id) < ($6, $7)  -- if after_id
             ORDER BY m.importance_rank DESC, m.id DESC
             LIMIT $3
         )
@@ -126,6 +124,14 @@ CROSS JOIN
     ) AS d
 ORDER BY m.importance_rank DESC, m.id DESC
 LIMIT $3;
+
+-- name: list_ids(user_id bigint) :one
+-- The ids of all memories that pass the filters, by dynamic importance, most important first.
+SELECT coalesce(array_agg(m.id ORDER BY m.importance_rank DESC, m.id DESC), '{}') AS ids
+FROM ltm_memories AS m
+WHERE
+    m.user_id = $1
+    AND TRUE;  -- conditions: filters
 
 -- name: search_memories(
 --     user_id bigint, as_of timestamptz, row_limit bigint, importance_weight double precision,

@@ -15,11 +15,13 @@ from ltm_store import (
     add_memories,
     add_memory,
     archive_memory,
+    delete_memory,
     explain_search,
     iterate_memories,
     migrate,
     record_access,
     search_memories,
+    update_importance,
 )
 from ltm_store.db.statements import shared_blocks
 from ltm_store.model.search import FilterOptions, Filters
@@ -509,3 +511,16 @@ async def test_bad_filters_are_refused_by_name(conn, field, value):
     with pytest.raises(InvalidArgument) as caught:
         await search_memories(conn, 1, **{field: value})
     assert caught.value.field == field
+
+
+async def test_iterating_leaves_out_none_and_repeats_none_while_importance_moves(conn, monkeypatch):
+    monkeypatch.setattr("ltm_store.search._PAGE", 7)
+    ids = [(await add_memory(conn, 1, f"{n}", importance_score=5)).id for n in range(40)]
+    seen = []
+    async for memory in iterate_memories(conn, 1):
+        seen.append(memory.id)
+        if len(seen) == 7:
+            await record_access(conn, 1, [number for number in ids if number not in seen][-3:])
+            await update_importance(conn, 1, seen[0], 1)
+            await delete_memory(conn, 1, min(set(ids) - set(seen)))
+    assert len(seen) == len(set(seen)) == 39

@@ -313,7 +313,6 @@ INDEXES: dict[tuple[str, frozenset[str]], set[str]] = {
     ("get_relationships", frozenset()): {ONE, f"{ENDS} or {SOURCE}", TARGET},
     ("get_relationships_of_many", frozenset()): {ONE, f"{ENDS} or {SOURCE}", TARGET},
     ("list_memories", frozenset()): {RANK},
-    ("list_memories", frozenset({"after_id"})): {RANK},
     ("list_memories", frozenset({"include_archived"})): {RANK, "ltm_memories_archived_rank_idx"},
     ("list_memories", frozenset({"tags"})): {TAGS},
     ("list_memories", frozenset({"tags_any"})): {TAGS},
@@ -407,7 +406,6 @@ ARGUMENTS: dict[str, object] = {
     "phrases": [],
     "exclusions": [],
     "neighbours": True,
-    "after_rank": 80_000,
     "depth": 3,
     "max_depth": 6,
     "memory_limit": 1000,
@@ -535,6 +533,7 @@ def test_every_statement_has_a_plan_test():
         "get_analytics",
         "report_figures",
         "exported_ids",
+        "list_ids",
         "lift_timeouts",
     }  # read all there is
     assert {name for name, _ in INDEXES} | whole == set(ALL)

@@ -30,7 +30,7 @@ _CONDITION = re.compile(r"\s*-- if (?P<negated>not )?(?P<names>\w+(?: or \w+)*)$
 _CAUSE = re.compile(r"\s*-- cause: (?P<name>\w+)$")
 _REPEATABLE = re.compile(r"^-- repeatable: (?:if )?(?P<when>\w+)$", re.MULTILINE)
 _END = "-- end if"
-_SEMICOLON = re.compile(r";(?=(?:  -- if [\w ]+)?\Z)")
+_SEMICOLON = re.compile(r";(?=(?:  -- [\w: ]+)?\Z)")
 _WRITE = re.compile(r"\b(INSERT|UPDATE|DELETE)\b")
 _PLACEHOLDER = re.compile(r"\$(\d+)")
 _NAMED = re.compile(r"(?<!:):([a-z_]+)\b")
@@ -254,7 +254,7 @@ def _statement(file: str, block: str, shared: Mapping[str, Shared]) -> Statement
         raise ValueError(f"{file}.sql: not a statement header: {block[:60]}")
     repeatable = _REPEATABLE.search(header["notes"])
     text = _Text(header["parameters"], shared)
-    lines = block[header.end() :].rstrip().removesuffix(";").splitlines()
+    lines = _SEMICOLON.sub("", block[header.end() :].rstrip()).splitlines()
     expanded = tuple(new for line in lines for new in text.expanded(line))
     return Statement(
         name=header["name"],
