@@ -7,6 +7,8 @@ import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from contextlib import asynccontextmanager
+from itertools import islice
+from math import inf
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self, TypedDict, TypeVar
 
@@ -33,6 +35,7 @@ LONGEST_TIMEOUT: Final = 86_400.0  # seconds
 MIGRATIONS_READ: Final = 10_000
 FIRST_PAUSE: Final = 0.01  # seconds until a statement is sent again, at the most; then twice that
 LONGEST_PAUSE: Final = 0.5
+ATTEMPTS: Final = 20  # of a transaction that others undo, before the last one
 
 # The server says that it undid the statement, or never began it.
 NOTHING_DONE = (
@@ -309,16 +312,18 @@ class Database(Session):
         if not self._pgbouncer:
             await translated(connection.reset)
 
-    async def with_locks(self, work: Callable[[Connection], Awaitable[One]]) -> One:
-        """See Session; done again until the deadline where the server undid it."""
-        deadline = asyncio.get_running_loop().time() + self.timeout
-        pauses = _pauses()
-        while True:
+    async def in_transaction(
+        self, work: Callable[[Connection], Awaitable[One]], *, unbounded: bool = False
+    ) -> One:
+        """See Session; done again, until the deadline, where the server undid it."""
+        deadline = inf if unbounded else asyncio.get_running_loop().time() + self.timeout
+        for pause in islice(_pauses(), ATTEMPTS):
             try:
-                return await super().with_locks(work)
+                return await super().in_transaction(work, unbounded=unbounded)
             except Unavailable as error:
-                if not error.was_undone or not await _paused(next(pauses), deadline):
+                if not error.was_undone or not await _paused(pause, deadline):
                     raise
+        return await super().in_transaction(work, unbounded=unbounded)
 
     async def flush(self) -> None:
         """Return when the accesses that are queued now are written.

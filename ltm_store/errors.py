@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import socket
 import ssl
 from collections.abc import Sequence
@@ -95,6 +96,21 @@ _RULES = {
     "54": "too large or too deeply nested",
 }
 _OUTDATED = {"42P01", "42703", "42883"}
+_REASONS = {
+    "0A000": "the schema changed under an open transaction, or the server lacks a feature",
+    "42501": "the role of this connection lacks a right",
+    "42704": "the schema lacks an object, python -m ltm_store.migrate makes it",
+}
+# Of the server's messages only those that name an object of the schema, never a value.
+_NAMING = re.compile(
+    r'permission denied for [a-z ]+ [\w.]+$|[a-z ]+ "[\w.]+" does not exist$', re.ASCII
+)
+# What asyncpg and asyncio say where a connection is used as none can be.
+_MISUSES = {
+    "another operation is in progress": "two calls at once on one connection: give each its own",
+    "different loop": "this connection or pool is of another event loop: open one in each",
+    "Event loop is closed": "the event loop of this connection or pool is closed",
+}
 # Constraints are named <table>_<column>_<meaning>; API names where they differ from the column.
 _TABLES = (
     "ltm_memory_relationships_",
@@ -124,6 +140,13 @@ def refused_field(constraint: str | None) -> str:
     return _ARGUMENTS.get(column, column)
 
 
+def _refusal(error: asyncpg.PostgresError, known: str) -> InvalidMemory:
+    field = refused_field(getattr(error, "constraint_name", None))
+    if known == "23503" and field == "user_id":  # a foreign key to the application's own users
+        return InvalidMemory(field, "the application has no such user")
+    return InvalidMemory(field, _RULES[known])
+
+
 def translate(error: BaseException) -> LtmError | None:
     """Return our error for one of asyncpg, the server or the network, or None to let it pass."""
     if isinstance(error, asyncio.TimeoutError):
@@ -132,6 +155,10 @@ def translate(error: BaseException) -> LtmError | None:
         return InvalidMemory("dsn", "should begin with postgresql://")
     if isinstance(error, socket.gaierror):
         return Unavailable("the server's host name was not found")
+    if isinstance(error, asyncpg.InterfaceError | RuntimeError):
+        for words, meaning in _MISUSES.items():
+            if words in str(error):
+                return LtmError(meaning)
     state = getattr(error, "sqlstate", None)
     if isinstance(error, asyncpg.PostgresError) and isinstance(state, str):
         for known in (state, state[:2]):
@@ -140,11 +167,13 @@ def translate(error: BaseException) -> LtmError | None:
                 ours.was_undone = known == "40"
                 return ours
             if known in _RULES:
-                constraint = getattr(error, "constraint_name", None)
-                return InvalidMemory(refused_field(constraint), _RULES[known])
+                return _refusal(error, known)
         if state in _OUTDATED:
             return SchemaOutdated(())
-        return LtmError(f"the server refused the statement (SQLSTATE {state})")
+        reason = _REASONS.get(state, "the server refused the statement")
+        message = _NAMING.match(str(error.args[0])) if state in _REASONS and error.args else None
+        told = f": {message[0]}" if message else ""
+        return LtmError(f"{reason}{told} (SQLSTATE {state})")
     if isinstance(error, CONNECTION_LOST):
         number = getattr(error, "errno", None)  # of a look-up or of TLS it is no errno
         named = isinstance(number, int) and number > 0 and not isinstance(error, ssl.SSLError)

@@ -28,7 +28,9 @@ from ltm_store.model.values import (
 
 FORGOTTEN: Final = "this user is being forgotten"
 _ATTEMPTS: Final = 100  # of an update, where others come in between
-_PLAIN_FIELDS: Final = set(MemoryChanges.model_fields) - {"tags", "enhanced_context", "metadata"}
+_PLAIN_FIELDS: Final = set(MemoryChanges.model_fields).difference(
+    {"tags", "enhanced_context", "metadata", "remove_metadata"}
+)
 _log = logging.getLogger(__name__)
 
 
@@ -48,6 +50,7 @@ class Changes(TypedDict, total=False):
     source_position: int | None
     created_by: str | None
     metadata: Mapping[str, JsonValue] | None
+    remove_metadata: Iterable[str]
     parent_memory_id: int | None
     expires_at: datetime | None
 
@@ -253,8 +256,8 @@ async def update_memory(
     """Change the given fields of a memory and return it; None when there is none.
 
     A field that is left out stays, None clears one. tags and enhanced_context replace what was
-    there, metadata merges its top-level keys into it. Ranges are those of add_memory. version goes
-    up by one.
+    there, metadata merges its top-level keys into it, remove_metadata removes some. Ranges are
+    those of add_memory. version goes up by one.
 
     expected_version: change it only if it is still at this version. Raises Conflict carrying the
     memory as it is now when it is not, InvalidMemory naming the field that is refused.
@@ -308,6 +311,7 @@ def _change_arguments(changes: MemoryChanges) -> dict[str, object]:
         **values,
         "given": list(given),
         "metadata": _json(changes.metadata),
+        "removed_keys": list(changes.remove_metadata) or None,
         "tags": dump_json(changes.tags) if retagged else None,
         "tag_names": list(changes.tags) if retagged else None,
         **_context_arguments(changes.enhanced_context),

@@ -53,6 +53,7 @@ async def search_memories(
     *,
     include_context: bool = True,
     neighbours: bool = True,
+    distinct: bool = True,
     importance_weight: float = 0.1,
     limit: int = 10,
     as_of: datetime | None = None,
@@ -68,6 +69,8 @@ async def search_memories(
     filters: see Filters; all of them must hold.
     include_context: whether hits carry their enhanced_context.
     neighbours: whether memories beside a hit in the same source count.
+    distinct: of hits with equal contents (but for letter case and white space) only the most
+    important; its duplicate_ids name the others. A list, without a query, shows every row.
     importance_weight: 0 .. 100, how much dynamic importance lifts a score: a tenth of it per point.
     limit: 1 .. 1000. as_of: the moment that dynamic importance and expiry are for, default now.
 
@@ -78,6 +81,7 @@ async def search_memories(
             "query": query,
             "include_context": include_context,
             "neighbours": neighbours,
+            "distinct": distinct,
             "importance_weight": importance_weight,
             "limit": limit,
             **filters,
@@ -109,6 +113,7 @@ async def _hits(
         importance_weight=search.importance_weight,
         include_context=search.include_context,
         neighbours=search.neighbours,
+        distinct=search.distinct,
         **_query_arguments(search.query),
         **search.arguments(),
     )
@@ -143,6 +148,7 @@ async def explain_search(
     *,
     include_context: bool = True,
     neighbours: bool = True,
+    distinct: bool = True,
     importance_weight: float = 0.1,
     limit: int = 10,
     as_of: datetime | None = None,
@@ -154,6 +160,7 @@ async def explain_search(
             "query": query,
             "include_context": include_context,
             "neighbours": neighbours,
+            "distinct": distinct,
             "importance_weight": importance_weight,
             "limit": limit,
             **filters,
@@ -179,7 +186,7 @@ async def explain_search(
     rank, hit = next(((n, h) for n, h in enumerate(hits, 1) if h.id == number), (None, None))
     return SearchExplanation(
         is_returned=rank is not None and rank <= search.limit,
-        causes=_causes(search, findings, hits, rank),
+        causes=_causes(search, findings, hits, number, rank),
         rank=rank,
         matched_terms=findings.matched_terms,
         hit=hit,
@@ -187,7 +194,11 @@ async def explain_search(
 
 
 def _causes(
-    search: Search, findings: SearchFindings, hits: list[MemoryHit], rank: int | None
+    search: Search,
+    findings: SearchFindings,
+    hits: list[MemoryHit],
+    memory_id: int,
+    rank: int | None,
 ) -> tuple[str, ...]:
     """What keeps a memory out of a search; nothing where it is returned."""
     if rank is not None:
@@ -196,6 +207,8 @@ def _causes(
         return findings.causes
     if search.query is None:
         return ("cut",)
+    if any(memory_id in hit.duplicate_ids for hit in hits):
+        return ("distinct",)
     if not findings.matched_terms:
         return ("query",)
     kept = {term for hit in hits for term in hit.matched_terms}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Final, Literal, TypeVar
 
@@ -62,34 +62,49 @@ async def add_memories(
 ) -> ImportReport:
     """Add memories in one transaction; each is a NewMemory or a dict of add_memory's keywords.
 
-    memories: an iterable or an asynchronous one; read one by one, so it may be long.
+    memories: an iterable or an asynchronous one; read one by one, so it may be long. Where others
+    write in between so that the server undoes it, a list or tuple is added again.
     on_error: with "raise", the default, the first refused memory undoes all: InvalidMemory, whose
     field begins with its place, "memories[3].tags". With "skip" it is left out and told of in the
     report. The timeout of a Database holds for each statement, not for the whole.
     """
     if on_error not in ("raise", "skip"):
         raise InvalidArgument("on_error", 'should be "raise" or "skip"')
-    created = existing = related = 0
-    refused: list[RefusedMemory] = []
     user = await ensure_user(db, user_id, anew=True)
-    index = 0
-    async with session_of(db).transaction(unbounded=True) as connection:
-        async for given in _each(memories):
-            try:
-                new = given if isinstance(given, NewMemory) else NewMemory.checked(given)
-                async with connection.transaction() if on_error == "skip" else nullcontext():
-                    memory = await _stored(connection, user, new)
-            except InvalidMemory as error:
-                if on_error == "raise":
-                    field = f"memories[{index}].{error.field}"
-                    raise InvalidMemory(field, error.rule) from None
-                refused.append(RefusedMemory(index=index, field=error.field, rule=error.rule))
-            else:
-                fresh = memory.outcome == "created"
-                created += fresh
-                existing += not fresh
-                related += len(new.related_memory_ids) if fresh else 0
-            index += 1
+    session = session_of(db)
+    if isinstance(memories, Sequence):  # which can be gone through again
+        return await session.in_transaction(
+            lambda connection: _add_all(connection, user, memories, on_error), unbounded=True
+        )
+    async with session.transaction(unbounded=True) as connection:
+        return await _add_all(connection, user, memories, on_error)
+
+
+async def _add_all(
+    connection: Connection,
+    user: User,
+    memories: Iterable[NewMemory | Given] | AsyncIterable[NewMemory | Given],
+    on_error: Literal["raise", "skip"],
+) -> ImportReport:
+    created = existing = related = index = 0
+    refused: list[RefusedMemory] = []
+    await fetch_value(connection, "lock_user", user_id=user.number)
+    async for given in _each(memories):
+        try:
+            new = given if isinstance(given, NewMemory) else NewMemory.checked(given)
+            async with connection.transaction() if on_error == "skip" else nullcontext():
+                memory = await _stored(connection, user, new)
+        except InvalidMemory as error:
+            if on_error == "raise":
+                field = f"memories[{index}].{error.field}"
+                raise InvalidMemory(field, error.rule) from None
+            refused.append(RefusedMemory(index=index, field=error.field, rule=error.rule))
+        else:
+            fresh = memory.outcome == "created"
+            created += fresh
+            existing += not fresh
+            related += len(new.related_memory_ids) if fresh else 0
+        index += 1
     return ImportReport(
         created=created, existing=existing, relationships=related, refused=tuple(refused)
     )

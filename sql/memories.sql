@@ -205,7 +205,7 @@ LIMIT cardinality($2);
 --     created_by varchar, metadata text, parent_memory_id bigint, expires_at timestamptz,
 --     is_archived boolean, archive_reason text, tags text, tag_names text[], context_data text,
 --     context_types text[], context_keys text[], context_values text[],
---     context_confidences double precision[], replace_context flag, guarded flag
+--     context_confidences double precision[], removed_keys text[], replace_context flag, guarded flag
 -- ) :one Memory
 -- Change the given fields of a memory, if it is still at the expected version.
 -- locked is the memory, where it is as expected; untagged and tagged replace the rows of its tags, and
@@ -299,11 +299,22 @@ SET
     source_id = CASE WHEN 'source_id' = any($5) THEN $13 ELSE m.source_id END,
     source_position = CASE WHEN 'source_position' = any($5) THEN $14 ELSE m.source_position END,
     created_by = CASE WHEN 'created_by' = any($5) THEN $15 ELSE m.created_by END,
-    memory_metadata = CASE
-        WHEN 'metadata' <> all($5) THEN m.memory_metadata
-        WHEN jsonb_typeof(m.memory_metadata) = 'object' THEN m.memory_metadata || $16::text::jsonb
-        ELSE $16::text::jsonb
-    END,
+    memory_metadata = (
+        SELECT
+            CASE
+                WHEN jsonb_typeof(c.merged) = 'object' THEN c.merged - coalesce($28::text[], '{}')
+                ELSE c.merged
+            END
+        FROM (
+            SELECT
+                CASE
+                    WHEN 'metadata' <> all($5) THEN m.memory_metadata
+                    WHEN jsonb_typeof(m.memory_metadata) = 'object'
+                        THEN m.memory_metadata || $16::text::jsonb
+                    ELSE $16::text::jsonb
+                END AS merged
+        ) AS c
+    ),
     parent_memory_id = CASE WHEN 'parent_memory_id' = any($5) THEN $17 ELSE m.parent_memory_id END,
     expires_at = CASE WHEN 'expires_at' = any($5) THEN $18 ELSE m.expires_at END,
     is_archived = coalesce($19, m.is_archived),

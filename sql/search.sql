@@ -135,12 +135,13 @@ WHERE
 
 -- name: search_memories(
 --     user_id bigint, as_of timestamptz, row_limit bigint, importance_weight double precision,
---     include_context boolean, neighbours boolean
+--     include_context boolean, neighbours boolean, distinct flag
 -- ) :many MemoryHit
 -- Memories that hold words of the query, by how rare those are among the user's memories.
 -- asked and demanded read the query; candidates are found by one scan of the index of words and
 -- matched word by word; frequencies, kept and own weigh them; lent passes weight to their neighbours
--- in the source; pool is what may be returned, the last step ranks it with its importance.
+-- in the source; pool is what may be returned, ranked with its importance; of equal contents the most
+-- important stays, and of the best the last step reads the whole rows.
 WITH asked AS MATERIALIZED (
     SELECT
         q.lexeme,
@@ -290,29 +291,56 @@ pool AS MATERIALIZED (
     HAVING bool_and(t.passes) IS NOT FALSE
     ORDER BY sum(t.score ORDER BY t.is_lent) DESC, t.id DESC
     LIMIT greatest(200, $3::bigint) + 800
+),
+
+ranked AS (
+    SELECT
+        m.id,
+        m.importance_rank,
+        p.text_score,
+        p.matched_terms,
+        d.dynamic_importance,
+        b.boost,
+        p.text_score * b.boost AS score,
+        array_agg(m.id) OVER (PARTITION BY m.content_hash) AS equal_ids,  -- if distinct
+        row_number() OVER (  -- if distinct
+            PARTITION BY m.content_hash ORDER BY m.importance_rank DESC, m.id DESC  -- if distinct
+        ) AS place,  -- if distinct
+        m.user_id
+    FROM pool AS p
+    INNER JOIN ltm_memories AS m ON m.user_id = $1 AND m.id = p.id
+    CROSS JOIN demanded AS q
+    CROSS JOIN
+        LATERAL (
+            SELECT ltm_dynamic_importance(m.importance_rank, $2) AS dynamic_importance
+        ) AS d
+    CROSS JOIN LATERAL (SELECT 1 + $4 * d.dynamic_importance / 10 AS boost) AS b
+    WHERE
+        (q.phrases IS NULL OR m.search_vector @@ q.phrases)
+        AND (q.exclusions IS NULL OR NOT m.search_vector @@ q.exclusions)
+        AND TRUE  -- conditions: filters
+),
+
+best AS (
+    SELECT r.*
+    FROM ranked AS r
+    WHERE r.place = 1  -- if distinct
+    ORDER BY r.score DESC, r.importance_rank DESC, r.id DESC
+    LIMIT $3
 )
 
 SELECT
     m.*,  -- columns: memory
     CASE WHEN $5 THEN m.context_data::text END AS enhanced_context,
-    d.dynamic_importance,
-    p.text_score,
-    p.matched_terms,
+    b.dynamic_importance,
+    b.text_score,
+    b.matched_terms,
     b.boost,
-    p.text_score * b.boost AS score
-FROM pool AS p
-INNER JOIN ltm_memories AS m ON m.user_id = $1 AND m.id = p.id
-CROSS JOIN demanded AS q
-CROSS JOIN
-    LATERAL (
-        SELECT ltm_dynamic_importance(m.importance_rank, $2) AS dynamic_importance
-    ) AS d
-CROSS JOIN LATERAL (SELECT 1 + $4 * d.dynamic_importance / 10 AS boost) AS b
-WHERE
-    (q.phrases IS NULL OR m.search_vector @@ q.phrases)
-    AND (q.exclusions IS NULL OR NOT m.search_vector @@ q.exclusions)
-    AND TRUE  -- conditions: filters
-ORDER BY p.text_score * b.boost DESC, m.importance_rank DESC, m.id DESC
+    array_remove(b.equal_ids, b.id) AS duplicate_ids,  -- if distinct
+    b.score
+FROM best AS b
+INNER JOIN ltm_memories AS m ON m.user_id = $1 AND m.id = b.id
+ORDER BY b.score DESC, m.importance_rank DESC, m.id DESC
 LIMIT $3;
 
 -- name: explain_search(user_id bigint, as_of timestamptz, memory_id bigint) :one SearchFindings

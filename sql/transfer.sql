@@ -7,6 +7,12 @@ SELECT
     set_config('statement_timeout', '0', TRUE)
     || set_config('idle_in_transaction_session_timeout', '0', TRUE) AS timeouts;
 
+-- name: lock_user(user_id bigint) :one
+-- Let others who add many memories of this user at once wait for the end of this transaction.
+-- Adds under the same keys in another order would wait for each other.
+-- scope: all users
+SELECT pg_advisory_xact_lock(hashtextextended('ltm_store: ' || $1::bigint, 0)) IS NULL AS is_locked;
+
 -- name: exported_ids(user_id bigint, as_of timestamptz) :one
 -- The ids of all memories of a user that have not expired, in their order.
 SELECT coalesce(array_agg(m.id ORDER BY m.id), '{}') AS ids

@@ -24,9 +24,9 @@ SIGNATURES = {
     "access_context=None",
     "get_memories": "db, user_id, memory_ids",
     "search_memories": f"db, user_id, query=None, *, {FILTERS}, include_context=True, "
-    "neighbours=True, importance_weight=0.1, limit=10, as_of=None",
+    "neighbours=True, distinct=True, importance_weight=0.1, limit=10, as_of=None",
     "explain_search": f"db, user_id, query, memory_id, *, {FILTERS}, include_context=True, "
-    "neighbours=True, importance_weight=0.1, limit=10, as_of=None",
+    "neighbours=True, distinct=True, importance_weight=0.1, limit=10, as_of=None",
     "iterate_memories": f"db, user_id, *, {FILTERS}, include_context=True, as_of=None",
     "update_memory": "db, user_id, memory_id, *, expected_version=None, **fields",
     "update_importance": "db, user_id, memory_id, importance_score",

@@ -219,6 +219,7 @@ def test_statements_for_all_users_are_few_and_known():
         "find_user",
         "intern_user",
         "lift_timeouts",
+        "lock_user",
         "prune_accesses",
     }
 
@@ -535,5 +536,6 @@ def test_every_statement_has_a_plan_test():
         "exported_ids",
         "list_ids",
         "lift_timeouts",
+        "lock_user",
     }  # read all there is
     assert {name for name, _ in INDEXES} | whole == set(ALL)

@@ -64,6 +64,10 @@ class Wire:
             self._dead.add(writer)
         return writer in self._dead
 
+    def swallow_present(self) -> None:
+        """Lose what goes through the connections that are there now; new ones pass."""
+        self._dead.update(self._writers)
+
     def cut(self) -> None:
         """Reset every connection."""
         for writer in self._writers:

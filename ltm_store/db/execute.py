@@ -51,10 +51,18 @@ class Session(ABC):
     async def with_locks(self, work: Callable[[Connection], Awaitable[One]]) -> One:
         """What some statements give on a connection that keeps their locks for the next ones.
 
-        (Several, because one that waited for a lock goes on with what it saw before.) A Database
-        does it again where the server undid it in favour of another transaction.
+        (Several, because one that waited for a lock goes on with what it saw before.)
         """
-        async with self.transaction() as connection:
+        return await self.in_transaction(work)
+
+    async def in_transaction(
+        self, work: Callable[[Connection], Awaitable[One]], *, unbounded: bool = False
+    ) -> One:
+        """What some work gives inside a transaction.
+
+        A Database does it again where the server undid it in favour of another transaction.
+        """
+        async with self.transaction(unbounded=unbounded) as connection:
             return await work(connection)
 
     def one_snapshot(self) -> AbstractAsyncContextManager[Connection]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import select
 import socket
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from os import getpid
 from typing import Any, Final
 
 import asyncpg
@@ -137,7 +137,7 @@ class ConnectionPool:
                     return served
 
     def _refuse_strangers(self) -> None:
-        here = os.getpid(), asyncio.get_running_loop()
+        here = getpid(), asyncio.get_running_loop()
         if self._home is None:
             self._home = here
         if self._home[0] != here[0]:

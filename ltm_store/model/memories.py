@@ -27,6 +27,7 @@ from ltm_store.model.values import (
     Score,
     SourceId,
     Tags,
+    Text,
     Word,
 )
 
@@ -102,6 +103,7 @@ class MemoryChanges(_Attributes):
     confidence_score: Fraction = 1.0
     is_archived: StrictBool = False
     archive_reason: Note | None = None
+    remove_metadata: tuple[Text, ...] = ()
 
 
 def _stored_tags(value: object, info: ValidationInfo) -> object:

@@ -124,6 +124,7 @@ class Search(Filters):
     ) = None
     include_context: StrictBool = True
     neighbours: StrictBool = True
+    distinct: StrictBool = True
     importance_weight: Annotated[float, Field(strict=True, ge=0, le=100)] = 0.1
     limit: RowLimit = 10
 
@@ -133,12 +134,14 @@ class MemoryHit(Memory):
 
     score = text_score * boost, boost = 1 + importance_weight * dynamic_importance / 10. Without a
     query, text_score is 0, the score is the dynamic importance and matched_terms is empty.
+    `duplicate_ids` are the hits with an equal content that it stands for, when they are left out.
     """
 
     score: float
     boost: float
     text_score: float = 0.0
     matched_terms: tuple[str, ...] = ()
+    duplicate_ids: tuple[int, ...] = ()
 
 
 class SearchFindings(Row):
@@ -155,8 +158,9 @@ class SearchExplanation(Row):
     1; `is_returned` when that is within the limit. Otherwise `causes` names what keeps it out:
     "missing" (no such memory of this user), "expires_at", the arguments that it does not pass
     ("memory_type", "tags", "include_archived", ...), "phrases" and "exclusions" of the query,
-    "query" (no word in common), "common_words" (the words in common are in most memories, and
-    rarer ones were found), "limit" (its rank is beyond it), "cut" (it is beyond the first 1000).
+    "query" (no word in common), "distinct" (a more important hit has an equal content),
+    "common_words" (the words in common are in most memories, and rarer ones were found), "limit"
+    (its rank is beyond it), "cut" (it is beyond the first 1000).
     """
 
     is_returned: bool

@@ -1,0 +1,351 @@
+"""What goes wrong around a call: cancellation, lost and full servers, deadlocks, other loops."""
+
+import asyncio
+import copy
+import gc
+import pickle
+from datetime import UTC, datetime
+
+import asyncpg
+import pytest
+
+from ltm_store import (
+    Analytics,
+    InvalidArgument,
+    InvalidMemory,
+    LtmError,
+    SchemaOutdated,
+    Unavailable,
+    add_memories,
+    add_memory,
+    archive_memory,
+    connect,
+    delete_memory,
+    explain_search,
+    export_user,
+    get_analytics,
+    get_memory,
+    import_user,
+    record_access,
+    relate,
+    render_report,
+    search_memories,
+    update_memory,
+)
+from tests.wire import wire
+
+PAST = datetime(2020, 1, 1, tzinfo=UTC)
+HANG = 60
+
+
+async def test_an_expired_memory_gives_up_its_key(db):
+    old = await add_memory(db, "u", "Monday", idempotency_key="digest", expires_at=PAST)
+    new = await add_memory(db, "u", "Tuesday", idempotency_key="digest")
+    assert (new.outcome, new.content) == ("created", "Tuesday")
+    assert new.id != old.id
+    assert (await add_memory(db, "u", "x", idempotency_key="digest")).id == new.id
+
+
+async def test_an_import_takes_the_key_of_an_expired_memory(db):
+    await add_memory(db, "u", "Monday", idempotency_key="digest", expires_at=PAST)
+    report = await import_user(db, "u", [{"content": "Tuesday", "idempotency_key": "digest"}])
+    assert (report.created, report.existing) == (1, 0)
+
+
+async def test_adds_at_the_same_instant_take_the_key_of_an_expired_memory_once(db):
+    await add_memory(db, 1, "Monday", idempotency_key="digest", expires_at=PAST)
+    adds = (add_memory(db, 1, f"{n}", idempotency_key="digest") for n in range(8))
+    added = await asyncio.gather(*adds)
+    assert sorted(memory.outcome or "" for memory in added) == ["created"] + ["existing"] * 7
+    assert len({memory.id for memory in added}) == 1
+
+
+async def test_an_archived_memory_keeps_its_key_and_that_is_told(db, caplog):
+    kept = await add_memory(db, 1, "x", idempotency_key="k")
+    await archive_memory(db, 1, kept.id)
+    again = await add_memory(db, 1, "y", idempotency_key="k")
+    assert (again.id, again.outcome, again.is_archived) == (kept.id, "existing", True)
+    assert "is archived" in caplog.text
+
+
+async def test_a_cancelled_call_leaves_no_transaction_behind(dsn):
+    """The connection is known to be clean or is thrown away, wherever the call is cancelled."""
+    async with connect(dsn, max_size=1, access_tracking="off") as db:
+        await add_memories(db, 1, [{"content": f"note {n}"} for n in range(30)])
+        for n in range(250):
+            task = asyncio.ensure_future(search_memories(db, 1, f"note {n}"))
+            for _ in range(n % 25):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait([task])
+            assert len([line async for line in export_user(db, 1)]) == 30
+        assert "note" in await render_report(db, 1)
+        other = await asyncpg.connect(dsn)
+        states = await other.fetchval(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+            "AND state LIKE 'idle in transaction%'"
+        )
+        await other.close()
+    assert states == 0
+
+
+async def test_cancelled_calls_while_connections_open_leave_no_noise(dsn):
+    noise: list[object] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: noise.append(context))
+    async with connect(dsn, access_tracking="off", max_size=4) as db:
+        for turns in range(30):
+            tasks = [asyncio.ensure_future(search_memories(db, 1, "note")) for _ in range(12)]
+            for _ in range(turns % 6):
+                await asyncio.sleep(0)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        assert await search_memories(db, 1, "note") == []
+    gc.collect()
+    await asyncio.sleep(0)
+    loop.set_exception_handler(None)
+    assert noise == []
+
+
+async def test_idle_connections_that_died_silently_cost_one_call(dsn):
+    options = {"access_tracking": "off", "max_size": 5, "timeout": 1}
+    async with wire(dsn) as proxy, connect(proxy.dsn, **options) as db:
+        await asyncio.gather(*(search_memories(db, 1) for _ in range(40)))
+        assert db.stats().idle > 1
+        proxy.swallow_present()
+        failed = 0
+        for _ in range(8):
+            try:
+                await search_memories(db, 1)
+            except Unavailable:
+                failed += 1
+    assert failed <= 1
+
+
+async def test_an_old_idle_connection_is_not_used_again(db, monkeypatch):
+    async with db.transaction() as connection:
+        pid = connection.get_server_pid()
+    async with db.transaction() as connection:
+        assert connection.get_server_pid() == pid
+    monkeypatch.setattr("ltm_store.db.pool.IDLE_SECONDS", -1.0)
+    async with db.transaction() as connection:
+        assert connection.get_server_pid() != pid
+
+
+async def test_many_adds_under_the_same_keys_in_another_order_do_not_wait_for_each_other(dsn):
+    forwards = [{"content": f"{n}", "idempotency_key": f"k{n}"} for n in range(40)]
+    async with connect(dsn, max_size=8, access_tracking="off") as db:
+        reports = await asyncio.gather(
+            *(add_memories(db, 1, forwards[:: 1 if n % 2 else -1]) for n in range(8))
+        )
+        assert sorted(report.created for report in reports) == [0] * 7 + [40]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [lambda db, a, b: relate(db, 1, a, b), lambda db, a, b: delete_memory(db, 1, a)],
+    ids=["a statement", "a transaction"],
+)
+async def test_what_a_deadlock_undid_is_done_again(dsn, call):
+    """The call locks the first memory and waits for the second; the other one the other way."""
+    other = await asyncpg.connect(dsn)
+    name = await other.fetchval("SELECT current_database()")
+    await other.execute(f"ALTER DATABASE {name} SET deadlock_timeout = '100ms'")
+    lock = "SELECT 1 FROM ltm_memories WHERE id = $1 FOR UPDATE"
+    async with connect(dsn, access_tracking="off") as db:
+        first, second = [(await add_memory(db, 1, f"{n}")).id for n in range(2)]
+        await relate(db, 1, second, first)
+        async with other.transaction():
+            await other.execute(lock, second)
+            task = asyncio.ensure_future(call(db, first, second))
+            while not await other.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+                assert not task.done()
+            await other.execute(lock, first)
+        assert await asyncio.wait_for(task, HANG)
+    await other.close()
+
+
+async def test_writes_succeed_where_the_database_is_serializable_by_default(dsn):
+    other = await asyncpg.connect(dsn)
+    name = await other.fetchval("SELECT current_database()")
+    await other.execute(
+        f"ALTER DATABASE {name} SET default_transaction_isolation = 'repeatable read'"
+    )
+    await other.close()
+    async with connect(dsn, max_size=8) as db:
+        memory = await add_memory(db, 1, "x")
+        await asyncio.gather(*(record_access(db, 1, [memory.id]) for _ in range(64)))
+        await asyncio.gather(
+            *(update_memory(db, 1, memory.id, metadata={f"k{n}": n}) for n in range(32))
+        )
+        read = await get_memory(db, 1, memory.id)
+    assert read is not None
+    assert read.access_count == 64
+    assert len(read.metadata) == 32
+
+
+async def test_calls_wait_for_a_server_that_is_full_for_a_moment(dsn, server):
+    admin = await asyncpg.connect(server)
+    await admin.execute("CREATE ROLE ltm_few LOGIN SUPERUSER CONNECTION LIMIT -1")
+    try:
+        name = dsn.partition("?")[0].rpartition("/")[2]
+        await admin.execute(f"ALTER DATABASE {name} CONNECTION LIMIT 1")
+        await admin.execute("CREATE ROLE ltm_plain LOGIN")
+        await admin.execute("GRANT pg_read_all_data TO ltm_plain")
+        plain = dsn.replace("postgres:@", "ltm_plain@").replace("postgres@", "ltm_plain@")
+        first = await asyncpg.connect(plain)
+        async with connect(dsn, min_size=0, access_tracking="off", check_schema=False) as db:
+            db._dsn = plain
+            call = asyncio.ensure_future(search_memories(db, 1))
+            while not db.stats().waiting:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            await first.close()
+            assert await asyncio.wait_for(call, HANG) == []
+    finally:
+        await admin.execute(f"ALTER DATABASE {name} CONNECTION LIMIT -1")
+        await admin.execute("DROP OWNED BY ltm_plain")
+        await admin.execute("DROP ROLE IF EXISTS ltm_plain, ltm_few")
+        await admin.close()
+
+
+async def test_a_closed_database_says_that_it_is_closed(dsn):
+    async with connect(dsn) as db:
+        pass
+    with pytest.raises(Unavailable, match="closed"):
+        await search_memories(db, 1)
+
+
+async def test_closing_lets_calls_in_flight_finish(dsn):
+    db = await connect(dsn, access_tracking="off")
+    async with connect(dsn) as other, other.transaction() as blocking:
+        await blocking.execute("LOCK TABLE ltm_memories IN ACCESS EXCLUSIVE MODE")
+        call = asyncio.ensure_future(add_memory(db, 1, "x"))
+        while not await blocking.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+            assert not call.done()
+        closing = asyncio.ensure_future(db.close())
+        await asyncio.sleep(0)
+    await asyncio.wait_for(closing, HANG)
+    assert (await call).outcome == "created"
+
+
+async def test_another_event_loop_is_told(db):
+    await search_memories(db, 1)
+    with pytest.raises(LtmError, match="event loop"):
+        await asyncio.to_thread(asyncio.run, search_memories(db, 1))
+
+
+async def test_a_database_of_before_a_fork_is_told(db, monkeypatch):
+    await search_memories(db, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr("ltm_store.db.pool.getpid", lambda: -1)  # as in a child
+        with pytest.raises(LtmError, match="fork"):
+            await search_memories(db, 1)
+
+
+async def test_two_calls_at_once_on_one_connection_are_told(db):
+    async with db.transaction() as connection:
+        outcomes = await asyncio.gather(
+            *(search_memories(connection, 1) for _ in range(3)), return_exceptions=True
+        )
+    wrong = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+    assert wrong
+    assert all(isinstance(error, LtmError) and "at once" in str(error) for error in wrong)
+
+
+@pytest.mark.parametrize("db", ["postgresql://x@y/z", None, 5])
+async def test_what_is_no_database_is_refused(db):
+    with pytest.raises(InvalidArgument, match="^db: "):
+        await search_memories(db, 1)
+
+
+async def test_errors_survive_pickle_and_copy(db):
+    memory = await add_memory(db, 1, "x")
+    errors: list[LtmError] = [SchemaOutdated(["0001_x"]), Unavailable("no answer")]
+    for call in (
+        add_memory(db, 1, ""),
+        update_memory(db, 1, memory.id, expected_version=9, content="y"),
+        search_memories(db, 1, limit=0),
+    ):
+        with pytest.raises(LtmError) as refused:
+            await call
+        errors.append(refused.value)
+    for error in errors:
+        for again in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+            assert type(again) is type(error)
+            assert (str(again), vars(again)) == (str(error), vars(error))
+
+
+async def test_analytics_are_read_back_from_their_own_dump(conn):
+    await add_memory(conn, 1, "x", tags=["a"], memory_type="fact")
+    await record_access(conn, 1, [(await search_memories(conn, 1))[0].id])
+    figures = await get_analytics(conn, 1)
+    assert figures.most_accessed_memories
+    assert Analytics.model_validate(figures.model_dump()) == figures
+    assert Analytics.model_validate_json(figures.model_dump_json()) == figures
+    memory = await get_memory(conn, 1, figures.most_accessed_memories[0].id)
+    assert memory is not None
+    assert type(memory).model_validate_json(memory.model_dump_json()) == memory
+
+
+async def test_the_users_that_are_remembered_are_bounded(db):
+    async with db.transaction() as connection:
+        await connection.execute(
+            "INSERT INTO ltm_external_users (external_id) "
+            "SELECT 'user-' || n FROM generate_series(1, 1100) AS n"
+        )
+    for n in range(1100):
+        await get_memory(db, f"user-{n + 1}", 1)
+    assert len(db.external_users) == 1000
+    assert "user-1100" in db.external_users
+
+
+@pytest.mark.parametrize("name", ["tags", "tags_any", "tags_none"])
+async def test_an_empty_collection_is_no_filter_and_refused(conn, name):
+    with pytest.raises(InvalidArgument, match=f"^{name}: ") as refused:
+        await search_memories(conn, 1, **{name: []})
+    assert not isinstance(refused.value, InvalidMemory)
+
+
+async def test_keys_of_metadata_can_be_removed(conn):
+    memory = await add_memory(conn, 1, "x", metadata={"keep": 1, "drop": 2})
+    changed = await update_memory(conn, 1, memory.id, remove_metadata=("drop", "absent"))
+    assert changed is not None
+    assert changed.metadata == {"keep": 1}
+    both = await update_memory(conn, 1, memory.id, metadata={"a": 1}, remove_metadata=["keep"])
+    assert both is not None
+    assert both.metadata == {"a": 1}
+
+
+async def test_of_equal_contents_a_search_shows_the_most_important(conn):
+    ids = [
+        (await add_memory(conn, 1, text, importance_score=score)).id
+        for text, score in (
+            ("Likes tea", 5),
+            ("likes  TEA", 9),
+            ("Likes tea", 2),
+            ("Likes coffee", 5),
+        )
+    ]
+    (hit,) = await search_memories(conn, 1, "tea")
+    assert hit.id == ids[1]
+    assert sorted(hit.duplicate_ids) == sorted([ids[0], ids[2]])
+    assert len(await search_memories(conn, 1, "tea", distinct=False)) == 3
+    assert len(await search_memories(conn, 1)) == 4
+    told = await explain_search(conn, 1, "tea", ids[0])
+    assert (told.is_returned, told.causes) == (False, ("distinct",))
+
+
+async def test_a_slow_export_outlives_the_idle_timeout_of_transactions(dsn):
+    other = await asyncpg.connect(dsn)
+    name = await other.fetchval("SELECT current_database()")
+    await other.execute(f"ALTER DATABASE {name} SET idle_in_transaction_session_timeout = '50ms'")
+    async with connect(dsn, access_tracking="off") as db:
+        await add_memories(db, 1, ({"content": f"{n}"} for n in range(300)))
+        lines = 0
+        async for _ in export_user(db, 1):
+            lines += 1
+            if lines == 100:
+                await other.execute("SELECT pg_sleep(0.2)")
+    await other.close()
+    assert lines == 300
