@@ -13,6 +13,7 @@ from ltm_store.db.execute import (
     fetch_one,
     fetch_rows,
     fetch_value,
+    one_deadline,
     session_of,
 )
 from ltm_store.db.identity import find_user
@@ -38,6 +39,7 @@ class PendingAccess(NamedTuple):
     reason: AccessReason
 
 
+@one_deadline
 async def record_access(
     db: Executor,
     user_id: UserId,
@@ -130,6 +132,7 @@ async def write_accesses(
     return recorded, [place - 1 for place in busy]
 
 
+@one_deadline
 async def record_feedback(
     db: Executor,
     user_id: UserId,
@@ -162,6 +165,7 @@ async def record_feedback(
     )
 
 
+@one_deadline
 async def access_history(
     db: Executor, user_id: UserId, memory_id: int, *, limit: int = 50
 ) -> list[Access]:

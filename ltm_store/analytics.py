@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Final
 
-from ltm_store.db.execute import Executor, fetch_one
+from ltm_store.db.execute import Executor, fetch_one, one_deadline
 from ltm_store.db.identity import find_user
 from ltm_store.model.analytics import Analytics
 from ltm_store.model.values import UserId, moment
@@ -27,6 +27,7 @@ _NOTHING: Final = Analytics.model_validate(
 )
 
 
+@one_deadline
 async def get_analytics(
     db: Executor, user_id: UserId, *, as_of: datetime | None = None
 ) -> Analytics:

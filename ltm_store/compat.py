@@ -7,7 +7,7 @@ says which. Errors are raised. Accesses are counted within half a second; `close
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Final, TypedDict, Unpack
@@ -128,6 +128,9 @@ class StatsRow(TypedDict):
 _TOP_TAGS: Final = 5
 _SUMMARY_CHARS: Final = 100
 _databases: dict[asyncio.AbstractEventLoop, asyncio.Future[Database]] = {}
+# An event loop ends the asynchronous generators that were begun on it before it closes: asyncio.run
+# does. So the last accesses are written, and the connections closed, with no call to close().
+_guards: dict[asyncio.AbstractEventLoop, AsyncGenerator[None]] = {}
 _configured: tuple[str | None, Options] = (None, {})
 
 
@@ -142,18 +145,32 @@ def configure(dsn: str | None = None, **options: Unpack[Options]) -> None:
 
 async def close() -> None:
     """Close the default database of this event loop; the next call opens it again."""
-    opening = _databases.pop(asyncio.get_running_loop(), None)
-    if opening is not None:
-        with suppress(Exception):  # what could not be opened need not be closed
-            await (await opening).close()
+    guard = _guards.pop(asyncio.get_running_loop(), None)
+    if guard is not None:
+        await guard.aclose()
+
+
+async def _guarded(loop: asyncio.AbstractEventLoop) -> AsyncGenerator[None]:
+    """Close the database of a loop when this generator ends."""
+    try:
+        yield
+    finally:
+        opening = _databases.pop(loop, None)
+        if opening is not None:
+            with suppress(Exception):  # what could not be opened need not be closed
+                await (await opening).close()
 
 
 async def _database() -> Database:
     loop = asyncio.get_running_loop()
     opening = _databases.get(loop)
     if opening is None or (opening.done() and (opening.cancelled() or opening.exception())):
-        for ended in [other for other in _databases if other.is_closed()]:
-            del _databases[ended]
+        for ended in [other for other in _guards if other.is_closed()]:
+            _databases.pop(ended, None)
+            del _guards[ended]
+        if loop not in _guards:
+            _guards[loop] = _guarded(loop)
+            await anext(_guards[loop])
         dsn, options = _configured
         opening = _databases[loop] = asyncio.ensure_future(_opened(connect(dsn, **options)))
     return await asyncio.shield(opening)

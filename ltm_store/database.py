@@ -190,7 +190,7 @@ class Database(Session):
         It is sent again, until then, where the server says that nothing was done.
         """
         clock = asyncio.get_running_loop().time
-        deadline = clock() + self.timeout
+        deadline = self.deadline()
         pauses = _pauses()
         while True:
             connection = await self._pool.acquire(deadline)
@@ -278,7 +278,7 @@ class Database(Session):
 
     async def _begun(self, snapshot: bool) -> tuple[PooledConnection, Transaction]:
         """A connection that has begun a transaction; a lost one is replaced until the deadline."""
-        deadline = asyncio.get_running_loop().time() + self.timeout
+        deadline = self.deadline()
         pauses = _pauses()
         while True:
             connection = await self._acquire(deadline)
@@ -316,7 +316,7 @@ class Database(Session):
         self, work: Callable[[Connection], Awaitable[One]], *, unbounded: bool = False
     ) -> One:
         """See Session; done again, until the deadline, where the server undid it."""
-        deadline = inf if unbounded else asyncio.get_running_loop().time() + self.timeout
+        deadline = inf if unbounded else self.deadline()
         for pause in islice(_pauses(), ATTEMPTS):
             try:
                 return await super().in_transaction(work, unbounded=unbounded)

@@ -10,7 +10,14 @@ from typing import Final, TypedDict, Unpack
 from pydantic import JsonValue
 
 from ltm_store import limits
-from ltm_store.db.execute import Executor, fetch_many, fetch_one, fetch_value, session_of
+from ltm_store.db.execute import (
+    Executor,
+    fetch_many,
+    fetch_one,
+    fetch_value,
+    one_deadline,
+    session_of,
+)
 from ltm_store.db.identity import User, ensure_user, find_user
 from ltm_store.db.transactions import Connection
 from ltm_store.errors import InvalidArgument, InvalidMemory, Unavailable
@@ -69,6 +76,7 @@ def _context_arguments(context: EnhancedContext | None) -> dict[str, object]:
     return {"context_data": text, **dict(zip(names, columns, strict=True))}
 
 
+@one_deadline
 async def add_memory(
     db: Executor,
     user_id: UserId,
@@ -170,6 +178,7 @@ async def insert_memory(db: Executor, user: User, new: NewMemory) -> Memory | No
     return memory
 
 
+@one_deadline
 async def get_memory(
     db: Executor,
     user_id: UserId,
@@ -214,6 +223,7 @@ async def _read(
     )
 
 
+@one_deadline
 async def get_memories(db: Executor, user_id: UserId, memory_ids: Sequence[int]) -> list[Memory]:
     """Memories in the order of the ids asked for, archived or not; missing ones are left out.
 
@@ -245,6 +255,7 @@ async def memories_of(
     )
 
 
+@one_deadline
 async def update_memory(
     db: Executor,
     user_id: UserId,
@@ -320,6 +331,7 @@ def _change_arguments(changes: MemoryChanges) -> dict[str, object]:
     }
 
 
+@one_deadline
 async def update_importance(
     db: Executor, user_id: UserId, memory_id: int, importance_score: int
 ) -> Memory | None:
@@ -328,6 +340,7 @@ async def update_importance(
     return await _change(db, user_id, memory_id, changes)
 
 
+@one_deadline
 async def archive_memory(
     db: Executor, user_id: UserId, memory_id: int, *, reason: str | None = None
 ) -> Memory | None:
@@ -341,12 +354,14 @@ async def archive_memory(
     return await _change(db, user_id, memory_id, MemoryChanges.checked(fields))
 
 
+@one_deadline
 async def restore_memory(db: Executor, user_id: UserId, memory_id: int) -> Memory | None:
     """Take a memory out of the archive and drop the reason; None when there is none. Repeatable."""
     changes = MemoryChanges.checked({"is_archived": False, "archive_reason": None})
     return await _change(db, user_id, memory_id, changes)
 
 
+@one_deadline
 async def archive_stale(
     db: Executor,
     user_id: UserId,
@@ -381,6 +396,7 @@ async def archive_stale(
     )
 
 
+@one_deadline
 async def get_children(
     db: Executor,
     user_id: UserId,
@@ -409,6 +425,7 @@ async def get_children(
     )
 
 
+@one_deadline
 async def delete_memory(db: Executor, user_id: UserId, memory_id: int) -> bool:
     """Delete a memory and all that hangs on it; tell whether there was one.
 

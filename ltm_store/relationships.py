@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from ltm_store import limits
-from ltm_store.db.execute import Executor, fetch_many, fetch_one, fetch_value, session_of
+from ltm_store.db.execute import (
+    Executor,
+    fetch_many,
+    fetch_one,
+    fetch_value,
+    one_deadline,
+    session_of,
+)
 from ltm_store.db.identity import User, find_user
 from ltm_store.db.transactions import Connection
 from ltm_store.errors import InvalidArgument, InvalidMemory
@@ -22,6 +29,7 @@ from ltm_store.model.relationships import (
 from ltm_store.model.values import UserId, check_memory_id, moment
 
 
+@one_deadline
 async def relate(
     db: Executor,
     user_id: UserId,
@@ -70,6 +78,7 @@ async def relate(
     )
 
 
+@one_deadline
 async def unrelate(
     db: Executor,
     user_id: UserId,
@@ -106,6 +115,7 @@ async def unrelate(
     return await session_of(db).with_locks(remove)
 
 
+@one_deadline
 async def get_relationships(db: Executor, user_id: UserId, memory_id: int) -> list[Relationship]:
     """The relationships of a memory in both directions, strongest first, at most 10,000.
 
@@ -147,6 +157,7 @@ async def relationships_of(
     return found
 
 
+@one_deadline
 async def traverse(
     db: Executor,
     user_id: UserId,
@@ -196,6 +207,7 @@ async def reached_from(db: Executor, user: int, memory_id: int, walk: Walk) -> l
     )
 
 
+@one_deadline
 async def shortest_path(
     db: Executor,
     user_id: UserId,
@@ -244,6 +256,7 @@ async def shortest_path(
     )
 
 
+@one_deadline
 async def suggest_relationships(
     db: Executor, user_id: UserId, memory_id: int, *, limit: int = 10
 ) -> list[Suggestion]:

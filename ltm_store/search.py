@@ -9,7 +9,14 @@ from datetime import datetime
 from typing import Final, NamedTuple, TypeVar, Unpack
 
 from ltm_store import limits
-from ltm_store.db.execute import Executor, fetch_many, fetch_one, fetch_value, session_of
+from ltm_store.db.execute import (
+    Executor,
+    fetch_many,
+    fetch_one,
+    fetch_value,
+    one_deadline,
+    session_of,
+)
 from ltm_store.db.identity import User, find_user
 from ltm_store.memories import memories_of
 from ltm_store.model.memories import Memory
@@ -46,6 +53,7 @@ def _with_filters(function: Function) -> Function:
 
 
 @_with_filters
+@one_deadline
 async def search_memories(
     db: Executor,
     user_id: UserId,
@@ -140,6 +148,7 @@ async def _list(
 
 
 @_with_filters
+@one_deadline
 async def explain_search(
     db: Executor,
     user_id: UserId,

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from ltm_store.db.execute import Executor, fetch_many, fetch_one, fetch_value, session_of
+from ltm_store.db.execute import (
+    Executor,
+    fetch_many,
+    fetch_one,
+    fetch_value,
+    one_deadline,
+    session_of,
+)
 from ltm_store.db.identity import find_user
 from ltm_store.db.transactions import Connection
 from ltm_store.errors import InvalidMemory, Unavailable
@@ -17,6 +24,7 @@ _ATTEMPTS: Final = 100  # of a removal, where other changes come in between
 _CANDIDATES: Final = 1_000  # tags that are compared with one, the most frequent beside it
 
 
+@one_deadline
 async def add_tags(
     db: Executor,
     user_id: UserId,
@@ -60,6 +68,7 @@ async def add_tags(
     )
 
 
+@one_deadline
 async def remove_tags(
     db: Executor, user_id: UserId, memory_id: int, tags: Iterable[str]
 ) -> Memory | None:
@@ -93,6 +102,7 @@ async def remove_tags(
     raise Unavailable("other changes of this memory came in between each time")
 
 
+@one_deadline
 async def rename_tag(db: Executor, user_id: UserId, old: str, new: str) -> int:
     """Give a tag another name in all memories of a user; the number of memories that it changed.
 
@@ -120,6 +130,7 @@ async def rename_tag(db: Executor, user_id: UserId, old: str, new: str) -> int:
     return await session_of(db).with_locks(rename)
 
 
+@one_deadline
 async def list_tags(
     db: Executor,
     user_id: UserId,
@@ -150,6 +161,7 @@ async def list_tags(
     )
 
 
+@one_deadline
 async def related_tags(
     db: Executor, user_id: UserId, tag: str, *, limit: int = 10
 ) -> list[RelatedTag]:

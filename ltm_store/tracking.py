@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextvars import Context
 from itertools import chain
 from operator import attrgetter
 from typing import Final, Literal, get_args
@@ -114,13 +115,15 @@ class AccessQueue:
                 _log.warning("%d accesses were not recorded", lost)
 
     def _start_in(self, seconds: float) -> None:
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._start)
+        # In a context of its own: the deadline of the call that began it is not its own.
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(seconds, self._start, context=Context())
 
     def _start(self) -> asyncio.Task[None]:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._task = asyncio.get_running_loop().create_task(self._drain())
+        self._task = asyncio.get_running_loop().create_task(self._drain(), context=Context())
         self._task.add_done_callback(self._drained)
         return self._task
 
@@ -188,6 +191,7 @@ class Tracker:
             raise InvalidArgument("access_tracking", 'should be "deferred", "immediate" or "off"')
         self._db = db
         self._tracking = tracking
+        self._failing = False
         self.queue = AccessQueue(lambda memories: write_accesses(db, memories))
 
     async def track(
@@ -219,8 +223,11 @@ class Tracker:
         )
         try:
             await record(self._db, user, details)
+            self._failing = False
         except Unavailable:  # a replica, say: what was read is worth more than its count
-            _log.warning("%d accesses were not recorded", len(memory_ids))
+            if not self._failing:
+                _log.warning("%d accesses were not recorded", len(memory_ids))
+            self._failing = True
 
     async def write_pending(self, user: int, memory_id: int | None) -> None:
         """Write what is queued, where some of it is of this memory, or of this user."""

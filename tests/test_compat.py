@@ -9,7 +9,15 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from ltm_store import InvalidMemory, MemoryType, Unavailable, compat, migrate
+from ltm_store import (
+    InvalidMemory,
+    MemoryType,
+    Unavailable,
+    compat,
+    connect,
+    migrate,
+    search_memories,
+)
 from ltm_store.compat import (
     add_enhanced_ltm_memory,
     add_ltm_memory,
@@ -284,3 +292,19 @@ async def test_a_search_with_relationships_takes_three_statements_at_most(defaul
     assert len(found) == 5
     assert sum(len(row["relationships"]) for row in found) == 8
     assert len(caplog.records) <= 3
+
+
+def test_accesses_count_where_each_call_has_a_loop_of_its_own(dsn):
+    """As a task queue or a script calls: nobody closes, the loops do."""
+    compat.configure(dsn)
+    asyncio.run(add_ltm_memory("77", "bees", []))
+    for _ in range(3):
+        asyncio.run(search_ltm_memories("77", "bees"))
+
+    async def counted():
+        async with connect(dsn, access_tracking="off") as db:
+            (memory,) = await search_memories(db, 77, "bees")
+            return memory.access_count
+
+    assert asyncio.run(counted()) == 3
+    compat.configure()

@@ -349,3 +349,23 @@ async def test_a_slow_export_outlives_the_idle_timeout_of_transactions(dsn):
                 await other.execute("SELECT pg_sleep(0.2)")
     await other.close()
     assert lines == 300
+
+
+async def test_the_timeout_holds_for_the_whole_call(dsn):
+    """A call of two statements, of which the second hangs for what the first has left."""
+    async with wire(dsn) as proxy, connect(proxy.dsn, timeout=1, access_tracking="off") as db:
+        await add_memory(db, "alice", "x")
+        started = asyncio.get_running_loop().time()
+        deadlines = []
+        run = db.run
+
+        async def noting(sql, arguments, *, repeat):
+            deadlines.append(db.deadline())
+            return await run(sql, arguments, repeat=repeat)
+
+        db.run = noting
+        db.external_users.clear()
+        await add_memory(db, "alice", "y")
+        await get_memory(db, 1, 1)
+    assert len(deadlines) == 3
+    assert started + 1 <= deadlines[0] == deadlines[1] < deadlines[2]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, MutableMapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, Final, TypeAlias, TypeVar
+from contextvars import ContextVar
+from functools import wraps
+from math import inf
+from typing import Any, Final, TypeAlias, TypeVar, cast
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
@@ -21,7 +25,27 @@ POOL_SECONDS: Final = 10.0  # that a caller's own pool may take to hand out a co
 
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 One = TypeVar("One")
+Function = TypeVar("Function", bound=Callable[..., Coroutine[Any, Any, Any]])
 Row = TypeVar("Row", bound=BaseModel)
+
+
+_deadline: ContextVar[float | None] = ContextVar("ltm_store_deadline", default=None)
+
+
+def one_deadline(function: Function) -> Function:
+    """Let the timeout of a Database hold for a whole call, however many statements it takes."""
+
+    @wraps(function)
+    async def bounded(db: Executor, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(db, Session) or _deadline.get() is not None:
+            return await function(db, *args, **kwargs)
+        token = _deadline.set(db.deadline())
+        try:
+            return await function(db, *args, **kwargs)
+        finally:
+            _deadline.reset(token)
+
+    return cast("Function", bounded)
 
 
 class Session(ABC):
@@ -33,6 +57,12 @@ class Session(ABC):
 
     external_users: MutableMapping[str, tuple[int, float]] | None = None
     """The numbers of users known by a string, and when each was found."""
+
+    timeout: float = inf
+
+    def deadline(self) -> float:
+        """Until when the present call may take, on the clock of the event loop."""
+        return _deadline.get() or asyncio.get_running_loop().time() + self.timeout
 
     @abstractmethod
     def run(self, sql: str, arguments: list[Any], *, repeat: bool) -> Awaitable[list[Any]]:
