@@ -32,7 +32,8 @@ lint: $(VENV)/dev ## Style, types, layers, SQL
 docs: $(VENV)/dev ## The pages of docs/ with a reference of every function, as HTML in site/
 	$(BIN)/mkdocs build --strict --config-file docs/api/mkdocs.yml
 
-soak: $(VENV)/dev ## Long runs: a million memories adopted under load (ten minutes)
+soak: $(VENV)/dev ## Long runs: writing functions in pairs, a million memories adopted under load (15 minutes)
+	$(WITHOUT_DSN) $(BIN)/python -m tests.soak.pairs
 	$(WITHOUT_DSN) $(BIN)/python -m tests.soak.adopt
 
 migrate: $(VENV)/embedded ## Apply the schema to DATABASE_URL (or the PostgreSQL of the demo)
