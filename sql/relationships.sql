@@ -1,15 +1,5 @@
 -- Relationships of memories: ltm_memory_relationships, and its mirror on the source memory.
 
--- columns: summary
-SELECT
-    json_build_object(
-        'id', m.id,
-        'content', m.content,
-        'memory_type', m.memory_type,
-        'importance_score', coalesce(m.importance_score, 1)
-    )::text AS related_memory
-FROM ltm_memories AS m;
-
 -- columns: relationship
 SELECT
     r.id,
@@ -20,8 +10,21 @@ SELECT
     CASE WHEN o.id = r.target_memory_id THEN 'outgoing' ELSE 'incoming' END AS direction,
     coalesce(r.strength, 1) AS strength,
     r.created_at,
-    o.*  -- columns: summary
+    ltm_memory_summary(o.id, o.content, o.memory_type, o.importance_score) AS related_memory
 FROM ltm_memory_relationships AS r, ltm_memories AS o;
+
+-- columns: relationship_row
+SELECT
+    m.id,
+    m.source_memory_id,
+    m.target_memory_id,
+    m.relationship_type,
+    m.description,
+    m.direction,
+    m.strength,
+    m.created_at,
+    m.related_memory::text AS related_memory
+FROM ltm_memory_relationships AS m;
 
 -- query: strongest_neighbours(user_id bigint, types text[])
 -- Of the memory f: its f.fan_out strongest relationships of these types in each direction.
@@ -132,9 +135,13 @@ related AS (
 )
 
 SELECT
-    r.*  -- columns: relationship
-FROM related AS r
-INNER JOIN ltm_memories AS o ON o.user_id = $1 AND o.id = r.target_memory_id;
+    l.*  -- columns: relationship_row
+FROM (
+    SELECT
+        r.*  -- columns: relationship
+    FROM related AS r
+    INNER JOIN ltm_memories AS o ON o.user_id = $1 AND o.id = r.target_memory_id
+) AS l;
 
 -- name: lock_source(user_id bigint, memory_id bigint) :one
 -- Lock a memory, so that the next statement sees every relationship that another one made from it.
@@ -184,15 +191,7 @@ SELECT count(*) AS removed FROM unrelated;
 -- name: get_relationships(user_id bigint, memory_id bigint, as_of timestamptz) :many Relationship
 -- The relationships that leave a memory or arrive at it, strongest first.
 SELECT
-    l.id,
-    l.source_memory_id,
-    l.target_memory_id,
-    l.relationship_type,
-    l.description,
-    l.direction,
-    l.strength,
-    l.created_at,
-    l.related_memory
+    l.*  -- columns: relationship_row
 FROM ltm_memories AS m
 CROSS JOIN
     LATERAL (
@@ -208,15 +207,7 @@ LIMIT 10000;
 -- The same for several memories at once, each with the memory that it is seen from.
 SELECT
     m.id AS memory_id,
-    l.id,
-    l.source_memory_id,
-    l.target_memory_id,
-    l.relationship_type,
-    l.description,
-    l.direction,
-    l.strength,
-    l.created_at,
-    l.related_memory
+    l.*  -- columns: relationship_row
 FROM ltm_memories AS m
 CROSS JOIN
     LATERAL (
@@ -325,7 +316,7 @@ SELECT
     l.depth,
     f.strength AS path_strength,
     p.path,
-    m.*  -- columns: summary
+    ltm_memory_summary(m.id, m.content, m.memory_type, m.importance_score)::text AS related_memory
 FROM levels AS l
 CROSS JOIN unnest(l.ids, l.strengths) WITH ORDINALITY AS f (id, strength, place)
 -- A join, so that not all paths of a level are sorted with each memory.
@@ -731,7 +722,7 @@ SELECT
     s.tags,
     s.participants,
     s.words,
-    m.*  -- columns: summary
+    ltm_memory_summary(m.id, m.content, m.memory_type, m.importance_score)::text AS related_memory
 FROM scored AS s
 INNER JOIN ltm_memories AS m ON m.user_id = $1 AND m.id = s.id
 WHERE

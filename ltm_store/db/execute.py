@@ -13,20 +13,19 @@ from typing import Any, Final, TypeAlias, TypeVar, cast
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
-from pydantic import BaseModel
 
 from ltm_store.db.observe import observed
 from ltm_store.db.statements import statements
 from ltm_store.db.transactions import Connection, begun, translated
 from ltm_store.errors import InvalidArgument, LtmError, translate
-from ltm_store.model.values import STORED
+from ltm_store.model.base import Row
 
 POOL_SECONDS: Final = 10.0  # that a caller's own pool may take to hand out a connection
 
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 One = TypeVar("One")
 Function = TypeVar("Function", bound=Callable[..., Coroutine[Any, Any, Any]])
-Row = TypeVar("Row", bound=BaseModel)
+Model = TypeVar("Model", bound=Row)
 
 
 _deadline: ContextVar[float | None] = ContextVar("ltm_store_deadline", default=None)
@@ -208,16 +207,16 @@ async def fetch_value(db: Executor, name: str, /, **arguments: object) -> Any:
 
 
 async def fetch_one(
-    db: Executor, name: str, model: type[Row], /, **arguments: object
-) -> Row | None:
+    db: Executor, name: str, model: type[Model], /, **arguments: object
+) -> Model | None:
     """The first row of a statement as a model, or None."""
     rows = await _run(db, name, arguments)
-    return model.model_validate(dict(rows[0]), context=STORED) if rows else None
+    return model.from_record(rows[0]) if rows else None
 
 
 async def fetch_many(
-    db: Executor, name: str, model: type[Row], /, **arguments: object
-) -> list[Row]:
+    db: Executor, name: str, model: type[Model], /, **arguments: object
+) -> list[Model]:
     """The rows of a statement as models, in its order."""
     rows = await _run(db, name, arguments)
-    return [model.model_validate(dict(row), context=STORED) for row in rows]
+    return [model.from_record(row) for row in rows]

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, StrictBool, ValidationInfo, field_va
 
 from ltm_store import limits
 from ltm_store.errors import InvalidArgument, InvalidMemory
-from ltm_store.model.base import Arguments, Row
+from ltm_store.model.base import NO_READERS, Arguments, Row
 from ltm_store.model.values import Fraction, MemoryId, Note, Text, Word
 
 
@@ -44,6 +44,8 @@ class Feedback(Arguments):
 
 class Access(Row):
     """One recorded access of a memory. Moments are aware and in UTC."""
+
+    readers = NO_READERS
 
     id: int
     user_id: int

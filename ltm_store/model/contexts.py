@@ -19,6 +19,7 @@ from pydantic import (
     StrictBool,
     StrictFloat,
     StrictInt,
+    TypeAdapter,
     ValidationError,
     ValidationInfo,
     ValidatorFunctionWrapHandler,
@@ -311,6 +312,40 @@ def _read(value: object, in_rust: ValidatorFunctionWrapHandler) -> EnhancedConte
 
 StoredContext = Annotated[Json[EnhancedContext | None], WrapValidator(_read)]
 """The context of a stored row as JSON text, whoever wrote it. Reading it never fails."""
+
+
+class UnreadContext(NamedTuple):
+    """The context of a trusted row as it is stored, until somebody asks for it."""
+
+    text: str
+
+    @classmethod
+    def of(cls, text: str | None) -> Self | None:
+        """What a row holds in the place of its context."""
+        return None if text is None else cls(text)
+
+
+_STORED_CONTEXT: Final = TypeAdapter[EnhancedContext | None](StoredContext)
+
+
+class ContextOnDemand:
+    """Reads the context of a row when it is first asked for: that takes longer than all the rest.
+
+    It stands in the place of the field on the class, so it is asked before the row's own values.
+    """
+
+    def __get__(self, row: BaseModel | None, owner: object) -> EnhancedContext | None:
+        if row is None:  # pydantic looks for a default, and there is none
+            raise AttributeError("enhanced_context")
+        context = row.__dict__["enhanced_context"]
+        if isinstance(context, UnreadContext):
+            context = _STORED_CONTEXT.validate_python(context.text, context=STORED)
+            row.__dict__["enhanced_context"] = context
+        found: EnhancedContext | None = context
+        return found
+
+    def __set__(self, row: BaseModel, value: object) -> None:
+        raise AttributeError("rows are frozen")
 
 
 def _salvage(data: JsonValue) -> EnhancedContext:

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator, Iterable, Mapping
 from datetime import datetime
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, StrictBool, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    StrictBool,
+    model_serializer,
+)
+from pydantic_core import from_json
 
 from ltm_store import limits
 from ltm_store.errors import InvalidArgument, InvalidMemory, LtmError
-from ltm_store.model.base import FROM_JSON, Arguments, Row, parsed
-from ltm_store.model.contexts import EnhancedContext, StoredContext
+from ltm_store.model.base import FROM_JSON, Arguments, Reader, Row
+from ltm_store.model.contexts import ContextOnDemand, EnhancedContext, StoredContext, UnreadContext
 from ltm_store.model.relationships import Relationship
 from ltm_store.model.values import (
     Category,
@@ -29,6 +40,8 @@ from ltm_store.model.values import (
     Tags,
     Text,
     Word,
+    load_json,
+    read_json,
 )
 
 
@@ -106,19 +119,31 @@ class MemoryChanges(_Attributes):
     remove_metadata: tuple[Text, ...] = ()
 
 
-def _stored_tags(value: object, info: ValidationInfo) -> object:
+def _read_tags(text: str | None) -> tuple[str, ...]:
     """Tags of a row: a JSON array, or whatever an older program wrote in its place."""
-    tags = parsed(value, info)
+    return _tags(None if text is None else load_json(text))
+
+
+def _tags(tags: object) -> tuple[str, ...]:
     if tags is None:
         return ()
     if not isinstance(tags, list | tuple):
         tags = (tags,)
-    return tuple(tag if isinstance(tag, str) else str(tag) for tag in tags if tag is not None)
+    return tuple([tag if isinstance(tag, str) else str(tag) for tag in tags if tag is not None])
 
 
-def _stored_ids(value: object, info: ValidationInfo) -> object:
-    ids = parsed(value, info)
-    return tuple(i for i in ids if type(i) is int) if isinstance(ids, list | tuple) else ()
+def _read_ids(text: str | None) -> tuple[int, ...]:
+    return _ids(None if text is None else load_json(text))
+
+
+def _ids(ids: object) -> tuple[int, ...]:
+    return tuple([i for i in ids if type(i) is int]) if isinstance(ids, list | tuple) else ()
+
+
+def _read_relationships(text: str | None) -> tuple[Relationship, ...] | None:
+    if text is None:
+        return None
+    return tuple([Relationship.from_record(record) for record in from_json(text)])
 
 
 class Memory(Row):
@@ -131,10 +156,20 @@ class Memory(Row):
     letter case and white space.
     """
 
+    readers: ClassVar[Mapping[str, Reader] | None] = MappingProxyType(
+        {
+            "tags": _read_tags,
+            "related_memory_ids": _read_ids,
+            "metadata": read_json,
+            "enhanced_context": UnreadContext.of,
+            "relationships": _read_relationships,
+        }
+    )
+
     id: int
     user_id: int
     content: str
-    tags: Annotated[tuple[str, ...], BeforeValidator(_stored_tags)]
+    tags: Annotated[tuple[str, ...], BeforeValidator(_tags), FROM_JSON]
     memory_type: str | None
     category: str | None
     importance_score: int
@@ -152,7 +187,7 @@ class Memory(Row):
     last_modified: datetime | None
     access_count: int
     last_access_context: str | None
-    related_memory_ids: Annotated[tuple[int, ...], BeforeValidator(_stored_ids)]
+    related_memory_ids: Annotated[tuple[int, ...], BeforeValidator(_ids), FROM_JSON]
     parent_memory_id: int | None
     metadata: Annotated[JsonValue, FROM_JSON]
     is_archived: bool
@@ -163,6 +198,39 @@ class Memory(Row):
     relationships: Annotated[tuple[Relationship, ...] | None, FROM_JSON] = None
     outcome: Literal["created", "existing"] | None = None
     duplicate_of: int | None = None
+
+    def _whole(self) -> Self:
+        """The row itself, its context read: for whatever looks at all fields at once."""
+        _ = self.enhanced_context
+        return self
+
+    @model_serializer(mode="wrap")
+    def _serialise(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
+        whole: dict[str, object] = handler(self._whole())
+        return whole
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Memory):
+            other._whole()
+        return super(Memory, self._whole()).__eq__(other)
+
+    def __iter__(self) -> Generator[tuple[str, object], None, None]:
+        yield from super(Memory, self._whole()).__iter__()
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, object]]:
+        return super(Memory, self._whole()).__repr_args__()
+
+    def __getstate__(self) -> dict[object, object]:
+        return super(Memory, self._whole()).__getstate__()
+
+    def __copy__(self) -> Self:
+        return super(Memory, self._whole()).__copy__()
+
+    def __deepcopy__(self, memo: dict[int, object] | None = None) -> Self:
+        return super(Memory, self._whole()).__deepcopy__(memo)
+
+
+type.__setattr__(Memory, "enhanced_context", ContextOnDemand())
 
 
 class Conflict(LtmError):

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from enum import StrEnum
 from math import prod
+from types import MappingProxyType
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
+from pydantic_core import from_json
 
 from ltm_store import limits
 from ltm_store.errors import InvalidArgument, InvalidMemory
-from ltm_store.model.base import FROM_JSON, Arguments, Row, RowLimit
-from ltm_store.model.values import Fraction, Moment, Note, Word
+from ltm_store.model.base import FROM_JSON, NO_READERS, Arguments, Row, RowLimit
+from ltm_store.model.values import Fraction, Moment, Note, Word, utc
 
 
 class RelationshipType(StrEnum):
@@ -56,14 +59,30 @@ class Suggesting(Arguments):
 class MemorySummary(Row):
     """The other end of a relationship, or an entry of a ranking."""
 
+    readers = NO_READERS
+
     id: int
     content: str
     memory_type: str | None
     importance_score: int
 
 
+def _read_summary(summary: str | dict[str, object]) -> MemorySummary:
+    """The other memory: JSON text of a column, or an object inside of JSON."""
+    record = from_json(summary) if isinstance(summary, str) else summary
+    return MemorySummary.from_record(record)
+
+
+def _read_moment(moment: datetime | str | None) -> datetime | None:
+    if isinstance(moment, str):
+        moment = datetime.fromisoformat(moment)
+    return moment and utc(moment)
+
+
 class Relationship(Row):
     """A relationship as seen from one memory, "outgoing" when that memory is its source."""
+
+    readers = MappingProxyType({"created_at": _read_moment, "related_memory": _read_summary})
 
     id: int
     source_memory_id: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
+from types import MappingProxyType
 from typing import Annotated, TypedDict
 
 from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, StrictBool, ValidationError
@@ -136,6 +137,10 @@ class MemoryHit(Memory):
     query, text_score is 0, the score is the dynamic importance and matched_terms is empty.
     `duplicate_ids` are the hits with an equal content that it stands for, when they are left out.
     """
+
+    readers = MappingProxyType(
+        {**(Memory.readers or {}), "matched_terms": tuple, "duplicate_ids": tuple}
+    )
 
     score: float
     boost: float

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import ClassVar
 
 from ltm_store.errors import InvalidArgument, InvalidMemory
-from ltm_store.model.base import Arguments, Row, RowLimit
+from ltm_store.model.base import NO_READERS, Arguments, Row, RowLimit
 from ltm_store.model.values import Fraction, TagImportance, Tags, Word
 
 
@@ -36,6 +36,8 @@ class Tag(Row):
     frequent ones.
     """
 
+    readers = NO_READERS
+
     tag_name: str
     memory_count: int
     usage_count: int
@@ -48,6 +50,8 @@ class Tag(Row):
 
 class RelatedTag(Row):
     """A tag beside another one: on memory_count memories both are, jaccard is the share, 0 .. 1."""
+
+    readers = NO_READERS
 
     tag_name: str
     memory_count: int

@@ -81,6 +81,8 @@ class ExportedMemory(NewMemory):
 class ExportRow(Memory):
     """A memory with all that an export says of it."""
 
+    readers = None
+
     outgoing: Annotated[tuple[ExportedRelationship, ...], FROM_JSON]
     accesses: Annotated[tuple[ExportedAccess, ...], FROM_JSON]
     tag_details: Annotated[tuple[ExportedTag, ...], FROM_JSON]

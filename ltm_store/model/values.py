@@ -156,6 +156,11 @@ def load_json(text: str) -> JsonValue:
     return value
 
 
+def read_json(text: str | None) -> JsonValue:
+    """A column of JSON text; NULL is None."""
+    return None if text is None else load_json(text)
+
+
 def dump_json(value: object) -> str:
     """JSON text as statements take it."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
