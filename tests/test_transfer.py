@@ -418,9 +418,7 @@ async def test_users_are_listed_page_by_page(db):
     assert [user.user_id < 0 for user in users] == [False, False, False, True, True]
     for key in ("name", "user_id"):
         seen = []
-        while page := await list_users(
-            db, after=getattr(seen[-1], key) if seen else None, limit=1
-        ):
+        while page := await list_users(db, after=getattr(seen[-1], key) if seen else None, limit=1):
             seen += page
         assert seen == users
     for wrong in ({"after": "nobody"}, {"limit": 0}):

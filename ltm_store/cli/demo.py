@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -63,7 +64,8 @@ async def _demo(dsn: str | None, out: Console) -> None:
 
 async def _import(db: Database, out: Console) -> None:
     started = time.perf_counter()
-    report = await import_lines(db, USER, demo_lines(), out)
+    lines = [(number, json.loads(line)) for number, line in enumerate(demo_lines(), 1)]
+    report = await import_lines(db, USER, lines, out)
     seconds = time.perf_counter() - started
     out.print(
         f"[bold]{report.created}[/] memories of one user over a year, with "

@@ -9,8 +9,8 @@ from typing import Final
 FONT_SIZE: Final = 12.0
 LABEL_WIDTH: Final = 160.0  # of the lines of a memory's label, in the units of FONT_SIZE
 _LABEL_LINES: Final = 3
-# Control characters but tab and line feed, what turns the direction of writing, the invisible copies
-# of ASCII, halves of surrogate pairs and what XML forbids.
+# Control characters but tab and line feed, what turns the direction of writing, the invisible
+# copies of ASCII, halves of surrogate pairs and what XML forbids.
 STEERING: Final = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
     "\ud800-\udfff\ufffe\uffff\U000e0000-\U000e007f]"

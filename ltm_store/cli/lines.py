@@ -1,0 +1,148 @@
+"""Files to import: what each line says, all that is wrong with it, and the key it comes under."""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Final
+
+from ltm_store.model.hints import Problem
+from ltm_store.model.memories import NewMemory
+from ltm_store.model.transfer import IMPORT_KEY, ExportedMemory, read_line
+
+_NOT_JSON: Final = "is no number that JSON can hold"
+_LONGEST_NUMBER: Final = 4300  # digits, from which on Python refuses to read one
+_KEY_CHARS: Final = 100  # of a name in the path to a field
+_REFERENCES: Final = {"related_memory_ids", "parent_memory_id", "relationships"}
+_SAID: Final = set(NewMemory.model_fields) - _REFERENCES - {"idempotency_key"}
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a file that is not blank, as text and as a memory, or what is wrong with it."""
+
+    number: int
+    text: str
+    memory: ExportedMemory | None = None
+    problems: tuple[Problem, ...] = ()
+
+    def told(self) -> Iterator[str]:
+        """A sentence for each problem."""
+        for field, rule in self.problems:
+            yield f"line {self.number}, {field}: {rule}" if field else f"line {self.number}: {rule}"
+
+
+def read_lines(data: bytes) -> list[Line]:
+    """The lines of JSON Lines, each checked alone and among the others."""
+    # splitlines would also cut at U+2028, which stands as it is inside JSON strings.
+    rows = enumerate(data.removeprefix(codecs.BOM_UTF8).split(b"\n"), 1)
+    lines = [_line(number, row) for number, row in rows if row.strip()]
+    return _checked_together(lines)
+
+
+def _line(number: int, row: bytes) -> Line:
+    line = Line(number, row.decode("utf-8", "surrogateescape"))
+    try:
+        row.decode()
+        read = _parsed(line.text)
+    except UnicodeDecodeError:
+        read = [("", "is not UTF-8 text")]
+    except RecursionError:
+        read = [("", "holds JSON that is nested too deeply")]
+    if isinstance(read, ExportedMemory):
+        return replace(line, memory=read)
+    return replace(line, problems=tuple(read))
+
+
+def _parsed(text: str) -> ExportedMemory | list[Problem]:
+    try:
+        value = json.loads(text, parse_int=_whole_number)
+    except json.JSONDecodeError as error:
+        return [("", f"is not JSON: {error.msg} (column {error.colno})")]
+    if isinstance(value, list):
+        return [("", "should be a JSON object; jq -c '.[]' makes lines of a list")]
+    if not isinstance(value, dict):
+        return [("", "should be a JSON object")]
+    return [(field, _NOT_JSON) for field in _odd_numbers(value)] or read_line(value)
+
+
+def _whole_number(digits: str) -> float:
+    return int(digits) if len(digits) < _LONGEST_NUMBER else math.inf
+
+
+def _odd_numbers(value: object, path: str = "") -> Iterator[str]:
+    """The fields that hold NaN, an infinity, or a number beyond what can be read."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield path
+    elif isinstance(value, dict | list):
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, inner in pairs:
+            name = str(key)[:_KEY_CHARS]
+            yield from _odd_numbers(inner, f"{path}.{name}" if path else name)
+
+
+def _checked_together(lines: list[Line]) -> list[Line]:
+    """The lines; refused are those with another's id, and those that speak of one not there."""
+    first: dict[int, int] = {}
+    for place, line in enumerate(lines):
+        if line.memory is None or line.memory.id is None:
+            continue
+        number = first.setdefault(line.memory.id, line.number)
+        if number != line.number:
+            lines[place] = _refused(line, ("id", f"line {number} has it too"))
+    while _refuse_dangling(lines):
+        pass
+    return lines
+
+
+def _refuse_dangling(lines: list[Line]) -> bool:
+    """Refuse lines that speak of an id that no good line has; tell whether there were some."""
+    known = {line.memory.id for line in lines if line.memory is not None}
+    found = False
+    for place, line in enumerate(lines):
+        if line.memory is None:
+            continue
+        problems = [
+            (field, "should be another memory")
+            if target == line.memory.id
+            else (field, f"no line that can be imported has the id {target}")
+            for field, target in line.memory.references()
+            if target not in known or target == line.memory.id
+        ]
+        if problems:
+            lines[place] = _refused(line, *problems)
+            found = True
+    return found
+
+
+def _refused(line: Line, *problems: Problem) -> Line:
+    return replace(line, memory=None, problems=problems)
+
+
+def good_lines(lines: list[Line], *, again: bool) -> list[tuple[int, ExportedMemory]]:
+    """What can be imported, with an idempotency_key for each line that has none of its own.
+
+    It is made from what the line says of the memory, not from what it says of other lines, and
+    from how often the file said so before: the same file imported again adds nothing. With `again`
+    there are none.
+    """
+    counts: Counter[str] = Counter()
+    found = []
+    for line in lines:
+        memory = line.memory
+        if memory is None:
+            continue
+        if memory.idempotency_key is None and not again:
+            said = memory.model_dump(mode="json", include=_SAID, exclude_defaults=True)
+            text = json.dumps(said, sort_keys=True)
+            digest = hashlib.sha256(text.encode()).hexdigest()
+            key = f"{IMPORT_KEY}{digest}:{counts[digest]}"
+            counts[digest] += 1
+            memory = memory.model_copy(update={"idempotency_key": key})
+        found.append((line.number, memory))
+    return found
