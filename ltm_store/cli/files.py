@@ -50,16 +50,14 @@ def _replaceable(file: Path) -> tuple[Path, os.stat_result | None] | None:
     """The regular file that is to be written and what is there now; None for a device."""
     if file.is_symlink() and os.lstat(file).st_uid != os.geteuid():
         raise OSError(EACCES, "is a symbolic link of another user")
-    real = Path(os.path.realpath(file))
+    real = Path(os.path.realpath(file))  # of a pipe in /dev/fd it is no path
     try:
-        found = os.stat(real)
+        found = os.stat(file)
     except FileNotFoundError:
         return real, None
     if stat.S_ISDIR(found.st_mode):
         raise IsADirectoryError(EISDIR, os.strerror(EISDIR))
     if stat.S_ISREG(found.st_mode):
-        if not os.access(real, os.W_OK):
-            raise PermissionError(EACCES, os.strerror(EACCES))
         return real, found
     if not os.path.abspath(file).startswith(_DEVICES) or stat.S_ISSOCK(found.st_mode):
         raise OSError(EINVAL, "is not a regular file")
