@@ -85,7 +85,7 @@ def rollback(
 def memories_lost(dsn: str, *, to: str | None = None, everything: bool = False) -> int:
     """How many memories a rollback would drop. Raises MigrationFailed as rollback does."""
     with connected(dsn) as connection:
-        if adopt.under_way(connection):
+        if survey.under_way(connection):
             return 0  # they go back into the original tables
         chosen = _last(applied_ids(connection), to, everything)
         dropped = any(name.endswith("_memories") for name in chosen)
