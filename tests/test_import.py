@@ -14,7 +14,7 @@ from ltm_store import (
     search_memories,
 )
 from ltm_store.render.text import STEERING
-from tests.test_cli import cli
+from tests.test_cli import Cli, cli
 from tests.test_memories import rows
 
 __all__ = ["cli"]
@@ -92,6 +92,14 @@ async def test_without_a_check_a_bad_line_refuses_the_file(db, cli):
     import_text(cli, BAD, code=1)
     assert cli.stderr == f"failed: {TOLD[0]} (and 6 more lines; --check tells all)\n"
     assert await contents(db, "alice") == []
+
+
+def test_a_long_chain_of_lines_is_refused_with_its_first():
+    cli = Cli("postgresql://nobody@127.0.0.1:1/nowhere")  # a check needs no database
+    chain = [{"content": "x", "id": n, "parent_memory_id": n - 1} for n in range(1, 20_000)]
+    for lines in (chain, chain[::-1]):
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        assert import_text(cli, text, "--check", code=1).count("\n") == 19_999
 
 
 async def test_bad_lines_can_be_left_out_and_kept_as_they_are(db, cli, tmp_path):

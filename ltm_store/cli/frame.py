@@ -20,7 +20,7 @@ from pydantic import BaseModel, JsonValue
 from ltm_store import embedded
 from ltm_store.database import Database, connect
 from ltm_store.db import dsn as dsns
-from ltm_store.errors import LtmError
+from ltm_store.errors import LtmError, Unavailable
 from ltm_store.render.text import STEERING, legible
 from ltm_store.search import search_memories
 from ltm_store.users import list_users
@@ -148,7 +148,11 @@ async def unknown_user(db: Database, user: str) -> str | None:
     if await search_memories(db, user, include_archived=True, limit=1):
         return None
     told = f"no memories of '{legible(user, _NAMED_CHARS)}'"
-    names = [str(found.name) for found in await list_users(db, limit=_LOOKED_AT) if found.memories]
+    try:
+        users = await list_users(db, limit=_LOOKED_AT)
+    except Unavailable:  # counting the memories of large users took too long
+        return told
+    names = [str(found.name) for found in users if found.memories]
     if len(names) > _FEW_USERS:
         names = get_close_matches(user, names, 3)
         return f"{told}; near it: {_listed(names)}" if names else f"{told}; see: ltm-store users"

@@ -6,8 +6,8 @@ import codecs
 import hashlib
 import json
 import math
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -95,29 +95,35 @@ def _checked_together(lines: list[Line]) -> list[Line]:
         number = first.setdefault(line.memory.id, line.number)
         if number != line.number:
             lines[place] = _refused(line, ("id", f"line {number} has it too"))
-    while _refuse_dangling(lines):
-        pass
+    _refuse_dangling(lines)
     return lines
 
 
-def _refuse_dangling(lines: list[Line]) -> bool:
-    """Refuse lines that speak of an id that no good line has; tell whether there were some."""
+def _refuse_dangling(lines: list[Line]) -> None:
+    """Refuse lines that speak of an id that no good line has, and those that speak of these."""
     known = {line.memory.id for line in lines if line.memory is not None}
-    found = False
+    speakers: defaultdict[int, list[int]] = defaultdict(list)
     for place, line in enumerate(lines):
-        if line.memory is None:
-            continue
-        problems = [
-            (field, "should be another memory")
-            if target == line.memory.id
-            else (field, f"no line that can be imported has the id {target}")
-            for field, target in line.memory.references()
-            if target not in known or target == line.memory.id
-        ]
-        if problems:
-            lines[place] = _refused(line, *problems)
-            found = True
-    return found
+        for _, target in line.memory.references() if line.memory else ():
+            speakers[target].append(place)
+    waiting = list(range(len(lines)))
+    while waiting:
+        place = waiting.pop()
+        memory = lines[place].memory
+        problems = list(_dangling(memory, known)) if memory else []
+        if memory and problems:
+            lines[place] = _refused(lines[place], *problems)
+            if memory.id is not None:
+                known.discard(memory.id)
+                waiting += speakers[memory.id]
+
+
+def _dangling(memory: ExportedMemory, known: Container[int | None]) -> Iterator[Problem]:
+    for field, target in memory.references():
+        if target == memory.id:
+            yield field, "should be another memory"
+        elif target not in known:
+            yield field, f"no line that can be imported has the id {target}"
 
 
 def _refused(line: Line, *problems: Problem) -> Line:

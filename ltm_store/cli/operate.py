@@ -72,7 +72,10 @@ def purge(as_json: JsonOption = False, dsn: DsnOption = None) -> None:
             return await purge_expired(db)
 
     count = asyncio.run(purged())
-    print_json({"purged": count}) if as_json else typer.echo(f"{count} expired memories deleted")
+    if as_json:
+        print_json({"purged": count})
+    else:
+        typer.echo(f"{count} expired memories deleted")
 
 
 @command("prune", "prune --older-than 2026-01-01")
@@ -90,7 +93,10 @@ def prune(
             return await prune_accesses(db, older_than)
 
     count = asyncio.run(pruned())
-    print_json({"pruned": count}) if as_json else typer.echo(f"{count} recorded accesses deleted")
+    if as_json:
+        print_json({"pruned": count})
+    else:
+        typer.echo(f"{count} recorded accesses deleted")
 
 
 @command("health", "health --json")
