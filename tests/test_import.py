@@ -165,6 +165,21 @@ async def test_a_content_of_another_name_is_known(conn, cli, name):
         await import_user(conn, "alice", [{name: "likes tea"}])
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('[{"content": "a"}]', "should be a JSON object; jq -c '.[]' makes lines of a list"),
+        ('[\n  {"content": "a"},\n  {"content": "b"}\n]\n', "begins one JSON value that goes on"),
+        ('{\n  "content": "a"\n}\n', "begins one JSON value that goes on below"),
+        ('{"results": [{"memory": "a"}]}', "should be one memory; jq -c '.results[]' makes lines"),
+    ],
+)
+async def test_a_file_of_another_form_is_known(cli, text, told):
+    import_text(cli, text, code=1)
+    assert cli.stderr.startswith(f"failed: line 1: {told}")
+    assert "more lines" not in cli.stderr
+
+
 async def test_a_file_imported_twice_is_there_once(db, cli, tmp_path):
     text = (
         '{"content": "a", "id": 1}\n{"content": "a"}\n'

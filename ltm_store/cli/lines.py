@@ -42,7 +42,19 @@ def read_lines(data: bytes) -> list[Line]:
     # splitlines would also cut at U+2028, which stands as it is inside JSON strings.
     rows = enumerate(data.removeprefix(codecs.BOM_UTF8).split(b"\n"), 1)
     lines = [_line(number, row) for number, row in rows if row.strip()]
+    if len(lines) > 1 and lines[0].memory is None and _is_one_value(data):
+        rule = "begins one JSON value that goes on below; jq -c '.[]' makes lines of a list"
+        whole = data.decode("utf-8", "surrogateescape")
+        return [replace(lines[0], text=whole, problems=(("", rule),))]
     return _checked_together(lines)
+
+
+def _is_one_value(data: bytes) -> bool:
+    try:
+        json.loads(data)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _line(number: int, row: bytes) -> Line:
@@ -68,7 +80,18 @@ def _parsed(text: str) -> ExportedMemory | list[Problem]:
         return [("", "should be a JSON object; jq -c '.[]' makes lines of a list")]
     if not isinstance(value, dict):
         return [("", "should be a JSON object")]
+    if "content" not in value and (name := _list_in(value)):
+        return [("", f"should be one memory; jq -c '.{name}[]' makes lines of a list")]
     return [(field, _NOT_JSON) for field in _odd_numbers(value)] or read_line(value)
+
+
+def _list_in(value: dict[str, object]) -> str | None:
+    """The name of a list of objects that is no field of a memory."""
+    for name in value.keys() - ExportedMemory.model_fields.keys():
+        inner = value[name]
+        if name.isidentifier() and isinstance(inner, list) and isinstance((*inner, 0)[0], dict):
+            return name
+    return None
 
 
 def _whole_number(digits: str) -> float:
