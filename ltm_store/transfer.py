@@ -6,6 +6,8 @@ from bisect import bisect_left
 from collections.abc import (
     AsyncIterable,
     AsyncIterator,
+    Awaitable,
+    Callable,
     Iterable,
     Iterator,
     Mapping,
@@ -50,6 +52,8 @@ _COPIED: Final = [
 ]
 
 Given = Mapping[str, object]
+Numbered = tuple[int, ExportedMemory | Given]
+"""A line of a file with its number."""
 One = TypeVar("One")
 
 
@@ -80,13 +84,28 @@ async def add_memories(
     if on_error not in ("raise", "skip"):
         raise InvalidArgument("on_error", 'should be "raise" or "skip"')
     user = await ensure_user(db, user_id, anew=True)
+    return await _at_once(
+        db, user, memories, lambda connection: _add_all(connection, user, memories, on_error)
+    )
+
+
+async def _at_once(
+    db: Executor, user: User, given: object, work: Callable[[Connection], Awaitable[ImportReport]]
+) -> ImportReport:
+    """Do it in one transaction, while others wait who add many memories of this user.
+
+    Where the server undoes it, it is done again if what is given can be gone through again.
+    """
+
+    async def locked(connection: Connection) -> ImportReport:
+        await fetch_value(connection, "lock_user", user_id=user.number)
+        return await work(connection)
+
     session = session_of(db)
-    if isinstance(memories, Sequence):  # which can be gone through again
-        return await session.in_transaction(
-            lambda connection: _add_all(connection, user, memories, on_error), unbounded=True
-        )
+    if isinstance(given, Sequence):
+        return await session.in_transaction(locked, unbounded=True)
     async with session.transaction(unbounded=True) as connection:
-        return await _add_all(connection, user, memories, on_error)
+        return await locked(connection)
 
 
 async def _add_all(
@@ -97,7 +116,6 @@ async def _add_all(
 ) -> ImportReport:
     created = existing = related = index = 0
     refused: list[RefusedMemory] = []
-    await fetch_value(connection, "lock_user", user_id=user.number)
     async for given in _each(memories):
         try:
             new = given if isinstance(given, NewMemory) else NewMemory.checked(given)
@@ -217,11 +235,15 @@ async def import_user(
 
     They come beside what the user has, under new ids, all or nothing. A line whose idempotency_key
     the user has used is passed over. What add_memory refuses is refused, unless the line says
-    `adopted`, as an export does of what an older program has left. Raises InvalidMemory naming the
+    `adopted`, as an export does of what an older program has left. Where others write in between
+    so that the server undoes it, a list or tuple is stored again. Raises InvalidMemory naming the
     line and the field.
     """
 
-    async def numbered() -> AsyncIterator[tuple[int, ExportedMemory | Given]]:
+    if isinstance(lines, Sequence):
+        return await import_numbered(db, user_id, list(enumerate(lines, 1)))
+
+    async def numbered() -> AsyncIterator[Numbered]:
         number = 0
         async for line in _each(lines):
             number += 1
@@ -231,31 +253,49 @@ async def import_user(
 
 
 async def import_numbered(
-    db: Executor, user_id: UserId, lines: AsyncIterable[tuple[int, ExportedMemory | Given]]
+    db: Executor,
+    user_id: UserId,
+    lines: Sequence[Numbered] | AsyncIterable[Numbered],
+    *,
+    progress: Callable[[int], None] = lambda count: None,
 ) -> ImportReport:
-    """What import_user does, for lines with the numbers that errors name them by."""
+    """What import_user does, for lines with the numbers that errors name them by.
+
+    progress: is told how many lines were read.
+    """
+    user = await ensure_user(db, user_id, anew=True)
+    return await _at_once(
+        db, user, lines, lambda connection: _import_all(connection, user, lines, progress)
+    )
+
+
+async def _import_all(
+    connection: Connection,
+    user: User,
+    lines: Iterable[Numbered] | AsyncIterable[Numbered],
+    progress: Callable[[int], None],
+) -> ImportReport:
     created = existing = related = 0
     ids: dict[int, int] = {}
     detailed: list[tuple[int, int, ExportedMemory]] = []
-    user = await ensure_user(db, user_id, anew=True)
-    async with session_of(db).transaction(unbounded=True) as connection:
-        async for number, given in lines:
-            with _told_of_line(number):
-                line = given if isinstance(given, ExportedMemory) else _read(given)
-                if line.id in ids:
-                    raise InvalidMemory("id", "another line has it")
-                alone = line.model_copy(update={"related_memory_ids": (), "parent_memory_id": None})
-                memory = await _stored(connection, user, alone)
-            if line.id is not None:
-                ids[line.id] = memory.id
-            fresh = memory.outcome == "created"
-            created += fresh
-            existing += not fresh
-            if fresh and line.model_fields_set - _ADDED - {"id", "adopted"}:
-                detailed.append((number, memory.id, line))
-        for number, memory_id, line in detailed:
-            with _told_of_line(number):
-                related += await _import_details(connection, user, memory_id, line, ids)
+    async for number, given in _each(lines):
+        with _told_of_line(number):
+            line = given if isinstance(given, ExportedMemory) else _read(given)
+            if line.id in ids:
+                raise InvalidMemory("id", "another line has it")
+            alone = line.model_copy(update={"related_memory_ids": (), "parent_memory_id": None})
+            memory = await _stored(connection, user, alone)
+        if line.id is not None:
+            ids[line.id] = memory.id
+        fresh = memory.outcome == "created"
+        created += fresh
+        existing += not fresh
+        progress(created + existing)
+        if fresh and line.model_fields_set - _ADDED - {"id", "adopted"}:
+            detailed.append((number, memory.id, line))
+    for number, memory_id, line in detailed:
+        with _told_of_line(number):
+            related += await _import_details(connection, user, memory_id, line, ids)
     return ImportReport(created=created, existing=existing, relationships=related)
 
 

@@ -1,5 +1,6 @@
 """Files to import: what they may hold, what is told of them, and importing them again."""
 
+import asyncio
 import json
 
 import pytest
@@ -235,6 +236,21 @@ async def test_an_import_refuses_what_an_add_refuses(conn, line):
         await import_user(conn, 1, [{"content": "fine"}, line])
     assert imported.value.field == f"line 2, {added.value.field}"
     assert imported.value.rule == added.value.rule
+
+
+async def test_imports_with_the_same_keys_in_another_order_do_not_meet(db):
+    lines = [{"content": f"{n}", "idempotency_key": f"{n}"} for n in range(200)]
+    reports = await asyncio.gather(
+        *(import_user(db, "alice", lines[::step]) for step in (1, -1, 1, -1))
+    )
+    assert sorted(report.created for report in reports) == [0, 0, 0, 200]
+    assert len(await contents(db, "alice")) == 200
+
+
+async def test_what_is_no_line_is_refused(conn):
+    for wrong in ("ab", [5], ([],)):
+        with pytest.raises(InvalidMemory, match="^line 1, memory: should be a dict"):
+            await import_user(conn, 1, wrong)
 
 
 async def test_what_an_older_program_left_empty_is_marked_and_comes_back(conn):

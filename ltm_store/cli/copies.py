@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, TextIO
@@ -24,10 +25,11 @@ from ltm_store.cli.frame import (
     reading,
 )
 from ltm_store.cli.lines import Line, good_lines, read_lines
-from ltm_store.cli.progress import Lines, export_lines, import_lines
+from ltm_store.cli.progress import export_lines, import_lines
 from ltm_store.database import connect
 from ltm_store.model.transfer import ImportReport, RefusedMemory
 from ltm_store.render.text import legible
+from ltm_store.transfer import Numbered
 
 
 class OnError(StrEnum):
@@ -121,7 +123,7 @@ def _tell(report: ImportReport, bad: list[Line], as_json: bool) -> None:
     )
 
 
-async def _import(dsn: str | None, user: str, lines: Lines) -> ImportReport:
+async def _import(dsn: str | None, user: str, lines: Sequence[Numbered]) -> ImportReport:
     async with connect(dsn) as db:
         return await import_lines(db, user, lines, console(stderr=True))
 

@@ -31,6 +31,7 @@ from ltm_store.memories import archive_memory, get_memory
 from ltm_store.model.analytics import Analytics
 from ltm_store.model.search import MemoryHit
 from ltm_store.search import search_memories
+from ltm_store.transfer import Numbered
 from ltm_store.users import forget_user
 
 USER: Final = "demo-livia"
@@ -64,7 +65,9 @@ async def _demo(dsn: str | None, out: Console) -> None:
 
 async def _import(db: Database, out: Console) -> None:
     started = time.perf_counter()
-    lines = [(number, json.loads(line)) for number, line in enumerate(demo_lines(), 1)]
+    lines: list[Numbered] = [
+        (number, json.loads(line)) for number, line in enumerate(demo_lines(), 1)
+    ]
     report = await import_lines(db, USER, lines, out)
     seconds = time.perf_counter() - started
     out.print(

@@ -14,6 +14,7 @@ from typing import Final
 from ltm_store.model.hints import Problem
 from ltm_store.model.memories import NewMemory
 from ltm_store.model.transfer import IMPORT_KEY, ExportedMemory, read_line
+from ltm_store.transfer import Numbered
 
 _NOT_JSON: Final = "is no number that JSON can hold"
 _LONGEST_NUMBER: Final = 4300  # digits, from which on Python refuses to read one
@@ -153,7 +154,7 @@ def _refused(line: Line, *problems: Problem) -> Line:
     return replace(line, memory=None, problems=problems)
 
 
-def good_lines(lines: list[Line], *, again: bool) -> list[tuple[int, ExportedMemory]]:
+def good_lines(lines: list[Line], *, again: bool) -> list[Numbered]:
     """What can be imported, with an idempotency_key for each line that has none of its own.
 
     It is made from what the line says of the memory, not from what it says of other lines, and
@@ -161,7 +162,7 @@ def good_lines(lines: list[Line], *, again: bool) -> list[tuple[int, ExportedMem
     there are none.
     """
     counts: Counter[str] = Counter()
-    found = []
+    found: list[Numbered] = []
     for line in lines:
         memory = line.memory
         if memory is None:

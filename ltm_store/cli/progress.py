@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import TextIO
 
 from rich.console import Console
@@ -11,23 +11,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ltm_store.cli.frame import json_text
 from ltm_store.database import Database
-from ltm_store.model.transfer import ExportedMemory, ImportReport
+from ltm_store.model.transfer import ImportReport
 from ltm_store.model.values import UserId
-from ltm_store.transfer import export_user, import_numbered
-
-Lines = Sequence[tuple[int, ExportedMemory | Mapping[str, object]]]
+from ltm_store.transfer import Numbered, export_user, import_numbered
 
 
-async def import_lines(db: Database, user_id: UserId, lines: Lines, out: Console) -> ImportReport:
+async def import_lines(
+    db: Database, user_id: UserId, lines: Sequence[Numbered], out: Console
+) -> ImportReport:
     """Import lines, each with its number, as a user's memories."""
     columns = TextColumn("importing"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=out, disable=not out.is_terminal) as progress:
-
-        async def counted() -> AsyncIterator[tuple[int, ExportedMemory | Mapping[str, object]]]:
-            for line in progress.track(lines, total=len(lines)):
-                yield line
-
-        return await import_numbered(db, user_id, counted())
+        task = progress.add_task("importing", total=len(lines))
+        return await import_numbered(
+            db, user_id, lines, progress=lambda count: progress.update(task, completed=count)
+        )
 
 
 async def export_lines(db: Database, user_id: UserId, stream: TextIO, out: Console) -> int:

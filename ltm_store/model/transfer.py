@@ -122,6 +122,8 @@ class AdoptedMemory(ExportedMemory):
 
 def read_line(given: Mapping[str, object]) -> ExportedMemory | list[Problem]:
     """A line of an export, or all that is wrong with it, at most ten problems."""
+    if not isinstance(given, Mapping):
+        return [("memory", "should be a dict")]
     kind = AdoptedMemory if given.get("adopted") is True else ExportedMemory
     try:
         return kind.model_validate(given)
