@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test check soak lint docs bench migrate rollback status psql wheel
+.PHONY: help demo test check soak lint docs bench migrate rollback status psql shell wheel
 
 PYTHON ?= python3
 VENV := .venv
@@ -50,6 +50,9 @@ bench: $(VENV)/dev ## What calls cost beside raw asyncpg (minutes)
 
 psql: $(VENV)/embedded ## Open the database in psql, with a menu of what to try
 	@$(BIN)/ltm-store psql
+
+shell: $(VENV)/embedded ## A shell that finds ltm-store and python of this checkout
+	@PATH="$(CURDIR)/$(BIN):$$PATH" exec "$${SHELL:-sh}"
 
 wheel: $(VENV)/dev ## Build the wheel and the sdist into dist/
 	$(BIN)/python -m build

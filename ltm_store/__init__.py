@@ -51,6 +51,7 @@ from ltm_store.model.relationships import (
 from ltm_store.model.search import MemoryHit, SearchExplanation
 from ltm_store.model.tags import RelatedTag, Tag
 from ltm_store.model.transfer import ErasureReport, ImportReport
+from ltm_store.model.users import UserSummary
 from ltm_store.relationships import (
     get_relationships,
     relate,
@@ -66,7 +67,7 @@ from ltm_store.report import render_report
 from ltm_store.search import explain_search, iterate_memories, search_memories
 from ltm_store.tags import add_tags, list_tags, related_tags, remove_tags, rename_tag
 from ltm_store.transfer import add_memories, export_user, import_user
-from ltm_store.users import forget_user
+from ltm_store.users import forget_user, list_users
 
 __version__ = "0.1.0.dev0"
 
@@ -109,6 +110,7 @@ __all__ = [
     "TechnicalContext",
     "TemporalContext",
     "Unavailable",
+    "UserSummary",
     "access_history",
     "add_memories",
     "add_memory",
@@ -132,6 +134,7 @@ __all__ = [
     "import_user",
     "iterate_memories",
     "list_tags",
+    "list_users",
     "memory_graph",
     "prune_accesses",
     "purge_expired",

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import contextmanager, nullcontext
 from typing import Final, Literal, TypeVar
 
-from pydantic import JsonValue
+from pydantic import JsonValue, ValidationError
 from pydantic_core import to_jsonable_python
 
 from ltm_store.db.execute import (
@@ -24,11 +33,13 @@ from ltm_store.memories import FORGOTTEN, insert_memory
 from ltm_store.model.base import Arguments
 from ltm_store.model.memories import Memory, NewMemory
 from ltm_store.model.transfer import (
+    IMPORT_KEY,
     ExportedMemory,
     ExportedRelationship,
     ExportRow,
     ImportReport,
     RefusedMemory,
+    read_line,
 )
 from ltm_store.model.values import UserId, dump_json, moment
 
@@ -41,6 +52,8 @@ _COPIED: Final = [
 ]
 
 Given = Mapping[str, object]
+Numbered = tuple[int, ExportedMemory | Given]
+"""A line of a file with its number."""
 One = TypeVar("One")
 
 
@@ -71,13 +84,28 @@ async def add_memories(
     if on_error not in ("raise", "skip"):
         raise InvalidArgument("on_error", 'should be "raise" or "skip"')
     user = await ensure_user(db, user_id, anew=True)
+    return await _at_once(
+        db, user, memories, lambda connection: _add_all(connection, user, memories, on_error)
+    )
+
+
+async def _at_once(
+    db: Executor, user: User, given: object, work: Callable[[Connection], Awaitable[ImportReport]]
+) -> ImportReport:
+    """Do it in one transaction, while others wait who add many memories of this user.
+
+    Where the server undoes it, it is done again if what is given can be gone through again.
+    """
+
+    async def locked(connection: Connection) -> ImportReport:
+        await fetch_value(connection, "lock_user", user_id=user.number)
+        return await work(connection)
+
     session = session_of(db)
-    if isinstance(memories, Sequence):  # which can be gone through again
-        return await session.in_transaction(
-            lambda connection: _add_all(connection, user, memories, on_error), unbounded=True
-        )
+    if isinstance(given, Sequence):
+        return await session.in_transaction(locked, unbounded=True)
     async with session.transaction(unbounded=True) as connection:
-        return await _add_all(connection, user, memories, on_error)
+        return await locked(connection)
 
 
 async def _add_all(
@@ -88,7 +116,6 @@ async def _add_all(
 ) -> ImportReport:
     created = existing = related = index = 0
     refused: list[RefusedMemory] = []
-    await fetch_value(connection, "lock_user", user_id=user.number)
     async for given in _each(memories):
         try:
             new = given if isinstance(given, NewMemory) else NewMemory.checked(given)
@@ -162,10 +189,12 @@ def _place(ids: list[int], memory_id: int | None) -> int | None:
 
 def _line(row: ExportRow, ids: list[int]) -> dict[str, JsonValue]:
     related = {outgoing.target_memory_id for outgoing in row.outgoing}
+    key = row.idempotency_key
     values: dict[str, object] = {
         "id": _place(ids, row.id),
         "content": row.content,
         **{name: getattr(row, name) for name in _COPIED},
+        "idempotency_key": None if key and key.startswith(IMPORT_KEY) else key,
         "enhanced_context": row.enhanced_context and row.enhanced_context.stored(),
         "parent_memory_id": _place(ids, row.parent_memory_id),
         "related_memory_ids": tuple(
@@ -179,12 +208,22 @@ def _line(row: ExportRow, ids: list[int]) -> dict[str, JsonValue]:
             if (place := _place(ids, outgoing.target_memory_id))
         ),
     }
+    values["adopted"] = not _can_be_added(values)
     defaults = ExportedMemory.model_fields
     return {
         name: to_jsonable_python(value, exclude_none=True)
         for name, value in values.items()
         if value != defaults[name].default
     }
+
+
+def _can_be_added(values: Given) -> bool:
+    """Whether add_memory takes a line's values, and as they are."""
+    try:
+        line = NewMemory.model_validate({name: values[name] for name in NewMemory.model_fields})
+    except ValidationError:
+        return False
+    return (line.tags, line.metadata) == (values["tags"], values["metadata"])
 
 
 async def import_user(
@@ -195,36 +234,84 @@ async def import_user(
     """Store the lines of an export, or of a file in its format, as memories of this user.
 
     They come beside what the user has, under new ids, all or nothing. A line whose idempotency_key
-    the user has used is passed over. Raises InvalidMemory naming the line and the field.
+    the user has used is passed over. What add_memory refuses is refused, unless the line says
+    `adopted`, as an export does of what an older program has left. Where others write in between
+    so that the server undoes it, a list or tuple is stored again. Raises InvalidMemory naming the
+    line and the field.
     """
-    created = existing = related = number = 0
+
+    if isinstance(lines, Sequence):
+        return await import_numbered(db, user_id, list(enumerate(lines, 1)))
+
+    async def numbered() -> AsyncIterator[Numbered]:
+        number = 0
+        async for line in _each(lines):
+            number += 1
+            yield number, line
+
+    return await import_numbered(db, user_id, numbered())
+
+
+async def import_numbered(
+    db: Executor,
+    user_id: UserId,
+    lines: Sequence[Numbered] | AsyncIterable[Numbered],
+    *,
+    progress: Callable[[int], None] = lambda count: None,
+) -> ImportReport:
+    """What import_user does, for lines with the numbers that errors name them by.
+
+    progress: is told how many lines were read.
+    """
+    user = await ensure_user(db, user_id, anew=True)
+    return await _at_once(
+        db, user, lines, lambda connection: _import_all(connection, user, lines, progress)
+    )
+
+
+async def _import_all(
+    connection: Connection,
+    user: User,
+    lines: Iterable[Numbered] | AsyncIterable[Numbered],
+    progress: Callable[[int], None],
+) -> ImportReport:
+    created = existing = related = 0
     ids: dict[int, int] = {}
     detailed: list[tuple[int, int, ExportedMemory]] = []
-    user = await ensure_user(db, user_id, anew=True)
-    async with session_of(db).transaction(unbounded=True) as connection:
-        async for given in _each(lines):
-            number += 1
-            try:
-                line = given if isinstance(given, ExportedMemory) else ExportedMemory.checked(given)
-                if line.id in ids:
-                    raise InvalidMemory("id", "another line has it")
-                alone = line.model_copy(update={"related_memory_ids": (), "parent_memory_id": None})
-                memory = await _stored(connection, user, alone)
-            except InvalidMemory as error:
-                raise InvalidMemory(f"line {number}, {error.field}", error.rule) from None
-            if line.id is not None:
-                ids[line.id] = memory.id
-            fresh = memory.outcome == "created"
-            created += fresh
-            existing += not fresh
-            if fresh and line.model_fields_set - _ADDED - {"id"}:
-                detailed.append((number, memory.id, line))
-        for number, memory_id, line in detailed:
-            try:
-                related += await _import_details(connection, user, memory_id, line, ids)
-            except InvalidMemory as error:
-                raise InvalidMemory(f"line {number}, {error.field}", error.rule) from None
+    async for number, given in _each(lines):
+        with _told_of_line(number):
+            line = given if isinstance(given, ExportedMemory) else _read(given)
+            if line.id in ids:
+                raise InvalidMemory("id", "another line has it")
+            alone = line.model_copy(update={"related_memory_ids": (), "parent_memory_id": None})
+            memory = await _stored(connection, user, alone)
+        if line.id is not None:
+            ids[line.id] = memory.id
+        fresh = memory.outcome == "created"
+        created += fresh
+        existing += not fresh
+        progress(created + existing)
+        if fresh and line.model_fields_set - _ADDED - {"id", "adopted"}:
+            detailed.append((number, memory.id, line))
+    for number, memory_id, line in detailed:
+        with _told_of_line(number):
+            related += await _import_details(connection, user, memory_id, line, ids)
     return ImportReport(created=created, existing=existing, relationships=related)
+
+
+def _read(given: Given) -> ExportedMemory:
+    line = read_line(given)
+    if isinstance(line, ExportedMemory):
+        return line
+    raise InvalidMemory(*line[0])
+
+
+@contextmanager
+def _told_of_line(number: int) -> Iterator[None]:
+    try:
+        yield
+    except InvalidMemory as error:
+        raise InvalidMemory(f"line {number}, {error.field}", error.rule) from None
 
 
 async def _import_details(
@@ -235,24 +322,17 @@ async def _import_details(
     ids: dict[int, int],
 ) -> int:
     """Write what a line says beyond an add; return how many relationships it has."""
-
-    def stored(field: str, target: int) -> int:
+    for field, target in line.references():
         if target not in ids:
             raise InvalidMemory(field, f"no line has the id {target}")
         if ids[target] == memory_id:
             raise InvalidMemory(field, "should be another memory")
-        return ids[target]
-
     relationships = [
-        ExportedRelationship(
-            target_memory_id=stored("related_memory_ids", target), strength=_RELATED_STRENGTH
-        )
+        ExportedRelationship(target_memory_id=ids[target], strength=_RELATED_STRENGTH)
         for target in line.related_memory_ids
     ]
     relationships += [
-        known.model_copy(
-            update={"target_memory_id": stored("relationships", known.target_memory_id)}
-        )
+        known.model_copy(update={"target_memory_id": ids[known.target_memory_id]})
         for known in line.relationships
     ]
     parent = line.parent_memory_id
@@ -261,7 +341,7 @@ async def _import_details(
         "import_details",
         user_id=user.number,
         memory_id=memory_id,
-        parent_memory_id=None if parent is None else stored("parent_memory_id", parent),
+        parent_memory_id=None if parent is None else ids[parent],
         related_memory_ids=list(dict.fromkeys(r.target_memory_id for r in relationships)) or None,
         version=line.version,
         access_count=line.access_count,

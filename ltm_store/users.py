@@ -1,17 +1,50 @@
-"""Forgetting a user."""
+"""Users as wholes: who they are, and forgetting one."""
 
 from __future__ import annotations
 
 from collections import Counter
 from typing import Final
 
-from ltm_store.db.execute import Executor, fetch_one, fetch_value, session_of
+from ltm_store.db.execute import Executor, fetch_many, fetch_one, fetch_value, session_of
 from ltm_store.db.identity import find_user, forget_number
+from ltm_store.errors import InvalidArgument
 from ltm_store.model.transfer import ErasedRows, ErasureReport
-from ltm_store.model.values import UserId
+from ltm_store.model.users import UserSummary
+from ltm_store.model.values import UserId, moment, row_limit
 
 REPAIRS: Final = "ltm_adoption_report"
+_NO_NUMBER: Final = 2**63 - 1  # comes after this one
 _AT_ONCE: Final = 2_000  # memories deleted by one statement
+
+
+async def list_users(
+    db: Executor, *, after: UserId | None = None, limit: int = 100
+) -> list[UserSummary]:
+    """All users, those with numbers in their order, then those with names as they came.
+
+    A number is listed while it has memories, a name until it is forgotten. after: the name or the
+    user_id of the last one of the page before. limit: 1 .. 1000.
+    """
+    last = -1 if after is None else await _number(db, after)
+    is_name = after is not None and last < 0
+    return await fetch_many(
+        db,
+        "list_users",
+        UserSummary,
+        as_of=moment(None),
+        row_limit=row_limit(limit),
+        after_number=_NO_NUMBER if is_name else last,
+        after_name=last if is_name else 0,
+    )
+
+
+async def _number(db: Executor, after: UserId) -> int:
+    if type(after) is int and after < 0:  # the user_id of a name
+        return after
+    user = await find_user(db, after)
+    if user is None:
+        raise InvalidArgument("after", "should be a user")
+    return user.number
 
 
 async def forget_user(db: Executor, user_id: UserId) -> ErasureReport:

@@ -34,23 +34,15 @@ from ltm_store import (
 from ltm_store.cli.app import app
 from ltm_store.db.resources import migration_ids
 from ltm_store.model.relationships import Graph
+from ltm_store.render.text import STEERING
 from tests.test_graph import HOSTILE, check_dot, check_mermaid
 
 GONE = "postgresql://x@127.0.0.1:1/x"
 PROGRAM = [sys.executable, "-W", "error", "-m", "ltm_store.cli"]
 VERBS = (
-    "adoption-report",
-    "demo",
-    "export",
-    "graph",
-    "health",
-    "import",
-    "migrate",
-    "psql",
-    "report",
-    "search",
-    "show",
-    "status",
+    *("add", "adoption-report", "archive", "delete", "demo", "export", "forget", "graph"),
+    *("health", "import", "migrate", "prune", "psql", "purge", "recall", "report", "restore"),
+    *("rollback", "search", "show", "status", "tags", "users"),
 )
 
 
@@ -88,7 +80,7 @@ class Cli:
         if code == 1:
             assert self.stderr.splitlines()[-1].startswith("failed: ")
         for text in (done.stdout, self.stderr):
-            assert not [c for c in text if c < " " and c not in "\n\t"], "nothing for a terminal"
+            assert not STEERING.search(text), "nothing for a terminal"
         return done.stdout
 
     def json(self, *arguments: str, code: int = 0) -> list[dict[str, object]]:
@@ -235,9 +227,10 @@ async def test_show_tells_all_of_a_memory(db, cli):
 async def test_what_is_not_there_fails_with_a_sentence(db, cli):
     memory = await a_memory(db)
     for verb in ("show", "graph"):
-        for user, memory_id in (("bob", memory.id), ("alice", memory.id + 1000)):
-            cli(verb, str(memory_id), "--user", user, code=1)
-            assert cli.stderr == f"failed: user {user} has no memory {memory_id}\n"
+        cli(verb, str(memory.id + 1000), "--user", "alice", code=1)
+        assert cli.stderr == f"failed: user alice has no memory {memory.id + 1000}\n"
+        cli(verb, str(memory.id), "--user", "bob", code=1)
+        assert cli.stderr == "failed: no memories of 'bob'; users: alice\n"
 
 
 @pytest.mark.parametrize(

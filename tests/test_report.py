@@ -20,6 +20,7 @@ from ltm_store import (
     relate,
     render_report,
 )
+from ltm_store.render.text import escaped
 from tests.populate import populate
 from tests.test_graph import HOSTILE
 
@@ -202,7 +203,7 @@ async def test_hostile_words_stay_words(conn):
     assert not [key for _, attributes in page.elements for key in attributes if key[:2] == "on"]
     assert '<script>alert("1")</script>' in page.text
     assert text.count("<b>") == sum(name == "b" for name, _ in page.elements)
-    assert set(page.given("data-type", "data-memories")) == {w[:50] for w in HOSTILE}
+    assert set(page.given("data-type", "data-memories")) == {escaped(w[:50]) for w in HOSTILE}
     assert "Memories of <script>alert('user')</script>\"&" in page.text
     assert "\x1b" not in re.sub(r'data-\w+="[^"]*"', "", text)
 

@@ -218,6 +218,7 @@ def test_statements_for_all_users_are_few_and_known():
         "expired_memories",
         "find_user",
         "intern_user",
+        "list_users",
         "lift_timeouts",
         "lock_user",
         "prune_accesses",
@@ -241,7 +242,7 @@ def test_many_rows_have_a_total_order_and_a_limit(statement):
         select = pglast.parse_sql(shape.sql)[0].stmt
         assert select.limitCount is not None
         last = select.sortClause[-1].node.fields[-1].sval
-        assert last in ("id", "place", "tag_name", "migration_id", "detail", "rule")
+        assert last in ("id", "place", "tag_name", "migration_id", "detail", "rule", "user_id")
 
 
 @every_statement
@@ -375,6 +376,7 @@ INDEXES: dict[tuple[str, frozenset[str]], set[str]] = {
     ("prune_accesses", frozenset()): {"ltm_memory_access_pkey"},
     ("find_user", frozenset()): {EXTERNAL},
     ("intern_user", frozenset()): {EXTERNAL},
+    ("list_users", frozenset()): {"ltm_memories_pkey"},
 }
 ARGUMENTS: dict[str, object] = {
     "user_id": 1,

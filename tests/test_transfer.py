@@ -26,6 +26,7 @@ from ltm_store import (
     get_memory,
     get_relationships,
     import_user,
+    list_users,
     record_access,
     relate,
     search_memories,
@@ -400,3 +401,26 @@ async def test_commands_on_a_missing_server_fail_with_a_sentence(tmp_path):
     done = ltm_store("demo", dsn="postgresql://x@127.0.0.1:1/x")
     assert done.returncode == 1
     assert done.stderr == "failed: no connection to the server (Connection refused)\n"
+
+
+async def test_users_are_listed_page_by_page(db):
+    for user in ("zoe", 7, "alice", 0, 12, "gone"):
+        await add_memory(db, user, f"of {user}")
+    await add_memory(db, 7, "expired", expires_at=datetime(2020, 1, 1))
+    archived = await add_memory(db, 7, "archived")
+    await archive_memory(db, 7, archived.id)
+    await forget_user(db, "gone")
+    users = await list_users(db)
+    assert [(user.name, user.memories) for user in users] == [
+        *((0, 1), (7, 2), (12, 1)),
+        *(("zoe", 1), ("alice", 1)),
+    ]
+    assert [user.user_id < 0 for user in users] == [False, False, False, True, True]
+    for key in ("name", "user_id"):
+        seen = []
+        while page := await list_users(db, after=getattr(seen[-1], key) if seen else None, limit=1):
+            seen += page
+        assert seen == users
+    for wrong in ({"after": "nobody"}, {"limit": 0}):
+        with pytest.raises(InvalidArgument, match=f"^{next(iter(wrong))}"):
+            await list_users(db, **wrong)

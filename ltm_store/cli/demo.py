@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -30,6 +31,7 @@ from ltm_store.memories import archive_memory, get_memory
 from ltm_store.model.analytics import Analytics
 from ltm_store.model.search import MemoryHit
 from ltm_store.search import search_memories
+from ltm_store.transfer import Numbered
 from ltm_store.users import forget_user
 
 USER: Final = "demo-livia"
@@ -63,7 +65,10 @@ async def _demo(dsn: str | None, out: Console) -> None:
 
 async def _import(db: Database, out: Console) -> None:
     started = time.perf_counter()
-    report = await import_lines(db, USER, demo_lines(), out)
+    lines: list[Numbered] = [
+        (number, json.loads(line)) for number, line in enumerate(demo_lines(), 1)
+    ]
+    report = await import_lines(db, USER, lines, out)
     seconds = time.perf_counter() - started
     out.print(
         f"[bold]{report.created}[/] memories of one user over a year, with "

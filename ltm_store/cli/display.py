@@ -151,6 +151,12 @@ def relationship_table(relationships: Iterable[Relationship], title: str) -> Tab
     return table(("strength", "relationship", "id", "other memory", "description"), rows, title)
 
 
+def tag_table(tags: Iterable[Tag]) -> Table:
+    """The tags of a user."""
+    rows = [(t.tag_name, t.memory_count, t.tag_category, t.usage_count, t.last_used) for t in tags]
+    return table(("tag", "memories", "category", "times", "last used"), rows)
+
+
 def _history_table(history: Iterable[Access]) -> Table:
     rows = [
         (a.access_timestamp, a.access_method, a.user_query, a.access_context, a.was_relevant)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from datetime import datetime
+from difflib import get_close_matches
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Final, ParamSpec, TextIO
@@ -19,12 +20,15 @@ from pydantic import BaseModel, JsonValue
 from ltm_store import embedded
 from ltm_store.database import Database, connect
 from ltm_store.db import dsn as dsns
-from ltm_store.errors import LtmError
-from ltm_store.render.text import legible
+from ltm_store.errors import LtmError, Unavailable
+from ltm_store.render.text import STEERING, legible
+from ltm_store.search import search_memories
+from ltm_store.users import list_users
 
 Arguments = ParamSpec("Arguments")
-STANDARD: Final = "-"  # as a file: standard input or output
-_PART: Final = ".part"  # ends the name of a file that is being written
+_FEW_USERS: Final = 10  # are all named where one is misspelt
+_LOOKED_AT: Final = 200  # users among whom a like name is looked for
+_NAMED_CHARS: Final = 60  # of a user's name
 
 app = typer.Typer(
     help="The long-term memory of an AI assistant, in PostgreSQL: on --dsn, else "
@@ -37,7 +41,8 @@ app = typer.Typer(
 )
 
 
-def _moment(text: str) -> datetime:
+def moment_of(text: str) -> datetime:
+    """A moment as an option gives it."""
     return datetime.fromisoformat(text)
 
 
@@ -57,11 +62,17 @@ JsonOption = Annotated[bool, typer.Option("--json", help="JSON, or JSON Lines of
 OutputOption = Annotated[Path | None, typer.Option(help="A file instead of standard output.")]
 MemoryArgument = Annotated[int, typer.Argument(help="The id of the memory.", metavar="MEMORY_ID")]
 When = Annotated[
-    datetime | None, typer.Option(parser=_moment, metavar="MOMENT", help="ISO 8601, UTC if naive.")
+    datetime | None,
+    typer.Option(parser=moment_of, metavar="MOMENT", help="ISO 8601, UTC if naive."),
 ]
 JsonFilter = Annotated[
     dict[str, JsonValue] | None,
     typer.Option(parser=_object, metavar="JSON", help="A JSON object that must be contained."),
+]
+
+JsonObject = Annotated[
+    dict[str, JsonValue] | None,
+    typer.Option(parser=_object, metavar="JSON", help="A JSON object."),
 ]
 
 
@@ -105,21 +116,57 @@ def _errors_told() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(1) from None
     except OSError as error:
-        name = str(error.filename or "the file").removesuffix(_PART)
-        raise failed(f"{name}: {error.strerror}") from None
+        raise failed(f"{error.filename or 'the file'}: {error.strerror}") from None
     except Exception as error:
         raise failed(f"unexpected {type(error).__name__}") from None  # its text holds data
 
 
 def failed(reason: str) -> typer.Exit:
     """Print the reason, and return what to raise for exit code 1."""
-    typer.echo(f"failed: {reason}", err=True)
+    typer.echo(f"failed: {legible(reason)}", err=True)
     return typer.Exit(1)
 
 
-def no_memory(user: str, memory_id: int) -> LtmError:
+def confirm(what: str, yes: bool) -> None:
+    """Ask on a terminal whether it may be done. Elsewhere --yes must have been given."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise LtmError(f"{what}: say --yes where nobody can be asked")
+    if not typer.confirm(f"{what}?", err=True):
+        raise LtmError("nothing was done")
+
+
+async def no_memory(db: Database, user: str, memory_id: int) -> LtmError:
     """The error for a memory that the user does not have."""
-    return LtmError(f"user {legible(user, 60)} has no memory {memory_id}")
+    unknown = await unknown_user(db, user)
+    return LtmError(unknown or f"user {legible(user, _NAMED_CHARS)} has no memory {memory_id}")
+
+
+async def unknown_user(db: Database, user: str) -> str | None:
+    """What to tell where the user has no memories: who has. None where the user has some."""
+    if await search_memories(db, user, include_archived=True, limit=1):
+        return None
+    told = f"no memories of '{legible(user, _NAMED_CHARS)}'"
+    try:
+        users = await list_users(db, limit=_LOOKED_AT)
+    except Unavailable:  # counting the memories of large users took too long
+        return told
+    names = [str(found.name) for found in users if found.memories]
+    if len(names) > _FEW_USERS:
+        names = get_close_matches(user, names, 3)
+        return f"{told}; near it: {_listed(names)}" if names else f"{told}; see: ltm-store users"
+    return f"{told}; users: {_listed(names)}" if names else f"{told}, nor of anybody"
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(legible(name, _NAMED_CHARS) for name in names)
+
+
+async def note_unknown(db: Database, user: str) -> None:
+    """Tell on standard error where nothing was found because the user has no memories."""
+    if told := await unknown_user(db, user):
+        typer.echo(told, err=True)
 
 
 def reading(dsn: str | None) -> AbstractAsyncContextManager[Database]:
@@ -135,9 +182,13 @@ def resolved_dsn(given: str | None) -> str:
 
 
 def json_text(value: object, stream: TextIO | None = None) -> str:
-    """A value as JSON on one line, in ASCII where the stream (standard output) is not UTF-8."""
+    """A value as JSON on one line, in ASCII where the stream (standard output) is not UTF-8.
+
+    What would steer a terminal is always escaped: it is the same JSON.
+    """
     encoding = (stream or sys.stdout).encoding or ""
-    return json.dumps(value, ensure_ascii=encoding.lower().replace("-", "") != "utf8")
+    text = json.dumps(value, ensure_ascii=encoding.lower().replace("-", "") != "utf8")
+    return STEERING.sub(lambda found: json.dumps(found[0])[1:-1], text)
 
 
 def print_json(*values: BaseModel | JsonValue) -> None:
@@ -145,24 +196,3 @@ def print_json(*values: BaseModel | JsonValue) -> None:
     for value in values:
         plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
         typer.echo(json_text(plain))
-
-
-def is_standard(file: Path | None) -> bool:
-    """Whether a file argument means standard input or output."""
-    return file is None or str(file) == STANDARD
-
-
-@contextmanager
-def writing(file: Path | None) -> Iterator[TextIO]:
-    """Standard output, or a file that is there when all of it is."""
-    if file is None or is_standard(file):
-        yield sys.stdout
-        return
-    file = file.resolve()
-    part = file.with_name(file.name + _PART)
-    try:
-        with part.open("w", encoding="utf-8", newline="\n") as stream:
-            yield stream
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)

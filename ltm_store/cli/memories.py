@@ -1,95 +1,36 @@
-"""The commands on a user's memories: import, export, search and show."""
+"""The commands that read a user's memories: search, recall, show and tags."""
 
 from __future__ import annotations
 
 import asyncio
-import sys
-from pathlib import Path
-from typing import Annotated, Final, TextIO
+from typing import Annotated, Final
 
 import typer
 
 from ltm_store import limits
 from ltm_store.accesses import access_history
-from ltm_store.cli.display import console, show_hits, show_memory
+from ltm_store.cli.display import console, show_hits, show_memory, tag_table
 from ltm_store.cli.frame import (
     DsnOption,
     JsonFilter,
     JsonOption,
     MemoryArgument,
-    OutputOption,
     UserOption,
     When,
     command,
-    is_standard,
     no_memory,
+    note_unknown,
     print_json,
     reading,
-    writing,
 )
-from ltm_store.cli.progress import export_lines, import_lines
-from ltm_store.database import connect
-from ltm_store.db.resources import lines_of
-from ltm_store.errors import InvalidMemory
 from ltm_store.memories import get_memory
 from ltm_store.model.search import FilterOptions, MemoryHit
-from ltm_store.model.transfer import ImportReport
+from ltm_store.model.tags import Tag
+from ltm_store.render.prompts import format_for_prompt
 from ltm_store.search import search_memories
 from ltm_store.tags import list_tags
 
 _HISTORY: Final = 20  # accesses that show lists
-
-
-@command("import", "import memories.jsonl --user alice")
-def import_file(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="- is standard input.")],
-    user: Annotated[str, typer.Option(help="Whose memories they become: a number or a name.")],
-    as_json: JsonOption = False,
-    dsn: DsnOption = None,
-) -> None:
-    """Import JSON Lines, one memory a line (the keywords of add_memory), all or nothing."""
-    if not (is_standard(file) or file.is_file()):
-        raise typer.BadParameter(f"{file} is not a file")
-    report = asyncio.run(_import(dsn, user, _lines(file)))
-    if as_json:
-        print_json(report)
-        return
-    typer.echo(
-        f"{report.created} memories created, {report.existing} were there already, "
-        f"{report.relationships} relationships"
-    )
-
-
-def _lines(file: Path) -> list[str]:
-    data = sys.stdin.buffer.read() if is_standard(file) else file.read_bytes()
-    try:
-        return lines_of(data.decode("utf-8-sig"))
-    except UnicodeDecodeError:
-        raise InvalidMemory("file", "not UTF-8 text") from None
-
-
-async def _import(dsn: str | None, user: str, lines: list[str]) -> ImportReport:
-    async with connect(dsn) as db:
-        return await import_lines(db, user, lines, console(stderr=True))
-
-
-@command("export", "export --user alice --output alice.jsonl")
-def export(
-    user: UserOption,
-    output: OutputOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="They are JSON Lines anyhow.")] = False,
-    dsn: DsnOption = None,
-) -> None:
-    """Write all memories of a user as JSON Lines, which import reads."""
-    with writing(output) as stream:
-        count = asyncio.run(_export(dsn, user, stream))
-    if not is_standard(output):
-        typer.echo(f"{count} memories exported", err=True)
-
-
-async def _export(dsn: str | None, user: str, stream: TextIO) -> int:
-    async with reading(dsn) as db:
-        return await export_lines(db, user, stream, console(stderr=True))
 
 
 @command("search", 'search "coffee and headaches" --user alice --tag work')
@@ -141,13 +82,41 @@ def search(
 
     async def found() -> list[MemoryHit]:
         async with reading(dsn) as db:
-            return await search_memories(db, user, query, limit=limit, as_of=as_of, **filters)
+            hits = await search_memories(db, user, query, limit=limit, as_of=as_of, **filters)
+            if not hits:
+                await note_unknown(db, user)
+            return hits
 
     hits = asyncio.run(found())
     if as_json:
         print_json(*hits)
     else:
         show_hits(console(), hits)
+
+
+@command("recall", 'recall "coffee and headaches" --user alice --max-chars 2000')
+def recall(
+    user: UserOption,
+    query: Annotated[str | None, typer.Argument(help="Words; none: by importance.")] = None,
+    max_chars: Annotated[int, typer.Option(min=0, help="The longest text.")] = 2000,
+    limit: Annotated[int, typer.Option(min=1, max=limits.HITS)] = 10,
+    as_json: JsonOption = False,
+    dsn: DsnOption = None,
+) -> None:
+    """Print what an assistant pastes into its prompt, the most relevant memories first."""
+
+    async def found() -> list[MemoryHit]:
+        async with reading(dsn) as db:
+            hits = await search_memories(db, user, query, limit=limit)
+            if not hits:
+                await note_unknown(db, user)
+            return hits
+
+    text = format_for_prompt(asyncio.run(found()), max_chars=max_chars)
+    if as_json:
+        print_json({"text": text})
+    elif text:
+        typer.echo(text)
 
 
 @command("show", "show 42 --user alice")
@@ -160,7 +129,7 @@ def show_one(
         async with reading(dsn) as db:
             memory = await get_memory(db, user, memory_id, include_relationships=True)
             if memory is None:
-                raise no_memory(user, memory_id)
+                raise await no_memory(db, user, memory_id)
             tags = await list_tags(db, user, memory_id=memory_id)
             history = await access_history(db, user, memory_id, limit=_HISTORY)
         if as_json:
@@ -173,3 +142,29 @@ def show_one(
             show_memory(console(), memory, tags, history)
 
     asyncio.run(shown())
+
+
+@command("tags", "tags --user alice --category work")
+def tags(
+    user: UserOption,
+    category: Annotated[str | None, typer.Option(help="Uses in this category alone.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=limits.HITS)] = 100,
+    as_json: JsonOption = False,
+    dsn: DsnOption = None,
+) -> None:
+    """List the tags of a user's memories, the most frequent first."""
+
+    async def listed() -> list[Tag]:
+        async with reading(dsn) as db:
+            found = await list_tags(db, user, tag_category=category, limit=limit)
+            if not found:
+                await note_unknown(db, user)
+            return found
+
+    found = asyncio.run(listed())
+    if as_json:
+        print_json(*found)
+    elif found:
+        console().print(tag_table(found))
+    else:
+        typer.echo("nothing found")

@@ -1,4 +1,4 @@
-"""The commands for those who run the database: checks, migrations and psql."""
+"""The commands for those who run the database: users, upkeep, checks, migrations and psql."""
 
 from __future__ import annotations
 
@@ -7,23 +7,96 @@ import os
 import shutil
 import subprocess
 import sys
+from datetime import datetime
 from typing import Annotated
 
 import typer
 
-from ltm_store import embedded
+from ltm_store import embedded, limits
 from ltm_store.cli.display import console, print_tabbed, table
 from ltm_store.cli.frame import (
     DsnOption,
     JsonOption,
     command,
+    confirm,
     failed,
+    moment_of,
     print_json,
     reading,
     resolved_dsn,
 )
 from ltm_store.db.resources import resource_dir
-from ltm_store.maintenance import adoption_repairs, adoption_report, check_health
+from ltm_store.errors import InvalidArgument
+from ltm_store.maintenance import (
+    adoption_repairs,
+    adoption_report,
+    check_health,
+    prune_accesses,
+    purge_expired,
+)
+from ltm_store.model.users import UserSummary
+from ltm_store.render.text import legible
+from ltm_store.users import list_users
+
+
+@command("users", "users --limit 20")
+def users(
+    after: Annotated[str | None, typer.Option(help="The last user of the page before.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=limits.HITS)] = 100,
+    as_json: JsonOption = False,
+    dsn: DsnOption = None,
+) -> None:
+    """List the users with their memories: numbers, then names as they came."""
+
+    async def listed() -> list[UserSummary]:
+        async with reading(dsn) as db:
+            return await list_users(db, after=after, limit=limit)
+
+    found = asyncio.run(listed())
+    if as_json:
+        print_json(*found)
+    elif found:
+        console().print(table(("user", "memories"), [(u.name, u.memories) for u in found]))
+    else:
+        typer.echo("nobody yet" if after is None else "no more")
+    if len(found) == limit:
+        typer.echo(f"there may be more: --after {legible(str(found[-1].name))}", err=True)
+
+
+@command("purge", "purge")
+def purge(as_json: JsonOption = False, dsn: DsnOption = None) -> None:
+    """Delete the memories of all users that have expired."""
+
+    async def purged() -> int:
+        async with reading(dsn) as db:
+            return await purge_expired(db)
+
+    count = asyncio.run(purged())
+    if as_json:
+        print_json({"purged": count})
+    else:
+        typer.echo(f"{count} expired memories deleted")
+
+
+@command("prune", "prune --older-than 2026-01-01")
+def prune(
+    older_than: Annotated[
+        datetime, typer.Option(parser=moment_of, metavar="MOMENT", help="ISO 8601, UTC if naive.")
+    ],
+    as_json: JsonOption = False,
+    dsn: DsnOption = None,
+) -> None:
+    """Delete the recorded accesses of all users from before a moment; their sums stay."""
+
+    async def pruned() -> int:
+        async with reading(dsn) as db:
+            return await prune_accesses(db, older_than)
+
+    count = asyncio.run(pruned())
+    if as_json:
+        print_json({"pruned": count})
+    else:
+        typer.echo(f"{count} recorded accesses deleted")
 
 
 @command("health", "health --json")
@@ -89,6 +162,33 @@ def migrate(as_json: JsonOption = False, dsn: DsnOption = None) -> None:
         typer.echo(f"{len(done)} applied" if done else "nothing to apply, the schema is current")
 
 
+@command("rollback", "rollback --to 0008_adoption_report")
+def rollback(
+    to: Annotated[str | None, typer.Option(metavar="ID", help="What came after this one.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Everything.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: JsonOption = False,
+    dsn: DsnOption = None,
+) -> None:
+    """Roll back the last migration. Tells how many memories that drops, and asks on a terminal."""
+    from ltm_store import migrate as migrations
+
+    if everything and to is not None:
+        raise typer.BadParameter("goes without --to", param_hint="--all")
+    address = resolved_dsn(dsn)
+    if lost := migrations.memories_lost(address, to=to, everything=everything):
+        what = f"drop {lost} {'memory' if lost == 1 else 'memories'}"
+        typer.echo(f"this would {what}", err=True)
+        confirm(what, yes or not sys.stdin.isatty())
+    done = migrations.rollback(
+        address, to=to, everything=everything, report=lambda line: typer.echo(line, err=as_json)
+    )
+    if as_json:
+        print_json({"rolled_back": list(done)})
+    else:
+        typer.echo(f"{len(done)} rolled back" if done else "nothing to roll back")
+
+
 @command("status", "status")
 def status(as_json: JsonOption = False, dsn: DsnOption = None) -> None:
     """Tell which migrations are applied; exit 1 when some are pending, or views are stale."""
@@ -109,9 +209,24 @@ def status(as_json: JsonOption = False, dsn: DsnOption = None) -> None:
 @command("psql", "psql")
 def psql(dsn: DsnOption = None) -> None:
     """Open the database in psql, with a menu of what to try."""
-    address = resolved_dsn(dsn)
+    address, secrets = _without_password(resolved_dsn(dsn))
     program = shutil.which("psql") or embedded.psql()
     # The menu includes the user's own ~/.psqlrc. What is piped in finds a plain psql.
     menu = {"PSQLRC": str(resource_dir("sql") / "menu.psql")} if sys.stdin.isatty() else {}
-    done = subprocess.run([program, address], check=False, env={**os.environ, **menu})
+    done = subprocess.run([program, address], check=False, env={**os.environ, **secrets, **menu})
     raise typer.Exit(done.returncode)
+
+
+def _without_password(address: str) -> tuple[str, dict[str, str]]:
+    """A DSN whose password goes by the environment: everybody can read the arguments of psql."""
+    from psycopg import ProgrammingError
+    from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+    try:
+        parameters = conninfo_to_dict(address)
+    except ProgrammingError:
+        raise InvalidArgument("dsn", "cannot be read") from None
+    password = parameters.pop("password", None)
+    if password is None:
+        return address, {}
+    return make_conninfo("", **parameters), {"PGPASSWORD": str(password)}

@@ -11,19 +11,19 @@ from typing import Annotated, Final
 import typer
 
 from ltm_store import limits
+from ltm_store.cli.files import STANDARD, is_standard, writing
 from ltm_store.cli.frame import (
-    STANDARD,
     DsnOption,
     JsonOption,
     MemoryArgument,
     OutputOption,
     UserOption,
     command,
-    is_standard,
+    json_text,
     no_memory,
+    note_unknown,
     print_json,
     reading,
-    writing,
 )
 from ltm_store.graph import memory_graph
 from ltm_store.model.relationships import Graph
@@ -67,15 +67,15 @@ def graph(
     async def around() -> Graph:
         async with reading(dsn) as db:
             found = await memory_graph(db, user, memory_id, depth=depth, limit=limit)
-        if found is None:
-            raise no_memory(user, memory_id)
+            if found is None:
+                raise await no_memory(db, user, memory_id)
         return found
 
     found = asyncio.run(around())
     chosen = form or _SUFFIXES.get(output.suffix.lower() if output else "", Format.MERMAID)
     with writing(output) as stream:
-        text = found.model_dump_json() + "\n" if as_json else _DRAWN[chosen](found)
-        stream.write(text)
+        plain = found.model_dump(mode="json")
+        stream.write(json_text(plain, stream) + "\n" if as_json else _DRAWN[chosen](found))
 
 
 @command("report", "report alice --output alice.html")
@@ -93,6 +93,7 @@ def report(
 
     async def rendered() -> str:
         async with reading(dsn) as db:
+            await note_unknown(db, whose)
             return await render_report(db, whose)
 
     page = asyncio.run(rendered())

@@ -20,6 +20,7 @@ from ltm_store.migrate.runner import (
     migration_lock,
     run_migrations,
     run_optional,
+    stored_memories,
 )
 from ltm_store.migrate.views import apply_views, drop_views, stale_views
 
@@ -71,10 +72,7 @@ def rollback(
                 )
             way_back.go_back(dsn, connection, report)
             return applied[::-1]
-        if to is not None and to not in applied:
-            raise MigrationFailed(f"{to} is not applied")
-        last = [name for name in applied if to is None or name > to][::-1]
-        chosen = last if everything or to is not None else last[:1]
+        chosen = _last(applied, to, everything)
         if chosen:
             rights = drop_views(connection, report)
             try:
@@ -82,6 +80,24 @@ def rollback(
             finally:
                 apply_views(connection, report, rights, partly=True)
     return chosen
+
+
+def memories_lost(dsn: str, *, to: str | None = None, everything: bool = False) -> int:
+    """How many memories a rollback would drop. Raises MigrationFailed as rollback does."""
+    with connected(dsn) as connection:
+        if survey.under_way(connection):
+            return 0  # they go back into the original tables
+        chosen = _last(applied_ids(connection), to, everything)
+        dropped = any(name.endswith("_memories") for name in chosen)
+        return stored_memories(connection) if dropped else 0
+
+
+def _last(applied: list[str], to: str | None, everything: bool) -> list[str]:
+    """The migrations to roll back, the last one first."""
+    if to is not None and to not in applied:
+        raise MigrationFailed(f"{to} is not applied")
+    last = [name for name in applied if to is None or name > to][::-1]
+    return last if everything or to is not None else last[:1]
 
 
 def optional(

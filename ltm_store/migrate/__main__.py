@@ -10,12 +10,21 @@ from ltm_store import embedded
 from ltm_store.db import dsn as dsns
 from ltm_store.db.resources import optional_steps
 from ltm_store.errors import LtmError
-from ltm_store.migrate import apply, optional, reconcile_mirrors, rollback, status
+from ltm_store.migrate import apply, memories_lost, optional, reconcile_mirrors, rollback, status
 from ltm_store.migrate.runner import place
 
 
 def _say(line: str) -> None:
     print(line, flush=True)
+
+
+def _agreed(lost: int, yes: bool) -> bool:
+    """Tell how many memories go, and on a terminal ask whether they may."""
+    told = f"this drops {lost} {'memory' if lost == 1 else 'memories'}"
+    if yes or not sys.stdin.isatty():
+        _say(told)
+        return True
+    return input(f"{told}, go on? [y/N] ").strip().lower() in ("y", "yes")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             reach = command.add_mutually_exclusive_group()
             reach.add_argument("--to", metavar="ID", help="roll back what came after this one")
             reach.add_argument("--all", action="store_true", help="roll back everything")
+            command.add_argument("--yes", action="store_true", help="do not ask")
     for name in optional_steps():
         command = commands.add_parser(name, help="an optional step")
         command.add_argument("--dsn", default=argparse.SUPPRESS)
@@ -57,6 +67,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         match arguments.command:
             case "rollback":
+                lost = memories_lost(dsn, to=arguments.to, everything=arguments.all)
+                if lost and not _agreed(lost, arguments.yes):
+                    print("failed: nothing was rolled back", file=sys.stderr)
+                    return 1
                 done = rollback(dsn, to=arguments.to, everything=arguments.all, report=_say)
                 _say(f"{len(done)} rolled back" if done else "nothing to roll back")
             case "status":

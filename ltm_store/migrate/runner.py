@@ -140,6 +140,12 @@ def applied_ids(connection: Session) -> list[str]:
     return [name for (name,) in ask(connection, "applied_ids")]
 
 
+def stored_memories(connection: psycopg.Connection[Any]) -> int:
+    """How many memories are stored, of all users."""
+    found = connection.execute("SELECT count(*) FROM ltm_memories").fetchone()
+    return found[0] if found else 0
+
+
 @contextmanager
 def migration_lock(connection: Session, report: Report) -> Iterator[None]:
     """Hold the advisory lock; other processes that migrate this database wait outside."""

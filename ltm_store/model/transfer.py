@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from collections.abc import Iterator, Mapping
+from typing import Annotated, ClassVar, Final
 
-from pydantic import JsonValue, StrictBool
+from pydantic import AfterValidator, JsonValue, StrictBool, ValidationError
 
 from ltm_store.errors import InvalidArgument, InvalidMemory
-from ltm_store.model.base import FROM_JSON, Arguments, Row
+from ltm_store.model.base import FROM_JSON, Arguments, Row, refusal
+from ltm_store.model.hints import Problem, explained
 from ltm_store.model.memories import Memory, NewMemory
-from ltm_store.model.values import Fraction, Int32, LongText, MemoryId, Moment, TagImportance, Text
+from ltm_store.model.values import (
+    Fraction,
+    Int32,
+    LongText,
+    MemoryId,
+    Moment,
+    TagImportance,
+    Text,
+    dump_json,
+    storable,
+)
+
+IMPORT_KEY: Final = "ltm-import:"  # begins the idempotency_key of what came from a file
+_PROBLEMS: Final = 10  # that are told of a line
 
 
 class ExportedRelationship(Arguments):
@@ -56,16 +71,10 @@ class ExportedMemory(NewMemory):
     """A line of an export, or of a file to import: the keywords of add_memory and what happened.
 
     `id` is the line's own; related_memory_ids, parent_memory_id and the relationships speak of it.
-    What the database holds passes, so that every export can be imported; its CHECKs still stand.
     """
 
-    content: LongText
-    tags: tuple[Text, ...] = ()
-    memory_type: Text | None = None
-    source_type: Text | None = None
-    created_by: Text | None = "system"
-    metadata: JsonValue = None  # type: ignore[assignment]
     id: MemoryId | None = None
+    adopted: StrictBool = False
     relationships: tuple[ExportedRelationship, ...] = ()
     accesses: tuple[ExportedAccess, ...] = ()
     tag_details: tuple[ExportedTag, ...] = ()
@@ -76,6 +85,51 @@ class ExportedMemory(NewMemory):
     last_modified: Moment | None = None
     is_archived: StrictBool = False
     archive_reason: Text | None = None
+
+    def references(self) -> Iterator[tuple[str, int]]:
+        """The ids of other lines that this one speaks of, each with its field."""
+        for target in self.related_memory_ids:
+            yield "related_memory_ids", target
+        for known in self.relationships:
+            yield "relationships", known.target_memory_id
+        if self.parent_memory_id is not None:
+            yield "parent_memory_id", self.parent_memory_id
+
+
+def _any_json(value: JsonValue) -> JsonValue:
+    try:
+        text = dump_json(value)
+    except ValueError:
+        raise ValueError("holds a number that JSON cannot") from None
+    storable(text)
+    return value
+
+
+class AdoptedMemory(ExportedMemory):
+    """A line with what add_memory refuses and an older program has written: an empty content.
+
+    What the database holds passes, so that every export can be imported; its CHECKs still stand.
+    """
+
+    content: LongText
+    tags: tuple[Text, ...] = ()
+    memory_type: Text | None = None
+    source_type: Text | None = None
+    created_by: Text | None = "system"
+    metadata: Annotated[JsonValue, AfterValidator(_any_json)] = None  # type: ignore[assignment]
+    related_memory_ids: tuple[MemoryId, ...] = ()
+
+
+def read_line(given: Mapping[str, object]) -> ExportedMemory | list[Problem]:
+    """A line of an export, or all that is wrong with it, at most ten problems."""
+    if not isinstance(given, Mapping):
+        return [("memory", "should be a dict")]
+    kind = AdoptedMemory if given.get("adopted") is True else ExportedMemory
+    try:
+        return kind.model_validate(given)
+    except ValidationError as error:
+        errors = error.errors(include_input=False, include_context=False, include_url=False)
+    return explained(given, [refusal(one) for one in errors])[:_PROBLEMS]
 
 
 class ExportRow(Memory):

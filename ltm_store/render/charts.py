@@ -7,7 +7,7 @@ from html import escape
 from itertools import islice
 from typing import Final
 
-from ltm_store.render.text import legible
+from ltm_store.render.text import escaped, legible
 
 _COLUMNS: Final = 60  # months, else years, of a chart
 _TICKS: Final = 6  # names under the columns of a chart, about
@@ -89,7 +89,7 @@ def bar_list(
         return ""
     top = max(counts.values())
     items = "".join(
-        f'<li class="bar" data-{key}="{escape(name)}" data-memories="{count}">'
+        f'<li class="bar" data-{key}="{escape(escaped(name))}" data-memories="{count}">'
         f'<span>{escape(legible(name, 60))}</span><i style="width:{100 * count / top:.1f}%"></i>'
         f"<b>{count:,}</b></li>\n"
         for name, count in islice(counts.items(), most)

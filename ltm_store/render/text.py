@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from typing import Final
 
 FONT_SIZE: Final = 12.0
 LABEL_WIDTH: Final = 160.0  # of the lines of a memory's label, in the units of FONT_SIZE
 _LABEL_LINES: Final = 3
-# Direction overrides, and characters that XML forbids.
-_UNSEEN: Final = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufffe\uffff")
+# Control characters but tab and line feed, what turns the direction of writing, the invisible
+# copies of ASCII, halves of surrogate pairs and what XML forbids.
+STEERING: Final = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
+    "\ud800-\udfff\ufffe\uffff\U000e0000-\U000e007f]"
+)
+
+
+def escaped(text: str) -> str:
+    """The text with what would steer its reader unseen as escapes, such as \\x1b and \\u202e."""
+    return STEERING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def legible(text: str, length: int | None = None) -> str:
     """The text on one line, at most `length` characters, without what controls a terminal."""
-    kept = (
-        letter
-        for letter in " ".join(text.split())
-        if unicodedata.category(letter) not in ("Cc", "Cs") and letter not in _UNSEEN
-    )
-    line = " ".join("".join(kept).split())
+    line = escaped(" ".join(text.split()))
     if length is None or len(line) <= length:
         return line
     cut = line[: length - 1]
