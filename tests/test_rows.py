@@ -25,7 +25,13 @@ NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 words = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8)
 numbers = st.integers(-(2**63), 2**63 - 1)
 moments = st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30), timezones=st.just(UTC))
-leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | words
+leaves = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | words
+)
 documents = st.recursive(
     leaves, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3)
 )
