@@ -396,7 +396,8 @@ async def run_ltm_enhancement_migration(database_url: str) -> None:
     from ltm_store import migrate  # of an extra
     from ltm_store.db import dsn
 
-    await asyncio.to_thread(migrate.apply, dsn.normalise(database_url))
+    target = dsn.target(database_url)
+    await asyncio.to_thread(migrate.apply, target.libpq if target else database_url)
 
 
 def _before(row: MemoryRow) -> OldMemoryRow:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from contextlib import asynccontextmanager
 from itertools import islice
@@ -141,7 +142,7 @@ class Database(Session):
         try:
             return await self._connected()
         except ValueError as error:  # a port that is no number, a host that is no name
-            if isinstance(error, asyncpg.InterfaceError):
+            if isinstance(error, asyncpg.InterfaceError | ssl.SSLError):
                 raise
         raise InvalidArgument("dsn", "cannot be read")
 
@@ -400,13 +401,13 @@ def connect(
     Opening raises Unavailable when the server cannot be reached, SchemaOutdated when it lacks
     migrations (unless check_schema is false).
     """
-    found = dsns.normalise(dsn) if dsn else dsns.from_environment()
+    target = dsns.target(dsn)
     return Database(
-        found,
+        target and target.asyncpg,
         access_tracking=access_tracking,
         timeout=timeout,
         min_size=min_size,
         max_size=max_size,
-        pgbouncer=pgbouncer,
+        pgbouncer=pgbouncer or (target is not None and target.pgbouncer),
         check_schema=check_schema,
     )

@@ -96,9 +96,12 @@ _RULES = {
     "54": "too large or too deeply nested",
 }
 _OUTDATED = {"42P01", "42703", "42883"}
+POOLED = "a pooler in transaction mode is in between: connect(pgbouncer=True), --pgbouncer"
 _REASONS = {
     "0A000": "the schema changed under an open transaction, or the server lacks a feature",
     "42501": "the role of this connection lacks a right",
+    "26000": POOLED,
+    "42P05": POOLED,
     "42704": "the schema lacks an object, python -m ltm_store.migrate makes it",
 }
 # Of the server's messages only those that name an object of the schema, never a value.
@@ -152,7 +155,15 @@ def translate(error: BaseException) -> LtmError | None:
     if isinstance(error, asyncio.TimeoutError):
         return Unavailable("no answer within the timeout")
     if isinstance(error, asyncpg.ClientConfigurationError):
-        return InvalidMemory("dsn", "should begin with postgresql://")
+        if "certificate" in str(error):
+            return InvalidArgument("dsn", "TLS: the certificate that it names cannot be read")
+        return InvalidArgument("dsn", "cannot be read")
+    if isinstance(error, ssl.SSLError):
+        told = (getattr(error, name, None) for name in ("verify_message", "reason"))
+        reason = next(filter(None, told), "no agreement")
+        return Unavailable(f"TLS: {reason}")
+    if isinstance(error, ConnectionError) and "SSL upgrade" in str(error):
+        return Unavailable("TLS: the server does not speak it, and sslmode asks for it")
     if isinstance(error, socket.gaierror):
         return Unavailable("the server's host name was not found")
     if isinstance(error, asyncpg.InterfaceError | RuntimeError):
@@ -161,6 +172,8 @@ def translate(error: BaseException) -> LtmError | None:
                 return LtmError(meaning)
     state = getattr(error, "sqlstate", None)
     if isinstance(error, asyncpg.PostgresError) and isinstance(state, str):
+        if state == "08P01" and "startup parameter" in str(error):
+            return LtmError(f"{POOLED} (SQLSTATE {state})")
         for known in (state, state[:2]):
             if known in _UNAVAILABLE:
                 ours = Unavailable(f"{_UNAVAILABLE[known]} (SQLSTATE {state})")
@@ -176,7 +189,7 @@ def translate(error: BaseException) -> LtmError | None:
         return LtmError(f"{reason}{told} (SQLSTATE {state})")
     if isinstance(error, CONNECTION_LOST):
         number = getattr(error, "errno", None)  # of a look-up or of TLS it is no errno
-        named = isinstance(number, int) and number > 0 and not isinstance(error, ssl.SSLError)
+        named = isinstance(number, int) and number > 0
         reason = os.strerror(number) if named and number else type(error).__name__
         return Unavailable(f"no connection to the server ({reason})")
     return None

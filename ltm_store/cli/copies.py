@@ -23,6 +23,7 @@ from ltm_store.cli.frame import (
     note_unknown,
     print_json,
     reading,
+    through_pgbouncer,
 )
 from ltm_store.cli.lines import Line, good_lines, read_lines
 from ltm_store.cli.progress import export_lines, import_lines
@@ -124,7 +125,7 @@ def _tell(report: ImportReport, bad: list[Line], as_json: bool) -> None:
 
 
 async def _import(dsn: str | None, user: str, lines: Sequence[Numbered]) -> ImportReport:
-    async with connect(dsn) as db:
+    async with connect(dsn, pgbouncer=through_pgbouncer()) as db:
         return await import_lines(db, user, lines, console(stderr=True))
 
 

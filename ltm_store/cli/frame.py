@@ -77,10 +77,17 @@ JsonObject = Annotated[
 
 
 @app.callback()
-def main(dsn: DsnOption = None) -> None:
+def main(
+    dsn: DsnOption = None,
+    pgbouncer: Annotated[
+        bool, typer.Option("--pgbouncer", help="PgBouncer, in transaction mode, is in between.")
+    ] = False,
+) -> None:
     """Note the database for every command."""
     if dsn:
         os.environ["LTM_DATABASE_URL"] = dsn
+    if pgbouncer:
+        os.environ["LTM_PGBOUNCER"] = "true"
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks a letter
@@ -171,14 +178,18 @@ async def note_unknown(db: Database, user: str) -> None:
 
 def reading(dsn: str | None) -> AbstractAsyncContextManager[Database]:
     """A Database on which reads are not tracked."""
-    return connect(dsn, access_tracking="off")
+    return connect(dsn, access_tracking="off", pgbouncer=through_pgbouncer())
+
+
+def through_pgbouncer() -> bool:
+    """Whether --pgbouncer or LTM_PGBOUNCER says that PgBouncer is in between."""
+    return os.environ.get("LTM_PGBOUNCER", "").lower() in ("1", "true", "yes")
 
 
 def resolved_dsn(given: str | None) -> str:
     """The DSN that connect() would take, for what connects by itself."""
-    if given:
-        return dsns.normalise(given)
-    return dsns.from_environment() or embedded.start()
+    target = dsns.target(given)
+    return target.libpq if target else embedded.start()
 
 
 def json_text(value: object, stream: TextIO | None = None) -> str:

@@ -1,19 +1,113 @@
-"""Which server is meant: the DSN, normalised."""
+"""Which server is meant: one DSN, as asyncpg and as libpq read it."""
+
+from __future__ import annotations
 
 import os
 import re
+from typing import Final, NamedTuple
+from urllib.parse import parse_qsl, quote, urlencode
 
-_DRIVER = re.compile(r"^postgres(?:ql)?(?:\+\w+)?://")
+from ltm_store.errors import InvalidArgument
+
+_URL = re.compile(
+    r"postgres(?:ql)?(?:\+\w+)?://(?P<place>[^/?#]*)(?:/(?P<name>[^?#]*))?(?:\?(?P<query>[^#]*))?"
+)
+_WORD = re.compile(
+    r"\s*(?P<name>\w+)\s*=\s*(?P<value>'(?:[^'\\]|\\.)*'|(?:[^\s'\\]|\\.)*)(?:\s+|$)"
+)
 
 
-def normalise(dsn: str) -> str:
-    """The DSN as asyncpg and libpq read it, without a driver as in postgresql+asyncpg://."""
-    return _DRIVER.sub("postgresql://", dsn, count=1)
+def _words_of(text: str) -> frozenset[str]:
+    return frozenset(text.split())
 
 
-def from_environment() -> str | None:
-    """The DSN in LTM_DATABASE_URL, else in DATABASE_URL, else None."""
-    for name in ("LTM_DATABASE_URL", "DATABASE_URL"):
-        if value := os.environ.get(name):
-            return normalise(value)
+# What both libraries read from a DSN, and take for the same.
+_BOTH: Final = _words_of("""
+    host port dbname user password passfile service sslmode sslcert sslkey sslrootcert
+    sslcrl sslpassword sslnegotiation ssl_min_protocol_version ssl_max_protocol_version
+    target_session_attrs krbsrvname gsslib application_name options
+""")
+# What libpq reads and asyncpg would send to the server as a setting. A connection is as good
+# without: connect() has a timeout of its own, keeps connections alive, and TLS stands by itself.
+_LIBPQ_ALONE: Final = _words_of("""
+    channel_binding connect_timeout keepalives keepalives_idle keepalives_interval
+    keepalives_count tcp_user_timeout gssencmode gssdelegation sslcompression sslsni
+    sslcertmode require_auth requirepeer load_balance_hosts hostaddr client_encoding
+    max_protocol_version min_protocol_version
+""")
+# Of other programs and of hosting services, which neither library knows.
+_OTHERS: Final = _words_of("""
+    connection_limit pool_timeout socket_timeout statement_cache_size supa workaround
+    prepared_statement_name_func async_fallback
+""")
+_FILES: Final = ("sslrootcert", "sslcert", "sslkey")
+_RENAMED: Final = {"database": "dbname", "fallback_application_name": "application_name"}
+_SSL: Final = {"true": "require", "1": "require", "false": "disable", "0": "disable"}
+
+
+class Target(NamedTuple):
+    """A DSN in two forms, and whether it says that PgBouncer is in between."""
+
+    asyncpg: str
+    libpq: str
+    pgbouncer: bool
+
+
+def target(given: str | None = None) -> Target | None:
+    """The DSN that is given, else that in LTM_DATABASE_URL, else in DATABASE_URL, else None.
+
+    Raises InvalidArgument naming the parameter that cannot be honoured, never a value.
+    """
+    for dsn in (given, os.environ.get("LTM_DATABASE_URL"), os.environ.get("DATABASE_URL")):
+        if dsn is not None and dsn.strip():
+            return _read(dsn.strip().strip("'\""))
     return None
+
+
+def _read(dsn: str) -> Target:
+    if url := _URL.fullmatch(dsn):
+        place, name = url["place"], url["name"]
+        given: dict[str, str] = dict(parse_qsl(url["query"] or "", keep_blank_values=True))
+    else:
+        place, name, given = "", None, _words(dsn)
+    both: dict[str, str] = {}
+    libpq: dict[str, str] = {}
+    pgbouncer = False
+    for parameter, value in given.items():
+        known = _RENAMED.get(parameter, parameter)
+        if known == "ssl":
+            both["sslmode"] = _SSL.get(value.lower(), value)
+        elif known == "schema":
+            both["options"] = f"-csearch_path={value}"
+        elif known in ("pgbouncer", "prepared_statement_cache_size"):
+            pgbouncer |= value.lower() in (("true", "1") if known == "pgbouncer" else ("0",))
+        elif known in _BOTH:
+            if known in _FILES and value != "system" and not os.path.exists(value):
+                raise InvalidArgument("dsn", f"TLS: the file of {known} (a certificate) is missing")
+            both[known] = value
+        elif known in _LIBPQ_ALONE:
+            libpq[known] = value
+        elif known not in _OTHERS:
+            raise InvalidArgument("dsn", f"the parameter {known[:50]!a} is not known")
+    return Target(_url(place, name, both), _url(place, name, both | libpq), pgbouncer)
+
+
+def _words(dsn: str) -> dict[str, str]:
+    """The parameters of a DSN in the form of libpq's keywords: host=localhost dbname=x."""
+    found: dict[str, str] = {}
+    end = 0
+    while end < len(dsn):
+        word = _WORD.match(dsn, end)
+        if word is None:
+            raise InvalidArgument("dsn", "should be postgresql://... or host=... dbname=...")
+        value = word["value"]
+        value = value[1:-1] if value.startswith("'") else value
+        found[word["name"]] = re.sub(r"\\(.)", r"\1", value)
+        end = word.end()
+    return found
+
+
+def _url(place: str, name: str | None, parameters: dict[str, str]) -> str:
+    query = urlencode(parameters, quote_via=quote, safe="/")
+    path = "" if name is None else f"/{name}"
+    return f"postgresql://{place}{path}{'?' + query if query else ''}"

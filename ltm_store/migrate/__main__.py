@@ -60,11 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         command.add_argument("--undo", action="store_true", help="undo the step")
     arguments = parser.parse_args(argv)
     try:
-        dsn = (
-            dsns.normalise(arguments.dsn)
-            if arguments.dsn
-            else dsns.from_environment() or embedded.start()
-        )
+        target = dsns.target(arguments.dsn)
+        dsn = target.libpq if target else embedded.start()
         match arguments.command:
             case "rollback":
                 lost = memories_lost(dsn, to=arguments.to, everything=arguments.all)
