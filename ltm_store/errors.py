@@ -159,8 +159,8 @@ def translate(error: BaseException) -> LtmError | None:
             return InvalidArgument("dsn", "TLS: the certificate that it names cannot be read")
         return InvalidArgument("dsn", "cannot be read")
     if isinstance(error, ssl.SSLError):
-        words = (getattr(error, name, None) for name in ("verify_message", "reason"))
-        reason = next(filter(None, words), "no agreement")
+        said = (getattr(error, name, None) for name in ("verify_message", "reason"))
+        reason = next(filter(None, said), "no agreement")
         return Unavailable(f"TLS: {reason}")
     if isinstance(error, ConnectionError) and "SSL upgrade" in str(error):
         return Unavailable("TLS: the server does not speak it, and sslmode asks for it")
