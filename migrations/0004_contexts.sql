@@ -44,7 +44,7 @@ LANGUAGE sql
 IMMUTABLE
 PARALLEL SAFE
 RETURN array(
-    SELECT DISTINCT f.context_type || '.' || f.context_key AS field
+    SELECT DISTINCT (f.context_type || '.' || f.context_key) COLLATE "C" AS field
     FROM (
         SELECT
             left(s.name, 50) AS context_type,

@@ -37,7 +37,9 @@ totals AS (
 
 types AS (
     SELECT
-        json_object_agg(t.memory_type, t.memories ORDER BY t.memories DESC, t.memory_type ASC)
+        json_object_agg(
+            t.memory_type, t.memories ORDER BY t.memories DESC, t.memory_type COLLATE "C" ASC
+        )
             AS found
     FROM (
         SELECT m.memory_type, count(*) AS memories FROM memories AS m
@@ -46,7 +48,10 @@ types AS (
 ),
 
 categories AS (
-    SELECT json_object_agg(c.category, c.memories ORDER BY c.memories DESC, c.category ASC) AS found
+    SELECT
+        json_object_agg(
+            c.category, c.memories ORDER BY c.memories DESC, c.category COLLATE "C" ASC
+        ) AS found
     FROM (
         SELECT m.category, count(*) AS memories FROM memories AS m
         GROUP BY m.category
@@ -54,7 +59,8 @@ categories AS (
 ),
 
 tags AS (
-    SELECT json_object_agg(t.tag, t.memories ORDER BY t.memories DESC, t.tag ASC) AS found
+    SELECT
+        json_object_agg(t.tag, t.memories ORDER BY t.memories DESC, t.tag COLLATE "C" ASC) AS found
     FROM (
         SELECT
             e.tag,

@@ -82,7 +82,11 @@ FROM (
             WHERE a.migration_id = k.id
         )
 ) AS p
-ORDER BY p.user_id ASC NULLS FIRST, p.check_name ASC, p.subject ASC, p.detail ASC
+ORDER BY
+    p.user_id ASC NULLS FIRST,
+    p.check_name COLLATE "C" ASC,
+    p.subject COLLATE "C" ASC,
+    p.detail COLLATE "C" ASC
 LIMIT $2;
 
 -- name: adoption_report(of_user_id bigint, row_limit bigint) :many RepairCount
@@ -98,7 +102,7 @@ WHERE
     TRUE
     AND r.user_id = $1  -- if of_user_id
 GROUP BY r.table_name, r.column_name, r.rule
-ORDER BY r.table_name, r.column_name NULLS FIRST, r.rule
+ORDER BY r.table_name COLLATE "C", r.column_name COLLATE "C" NULLS FIRST, r.rule COLLATE "C"
 LIMIT $2;
 
 -- name: adoption_repairs(of_user_id bigint, after_id bigint, row_limit bigint) :many Repair

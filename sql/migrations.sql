@@ -5,5 +5,5 @@
 -- scope: all users
 SELECT a.migration_id
 FROM ltm_migrations AS a
-ORDER BY a.migration_id
+ORDER BY a.migration_id COLLATE "C"
 LIMIT $1;

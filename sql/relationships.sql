@@ -572,7 +572,7 @@ features AS MATERIALIZED (
     SELECT
         'tag' AS kind,
         lower(e.tag) AS term,
-        min(e.tag) AS shown
+        min(e.tag COLLATE "C") AS shown
     FROM origin AS o
     CROSS JOIN
         LATERAL jsonb_array_elements_text(ltm_as_array(o.tags)) AS e (tag)
@@ -593,7 +593,7 @@ features AS MATERIALIZED (
             u.lexeme AS term,
             u.lexeme AS shown
         FROM origin AS o CROSS JOIN unnest(ts_filter(o.search_vector, '{a}')) AS u
-        ORDER BY u.positions[1], u.lexeme
+        ORDER BY u.positions[1], u.lexeme COLLATE "C"
         LIMIT $5
     )
     UNION ALL
@@ -704,12 +704,12 @@ rare AS MATERIALIZED (
 scored AS MATERIALIZED (
     SELECT
         h.id,
-        sum(r.weight ORDER BY r.kind, r.term) AS score,
-        max(r.shown) FILTER (WHERE r.kind = 'source') AS source_id,
-        coalesce(array_agg(r.shown ORDER BY r.term) FILTER (WHERE r.kind = 'tag'), '{}') AS tags,
-        coalesce(array_agg(r.shown ORDER BY r.term) FILTER (WHERE r.kind = 'participant'), '{}')
+        sum(r.weight ORDER BY r.kind COLLATE "C", r.term COLLATE "C") AS score,
+        max(r.shown COLLATE "C") FILTER (WHERE r.kind = 'source') AS source_id,
+        array_agg(r.shown ORDER BY r.term COLLATE "C") FILTER (WHERE r.kind = 'tag') AS tags,
+        array_agg(r.shown ORDER BY r.term COLLATE "C") FILTER (WHERE r.kind = 'participant')
             AS participants,
-        coalesce(array_agg(r.shown ORDER BY r.term) FILTER (WHERE r.kind = 'word'), '{}') AS words
+        array_agg(r.shown ORDER BY r.term COLLATE "C") FILTER (WHERE r.kind = 'word') AS words
     FROM holders AS h
     INNER JOIN rare AS r ON h.kind = r.kind AND h.term = r.term
     WHERE h.id <> $2
@@ -719,9 +719,9 @@ scored AS MATERIALIZED (
 SELECT
     s.score,
     s.source_id,
-    s.tags,
-    s.participants,
-    s.words,
+    coalesce(s.tags, '{}') AS tags,
+    coalesce(s.participants, '{}') AS participants,
+    coalesce(s.words, '{}') AS words,
     ltm_memory_summary(m.id, m.content, m.memory_type, m.importance_score)::text AS related_memory
 FROM scored AS s
 INNER JOIN ltm_memories AS m ON m.user_id = $1 AND m.id = s.id

@@ -42,7 +42,7 @@ WHERE
 -- query: query_words(query text, term_limit bigint)
 SELECT u.lexeme
 FROM unnest(to_tsvector('ltm', :query)) AS u
-ORDER BY u.positions[1], u.lexeme
+ORDER BY u.positions[1], u.lexeme COLLATE "C"
 LIMIT :term_limit;
 
 -- query: demanded(phrases text[], exclusions text[])
@@ -232,8 +232,8 @@ own AS MATERIALIZED (
         w.source_id,
         w.source_position,
         w.passes,
-        sum(k.idf * w.weight ORDER BY k.lexeme) AS own_score,
-        array_agg(k.lexeme ORDER BY k.lexeme) AS matched_terms
+        sum(k.idf * w.weight ORDER BY k.lexeme COLLATE "C") AS own_score,
+        array_agg(k.lexeme ORDER BY k.lexeme COLLATE "C") AS matched_terms
     FROM matched AS w
     INNER JOIN kept AS k ON w.lexeme = k.lexeme
     GROUP BY w.id, w.source_id, w.source_position, w.passes
@@ -366,7 +366,7 @@ SELECT
             SELECT NULL  -- query: query_words
         ) AS a
         INNER JOIN unnest(m.search_vector) AS w ON a.lexeme = w.lexeme
-        ORDER BY a.lexeme
+        ORDER BY a.lexeme COLLATE "C"
     ) AS matched_terms
 FROM ltm_memories AS m
 CROSS JOIN demanded AS d

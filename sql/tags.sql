@@ -183,7 +183,7 @@ respelt AS (
         tags = (
             SELECT jsonb_agg(x.tag ORDER BY x.place)
             FROM (
-                SELECT DISTINCT ON (lower(y.tag))
+                SELECT DISTINCT ON (lower(y.tag) COLLATE "C")
                     y.tag,
                     y.place
                 FROM (
@@ -193,7 +193,7 @@ respelt AS (
                             AS tag
                     FROM jsonb_array_elements_text(m.tags) WITH ORDINALITY AS e (tag, place)
                 ) AS y
-                ORDER BY lower(y.tag) ASC, y.place ASC
+                ORDER BY lower(y.tag) COLLATE "C" ASC, y.place ASC
             ) AS x
         ),
         version = m.version + 1,
@@ -224,10 +224,11 @@ GROUP BY e.tag, coalesce(t.tag_category, 'general');
 -- columns: tag_usage
 -- How a tag is used in all its spellings and categories.
 SELECT
-    (array_agg(m.tag ORDER BY m.memories DESC, m.tag ASC))[1] AS tag_name,
+    (array_agg(m.tag ORDER BY m.memories DESC, m.tag COLLATE "C" ASC))[1] COLLATE "C" AS tag_name,
     sum(m.memories)::bigint AS memory_count,
     sum(m.uses)::bigint AS usage_count,
-    (array_agg(m.tag_category ORDER BY m.memories DESC, m.tag_category ASC))[1] AS tag_category,
+    (array_agg(m.tag_category ORDER BY m.memories DESC, m.tag_category COLLATE "C" ASC))[1]
+        AS tag_category,
     sum(m.importance) / sum(m.memories)::double precision AS tag_importance,
     sum(m.confidence) / sum(m.memories)::double precision AS tag_confidence,
     timezone('utc', min(m.first_used)) AS first_used,
@@ -278,13 +279,13 @@ WITH tagged AS MATERIALIZED (
 beside AS MATERIALIZED (
     SELECT
         lower(e.tag) AS term,
-        mode() WITHIN GROUP (ORDER BY e.tag) AS tag_name,
+        mode() WITHIN GROUP (ORDER BY e.tag COLLATE "C") AS tag_name,
         count(DISTINCT t.id) AS memory_count
     FROM tagged AS t
     CROSS JOIN LATERAL jsonb_array_elements_text(t.tags) AS e (tag)
     WHERE lower(e.tag) <> lower($2)
     GROUP BY lower(e.tag)
-    ORDER BY count(DISTINCT t.id) DESC, lower(e.tag) ASC
+    ORDER BY count(DISTINCT t.id) DESC, lower(e.tag) COLLATE "C" ASC
     LIMIT $4
 ),
 
@@ -316,5 +317,5 @@ CROSS JOIN
         SELECT
             b.memory_count::double precision / (n.memories + t.memories - b.memory_count) AS jaccard
     ) AS j
-ORDER BY j.jaccard DESC, b.memory_count DESC, b.tag_name ASC
+ORDER BY j.jaccard DESC, b.memory_count DESC, b.tag_name COLLATE "C" ASC
 LIMIT $5;

@@ -272,7 +272,7 @@ def test_wrong_usage_and_a_missing_server_have_their_exit_codes(command):
 def test_a_dsn_that_cannot_be_read_is_not_repeated(command):
     done = command("status", "--dsn", "postgresq://u:secret@h/db")
     assert done.returncode == 1
-    assert done.stderr.startswith("failed: this is not a DSN")
+    assert done.stderr.startswith("failed: dsn: ")
     assert "secret" not in done.stderr + done.stdout
 
 

@@ -15,6 +15,7 @@ import pglast
 import psycopg
 import pytest
 from pglast import ast
+from pglast.stream import RawStream
 from pglast.visitors import Visitor
 
 import ltm_store.model
@@ -241,7 +242,8 @@ def test_many_rows_have_a_total_order_and_a_limit(statement):
     for shape in shapes(statement):
         select = pglast.parse_sql(shape.sql)[0].stmt
         assert select.limitCount is not None
-        last = select.sortClause[-1].node.fields[-1].sval
+        node = select.sortClause[-1].node
+        last = (node.arg if isinstance(node, ast.CollateClause) else node).fields[-1].sval
         assert last in ("id", "place", "tag_name", "migration_id", "detail", "rule", "user_id")
 
 
@@ -289,6 +291,51 @@ def test_a_missing_or_unknown_argument_is_refused_at_the_call(change):
 
 def shape_for(statement: Statement, given: Container[str]) -> Shape:
     return statement.shape(tuple(name in given for name in statement.conditions))
+
+
+# What is sorted by, or is the least or the greatest, without a collation: it is no text.
+NO_TEXT = re.compile(
+    r"(\w+_)?(id|ids|rank|place|strength|score|count|memories|user_id|step|depth|month|point|seen)$"
+    r"|(\w+_)?(at|timestamp|used|size|importance|relationships|is_lent|jaccard|positions|terms)$"
+)
+
+
+class _Sorts(Visitor):
+    """What a statement sorts by or takes the least or the greatest of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[ast.Node] = []
+
+    def visit_SortBy(self, ancestors, node):
+        self.found.append(node.node)
+
+    def visit_FuncCall(self, ancestors, node):
+        if node.funcname[-1].sval in ("min", "max"):
+            self.found += node.args
+
+
+def is_free_of_the_collation(node: ast.Node) -> bool:
+    match node:
+        case ast.CollateClause():
+            return node.collname[-1].sval == "C"
+        case ast.ColumnRef():
+            name = node.fields[-1].sval
+            return NO_TEXT.match(name) is not None or name == "tag_name"  # list_tags gives it one
+        case ast.FuncCall():
+            return node.funcname[-1].sval in ("count", "sum", "abs", "ltm_path_strength")
+        case ast.CoalesceExpr():
+            return is_free_of_the_collation(node.args[0])
+    return isinstance(node, ast.A_Indirection | ast.NullTest)
+
+
+@every_statement
+def test_nothing_is_sorted_in_the_collation_of_the_database(statement):
+    for shape in shapes(statement):
+        sorts = _Sorts()
+        sorts(pglast.parse_sql(shape.sql))
+        for node in sorts.found:
+            assert is_free_of_the_collation(node), RawStream()(node)
 
 
 def index_names(plan: object) -> set[str]:

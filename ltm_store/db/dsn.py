@@ -60,8 +60,14 @@ def target(given: str | None = None) -> Target | None:
     """
     for dsn in (given, os.environ.get("LTM_DATABASE_URL"), os.environ.get("DATABASE_URL")):
         if dsn is not None and dsn.strip():
-            return _read(dsn.strip().strip("'\""))
+            return _read(_unquoted(dsn.strip()))
     return None
+
+
+def _unquoted(dsn: str) -> str:
+    """The DSN without quotes around all of it, as some files of settings hold it."""
+    is_quoted = len(dsn) > 1 and dsn[0] == dsn[-1] and dsn[0] in "'\""
+    return dsn[1:-1].strip() if is_quoted else dsn
 
 
 def _read(dsn: str) -> Target:

@@ -5,7 +5,7 @@ SELECT
     v.context_key,
     sum(v.memories)::bigint AS memories,
     count(v.context_value) AS different_values,
-    (array_agg(v.context_value ORDER BY v.memories DESC, v.context_value ASC))[1]
+    (array_agg(v.context_value ORDER BY v.memories DESC, v.context_value COLLATE "C" ASC))[1]
         AS most_frequent_value,
     sum(v.confidence) / sum(v.memories)::double precision AS confidence,
     timezone('utc', max(v.created_at)) AS last_written

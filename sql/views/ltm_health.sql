@@ -39,7 +39,7 @@ tags_held AS (
     SELECT
         user_id,
         memory_id,
-        array_agg(lower(tag_name) ORDER BY lower(tag_name)) AS names
+        array_agg(lower(tag_name) ORDER BY lower(tag_name) COLLATE "C") AS names
     FROM ltm_memory_tags
     GROUP BY user_id, memory_id
 ),
@@ -48,7 +48,9 @@ targets_held AS (
     SELECT
         user_id,
         source_memory_id,
-        array_agg(DISTINCT target_memory_id::text ORDER BY target_memory_id::text) AS names
+        array_agg(
+            DISTINCT target_memory_id::text COLLATE "C" ORDER BY target_memory_id::text COLLATE "C"
+        ) AS names
     FROM ltm_memory_relationships
     GROUP BY user_id, source_memory_id
 ),
@@ -58,8 +60,8 @@ fields_held AS (
         user_id,
         memory_id,
         array_agg(
-            DISTINCT context_type || '.' || context_key
-            ORDER BY context_type || '.' || context_key
+            DISTINCT context_type || '.' || context_key COLLATE "C"
+            ORDER BY context_type || '.' || context_key COLLATE "C"
         ) AS names
     FROM ltm_contexts
     WHERE context_value IS NOT NULL
@@ -73,7 +75,7 @@ both_sides AS (
         'tags' AS column_name,
         'ltm_memory_tags' AS table_name,
         array(
-            SELECT DISTINCT lower(n.tag) AS name
+            SELECT DISTINCT lower(n.tag) COLLATE "C" AS name
             FROM unnest(ltm_tag_names(m.tags)) AS n (tag)
             ORDER BY name
         ) AS said,
@@ -87,9 +89,9 @@ both_sides AS (
         'related_memory_ids',
         'ltm_memory_relationships',
         array(
-            SELECT DISTINCT e.id
+            SELECT DISTINCT e.id COLLATE "C" AS id
             FROM jsonb_array_elements_text(ltm_as_array(m.related_memory_ids)) AS e (id)
-            ORDER BY e.id
+            ORDER BY id
         ),
         coalesce(r.names, '{}')
     FROM ltm_memories AS m
