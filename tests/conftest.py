@@ -1,4 +1,4 @@
-"""Databases for the tests: clones of a migrated one, shared by the tests that roll back."""
+"""Databases for the tests: one that each test leaves empty, or a clone where a test needs it."""
 
 import json
 import os
@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 from ltm_store import Database, connect, migrate
 from tests import servers
 from tests.populate import populate
+from tests.reused import Reused
 
 settings.register_profile(
     "ltm",
@@ -72,9 +73,24 @@ async def shared(admin: asyncpg.Connection, server: str, template: str) -> Async
         yield dsn
 
 
+@pytest.fixture(scope="session")
+async def reused(admin: asyncpg.Connection, server: str, template: str) -> AsyncIterator[Reused]:
+    async for dsn in created(admin, server, template):
+        connection = await asyncpg.connect(dsn)
+        yield await Reused.of(dsn, connection)
+        await connection.close()
+
+
 @pytest.fixture
-async def dsn(admin: asyncpg.Connection, server: str, template: str) -> AsyncIterator[str]:
-    """The DSN of a migrated database of the test's own."""
+async def dsn(reused: Reused) -> AsyncIterator[str]:
+    """The DSN of a migrated database without rows, which the next test gets too."""
+    yield reused.dsn
+    await reused.empty()
+
+
+@pytest.fixture
+async def own_dsn(admin: asyncpg.Connection, server: str, template: str) -> AsyncIterator[str]:
+    """The DSN of a database that the test may alter, and whose sessions it may end."""
     async for dsn in created(admin, server, template):
         yield dsn
 
@@ -88,7 +104,7 @@ async def empty(admin: asyncpg.Connection, server: str) -> AsyncIterator[str]:
 
 @pytest.fixture
 async def db(dsn: str) -> AsyncIterator[Database]:
-    """A Database of the test's own, without tracking."""
+    """A Database without tracking."""
     async with connect(dsn, access_tracking="off") as db:
         yield db
 

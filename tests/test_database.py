@@ -260,13 +260,13 @@ async def test_what_is_set_in_a_transaction_is_reset(dsn):
 
 
 @pytest.mark.parametrize("tracking", ["deferred", "immediate"])
-async def test_a_read_succeeds_where_accesses_cannot_be_recorded(dsn, caplog, tracking):
-    async with connect(dsn) as db:
+async def test_a_read_succeeds_where_accesses_cannot_be_recorded(own_dsn, caplog, tracking):
+    async with connect(own_dsn) as db:
         memory = await add_memory(db, 1, "x")
         async with db.transaction() as conn:
             name = await conn.fetchval("SELECT current_database()")
             await conn.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
-    async with connect(dsn, access_tracking=tracking) as db:
+    async with connect(own_dsn, access_tracking=tracking) as db:
         assert await get_memory(db, 1, memory.id) is not None
         with pytest.raises(Unavailable, match="read-only"):
             await add_memory(db, 1, "y")
@@ -325,15 +325,16 @@ async def test_a_read_is_repeated_on_a_new_connection_and_a_write_is_not(dsn):
         assert len([m for m in await search_memories(db, 1) if m.content == "y"]) == 1
 
 
-async def test_terminated_backends_are_replaced(db):
-    for _ in range(5):
-        async with db.transaction() as conn:
-            await conn.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
-            )
-        assert await search_memories(db, 1) == []
-    assert db.stats().open <= db.stats().max_size
+async def test_terminated_backends_are_replaced(own_dsn):
+    async with connect(own_dsn) as db:
+        for _ in range(5):
+            async with db.transaction() as conn:
+                await conn.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                    "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
+            assert await search_memories(db, 1) == []
+        assert db.stats().open <= db.stats().max_size
 
 
 async def test_cancelled_calls_leak_nothing(dsn):

@@ -272,10 +272,10 @@ def test_the_reference_has_every_public_name():
     assert named >= set(ltm_store.__all__)
 
 
-async def test_the_rights_that_are_told_suffice(db: Database, dsn: str):
+async def test_the_rights_that_are_told_suffice(own_dsn: str):
     """Those of docs/operating.md, for all that an assistant's process does."""
     rights = next(block.code for block in blocks(DOCS / "operating.md") if "GRANT" in block.code)
-    connection = await asyncpg.connect(dsn)
+    connection = await asyncpg.connect(own_dsn)
     try:
         await connection.execute(rights)
         await connection.execute("SET ROLE assistant")

@@ -147,13 +147,13 @@ async def test_many_adds_under_the_same_keys_in_another_order_do_not_wait_for_ea
     [lambda db, a, b: relate(db, 1, a, b), lambda db, a, b: delete_memory(db, 1, a)],
     ids=["a statement", "a transaction"],
 )
-async def test_what_a_deadlock_undid_is_done_again(dsn, call):
+async def test_what_a_deadlock_undid_is_done_again(own_dsn, call):
     """The call locks the first memory and waits for the second; the other one the other way."""
-    other = await asyncpg.connect(dsn)
+    other = await asyncpg.connect(own_dsn)
     name = await other.fetchval("SELECT current_database()")
     await other.execute(f"ALTER DATABASE {name} SET deadlock_timeout = '100ms'")
     lock = "SELECT 1 FROM ltm_memories WHERE id = $1 FOR UPDATE"
-    async with connect(dsn, access_tracking="off") as db:
+    async with connect(own_dsn, access_tracking="off") as db:
         first, second = [(await add_memory(db, 1, f"{n}")).id for n in range(2)]
         await relate(db, 1, second, first)
         async with other.transaction():
@@ -166,14 +166,14 @@ async def test_what_a_deadlock_undid_is_done_again(dsn, call):
     await other.close()
 
 
-async def test_writes_succeed_where_the_database_is_serializable_by_default(dsn):
-    other = await asyncpg.connect(dsn)
+async def test_writes_succeed_where_the_database_is_serializable_by_default(own_dsn):
+    other = await asyncpg.connect(own_dsn)
     name = await other.fetchval("SELECT current_database()")
     await other.execute(
         f"ALTER DATABASE {name} SET default_transaction_isolation = 'repeatable read'"
     )
     await other.close()
-    async with connect(dsn, max_size=8) as db:
+    async with connect(own_dsn, max_size=8) as db:
         memory = await add_memory(db, 1, "x")
         await asyncio.gather(*(record_access(db, 1, [memory.id]) for _ in range(64)))
         await asyncio.gather(
@@ -185,17 +185,17 @@ async def test_writes_succeed_where_the_database_is_serializable_by_default(dsn)
     assert len(read.metadata) == 32
 
 
-async def test_calls_wait_for_a_server_that_is_full_for_a_moment(dsn, server):
+async def test_calls_wait_for_a_server_that_is_full_for_a_moment(own_dsn, server):
     admin = await asyncpg.connect(server)
     await admin.execute("CREATE ROLE ltm_few LOGIN SUPERUSER CONNECTION LIMIT -1")
     try:
-        name = dsn.partition("?")[0].rpartition("/")[2]
+        name = own_dsn.partition("?")[0].rpartition("/")[2]
         await admin.execute(f"ALTER DATABASE {name} CONNECTION LIMIT 1")
         await admin.execute("CREATE ROLE ltm_plain LOGIN")
         await admin.execute("GRANT pg_read_all_data TO ltm_plain")
-        plain = dsn.replace("postgres:@", "ltm_plain@").replace("postgres@", "ltm_plain@")
+        plain = own_dsn.replace("postgres:@", "ltm_plain@").replace("postgres@", "ltm_plain@")
         first = await asyncpg.connect(plain)
-        async with connect(dsn, min_size=0, access_tracking="off", check_schema=False) as db:
+        async with connect(own_dsn, min_size=0, access_tracking="off", check_schema=False) as db:
             db._dsn = plain
             call = asyncio.ensure_future(search_memories(db, 1))
             while not db.stats().waiting:  # noqa: ASYNC110
@@ -336,11 +336,11 @@ async def test_of_equal_contents_a_search_shows_the_most_important(conn):
     assert (told.is_returned, told.causes) == (False, ("distinct",))
 
 
-async def test_a_slow_export_outlives_the_idle_timeout_of_transactions(dsn):
-    other = await asyncpg.connect(dsn)
+async def test_a_slow_export_outlives_the_idle_timeout_of_transactions(own_dsn):
+    other = await asyncpg.connect(own_dsn)
     name = await other.fetchval("SELECT current_database()")
     await other.execute(f"ALTER DATABASE {name} SET idle_in_transaction_session_timeout = '50ms'")
-    async with connect(dsn, access_tracking="off") as db:
+    async with connect(own_dsn, access_tracking="off") as db:
         await add_memories(db, 1, ({"content": f"{n}"} for n in range(300)))
         lines = 0
         async for _ in export_user(db, 1):

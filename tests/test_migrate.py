@@ -239,8 +239,8 @@ async def test_status_tells_what_is_pending_by_its_exit_code(command, empty):
     assert again.startswith("nothing to apply, the schema is current (ltm_test_")
 
 
-def test_an_optional_step_says_why_it_failed(command, dsn):
-    done = command("finish_adoption", dsn=dsn)
+def test_an_optional_step_says_why_it_failed(command, own_dsn):
+    done = command("finish_adoption", dsn=own_dsn)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
         "failed: no adoption has come to its end here and waits to be finished"
@@ -292,13 +292,13 @@ async def test_an_older_schema_is_refused_by_what_it_lacks(empty):
         pass
 
 
-async def test_a_newer_schema_works_with_one_warning(dsn, caplog):
-    connection = await asyncpg.connect(dsn)
+async def test_a_newer_schema_works_with_one_warning(own_dsn, caplog):
+    connection = await asyncpg.connect(own_dsn)
     await connection.execute(
         "INSERT INTO ltm_migrations (migration_hash, migration_id) VALUES ('x', '9999_later')"
     )
     await connection.close()
-    async with connect(dsn):
+    async with connect(own_dsn):
         pass
     (warning,) = caplog.records
     assert "9999_later" in warning.getMessage()

@@ -518,8 +518,8 @@ async def buffers(connection: asyncpg.Connection) -> list[int]:
     return touched
 
 
-async def test_ten_times_as_much_of_others_costs_a_user_nothing(dsn):
-    connection = await asyncpg.connect(dsn)
+async def test_ten_times_as_much_of_others_costs_a_user_nothing(own_dsn):
+    connection = await asyncpg.connect(own_dsn)
     await populate(connection, users=5, memories=300)
     before = await buffers(connection)
     await populate(connection, users=45, memories=300, first_user=100)

@@ -280,8 +280,8 @@ async def test_a_full_queue_drops_the_oldest_and_counts_them(dsn, monkeypatch):
         }
 
 
-async def test_recalls_that_the_server_refuses_do_not_stand_in_the_way(dsn):
-    async with connect(dsn) as db:
+async def test_recalls_that_the_server_refuses_do_not_stand_in_the_way(own_dsn):
+    async with connect(own_dsn) as db:
         (number,) = await add(db, 1)
         async with db.transaction() as conn:
             await conn.execute(
@@ -352,14 +352,14 @@ async def test_cancelled_readers_leave_the_queue_right(dsn):
         assert await counts(dsn) == {number: read}
 
 
-async def test_flushes_and_writes_of_the_same_rows_at_once_never_deadlock(dsn):
+async def test_flushes_and_writes_of_the_same_rows_at_once_never_deadlock(own_dsn):
     """Four databases flush the same memories while others change, count and relate them."""
-    async with connect(dsn, access_tracking="off") as db:
+    async with connect(own_dsn, access_tracking="off") as db:
         ids = await add(db, 30)
         async with db.transaction() as conn:
             name = await conn.fetchval("SELECT current_database()")
             await conn.execute(f"ALTER DATABASE {name} SET deadlock_timeout = '10ms'")
-    databases = [await connect(dsn, max_size=3) for _ in range(4)]
+    databases = [await connect(own_dsn, max_size=3) for _ in range(4)]
     errors = []
 
     async def flush(n):
@@ -382,7 +382,7 @@ async def test_flushes_and_writes_of_the_same_rows_at_once_never_deadlock(dsn):
     for database in databases:
         await database.close()
     assert not [error for error in errors if "40P01" in error]
-    assert sum((await counts(dsn)).values()) == 4 * 12 * 30 + 4 * 20 * 2 - sum(
+    assert sum((await counts(own_dsn)).values()) == 4 * 12 * 30 + 4 * 20 * 2 - sum(
         ids[(7 * turn + n) % 30] == ids[(3 * turn + n + 1) % 30]
         for n in range(4)
         for turn in range(20)
@@ -433,15 +433,15 @@ async def test_closing_waits_for_what_others_have_locked(dsn, monkeypatch):
     assert await counts(dsn) == {low: 1, high: 1}
 
 
-async def test_the_history_is_read_where_nothing_can_be_written(dsn):
-    async with connect(dsn) as db:
+async def test_the_history_is_read_where_nothing_can_be_written(own_dsn):
+    async with connect(own_dsn) as db:
         (number,) = await add(db, 1)
         await get_memory(db, 1, number)
         await db.flush()
         async with db.transaction() as conn:
             name = await conn.fetchval("SELECT current_database()")
             await conn.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
-    async with connect(dsn) as db:
+    async with connect(own_dsn) as db:
         await get_memory(db, 1, number)
         assert len(await access_history(db, 1, number)) == 1
     assert db.stats().dropped == 1

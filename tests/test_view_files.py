@@ -29,6 +29,12 @@ def files(tmp_path: Path, monkeypatch) -> Path:
 
 
 @pytest.fixture
+def dsn(own_dsn: str) -> str:
+    """These tests alter their database."""
+    return own_dsn
+
+
+@pytest.fixture
 async def conn(dsn):
     connection = await asyncpg.connect(dsn)
     yield connection
