@@ -26,7 +26,10 @@ ODD = bool(os.environ.get("LTM_TEST_ODD"))
 
 
 def pytest_report_header() -> str:
-    return f"server: {servers.choice()}" + (", odd sessions" if ODD else "")
+    choice = servers.choice()
+    if ODD and not choice.is_ours:
+        raise pytest.UsageError("LTM_TEST_ODD changes the server's settings: not with LTM_TEST_DSN")
+    return f"server: {choice.words}" + (", odd sessions" if ODD else "")
 
 
 @pytest.fixture(scope="session")
@@ -38,24 +41,26 @@ def server() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 async def admin(server: str) -> AsyncIterator[asyncpg.Connection]:
-    """A connection that creates and drops databases, which need not survive a power cut."""
+    """A connection that creates and drops databases."""
     connection = await asyncpg.connect(server)
-    for setting in ("fsync", "full_page_writes", "synchronous_commit"):
-        await connection.execute(f"ALTER SYSTEM SET {setting} = off")
-    if ODD:
-        await connection.execute("ALTER SYSTEM SET timezone = 'Asia/Kolkata'")
-    await connection.execute("SELECT pg_reload_conf()")
+    if servers.choice().is_ours:  # which need not survive a power cut
+        for setting in ("fsync", "full_page_writes", "synchronous_commit"):
+            await connection.execute(f"ALTER SYSTEM SET {setting} = off")
+        if ODD:
+            await connection.execute("ALTER SYSTEM SET timezone = 'Asia/Kolkata'")
+        await connection.execute("SELECT pg_reload_conf()")
     yield connection
     await connection.close()
 
 
 @pytest.fixture(scope="session")
-async def template(admin: asyncpg.Connection, server: str) -> str:
+async def template(admin: asyncpg.Connection, server: str) -> AsyncIterator[str]:
     """The name of a migrated database to clone."""
     await admin.execute("DROP DATABASE IF EXISTS ltm_template")
     await admin.execute("CREATE DATABASE ltm_template")
     migrate.apply(servers.with_database(server, "ltm_template"))
-    return "ltm_template"
+    yield "ltm_template"
+    await admin.execute("DROP DATABASE ltm_template WITH (FORCE)")
 
 
 async def created(admin: asyncpg.Connection, server: str, template: str) -> AsyncIterator[str]:

@@ -103,8 +103,8 @@ async def test_every_executor_is_taken(dsn):
     await connection.close()
     async with asyncpg.create_pool(dsn, min_size=1) as pool:
         assert await get_memory(pool, "alice", memory.id) is not None
-        async with pool.acquire() as connection:
-            assert await get_memory(connection, "alice", memory.id) is not None
+        async with pool.acquire() as acquired:
+            assert await get_memory(acquired, "alice", memory.id) is not None
 
 
 async def test_a_callers_codec_changes_nothing(dsn):
@@ -122,7 +122,7 @@ async def test_a_callers_codec_changes_nothing(dsn):
     assert await get_memory(connection, 1, memory.id) == memory.model_copy(update={"outcome": None})
     assert await search_memories(connection, 1, tags=["a"], metadata={"a": 1})
     kinds = "SELECT jsonb_typeof(tags), jsonb_typeof(memory_metadata) FROM ltm_memories"
-    assert tuple(await connection.fetchrow(kinds)) == ("array", "object")
+    assert [tuple(row) for row in await connection.fetch(kinds)] == [("array", "object")]
     await connection.close()
 
 
@@ -246,6 +246,7 @@ async def test_an_unbounded_transaction_lifts_the_timeouts_for_itself_alone(dsn)
     async with connect(dsn, max_size=1, timeout=5) as db:
         async with db.transaction(unbounded=True) as conn:
             assert await conn.fetchval("SHOW statement_timeout") == "0"
+            assert conn.bound is not None
             assert conn.bound > 80_000
         async with db.transaction() as conn:
             assert await conn.fetchval("SHOW statement_timeout") == "5s"

@@ -178,10 +178,10 @@ def compare(page: Path, printed: list[tuple[Block, str]]) -> None:
 
 
 @pytest.mark.parametrize("page", [p for p in RUNNING if p.stem != "adoption"], ids=name)
-async def test_every_block_of_a_page_runs(page: Path, dsn: str, tmp_path: Path, monkeypatch):
-    monkeypatch.setenv("LTM_DATABASE_URL", dsn)
+async def test_every_block_of_a_page_runs(page: Path, own_dsn: str, tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("LTM_DATABASE_URL", own_dsn)
     monkeypatch.chdir(tmp_path)
-    compare(page, await run_page(page, dsn, tmp_path))
+    compare(page, await run_page(page, own_dsn, tmp_path))
 
 
 async def test_the_adoption_runs_as_its_page_tells_it(empty: str, tmp_path: Path, monkeypatch):

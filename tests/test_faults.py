@@ -5,6 +5,7 @@ import copy
 import gc
 import pickle
 from datetime import UTC, datetime
+from typing import Any
 
 import asyncpg
 import pytest
@@ -32,6 +33,7 @@ from ltm_store import (
     search_memories,
     update_memory,
 )
+from tests.servers import with_user
 from tests.wire import wire
 
 PAST = datetime(2020, 1, 1, tzinfo=UTC)
@@ -109,8 +111,10 @@ async def test_cancelled_calls_while_connections_open_leave_no_noise(dsn):
 
 
 async def test_idle_connections_that_died_silently_cost_one_call(dsn):
-    options = {"access_tracking": "off", "max_size": 5, "timeout": 1}
-    async with wire(dsn) as proxy, connect(proxy.dsn, **options) as db:
+    async with (
+        wire(dsn) as proxy,
+        connect(proxy.dsn, access_tracking="off", max_size=5, timeout=1) as db,
+    ):
         await asyncio.gather(*(search_memories(db, 1) for _ in range(40)))
         assert db.stats().idle > 1
         proxy.swallow_present()
@@ -182,18 +186,18 @@ async def test_writes_succeed_where_the_database_is_serializable_by_default(own_
         read = await get_memory(db, 1, memory.id)
     assert read is not None
     assert read.access_count == 64
+    assert isinstance(read.metadata, dict)
     assert len(read.metadata) == 32
 
 
 async def test_calls_wait_for_a_server_that_is_full_for_a_moment(own_dsn, server):
     admin = await asyncpg.connect(server)
-    await admin.execute("CREATE ROLE ltm_few LOGIN SUPERUSER CONNECTION LIMIT -1")
     try:
         name = own_dsn.partition("?")[0].rpartition("/")[2]
         await admin.execute(f"ALTER DATABASE {name} CONNECTION LIMIT 1")
-        await admin.execute("CREATE ROLE ltm_plain LOGIN")
+        await admin.execute("CREATE ROLE ltm_plain LOGIN PASSWORD 'plain'")
         await admin.execute("GRANT pg_read_all_data TO ltm_plain")
-        plain = own_dsn.replace("postgres:@", "ltm_plain@").replace("postgres@", "ltm_plain@")
+        plain = with_user(own_dsn, "ltm_plain", "plain")
         first = await asyncpg.connect(plain)
         async with connect(own_dsn, min_size=0, access_tracking="off", check_schema=False) as db:
             db._dsn = plain
@@ -205,7 +209,7 @@ async def test_calls_wait_for_a_server_that_is_full_for_a_moment(own_dsn, server
     finally:
         await admin.execute(f"ALTER DATABASE {name} CONNECTION LIMIT -1")
         await admin.execute("DROP OWNED BY ltm_plain")
-        await admin.execute("DROP ROLE IF EXISTS ltm_plain, ltm_few")
+        await admin.execute("DROP ROLE IF EXISTS ltm_plain")
         await admin.close()
 
 
@@ -302,8 +306,9 @@ async def test_the_users_that_are_remembered_are_bounded(db):
 
 @pytest.mark.parametrize("name", ["tags", "tags_any", "tags_none"])
 async def test_an_empty_collection_is_no_filter_and_refused(conn, name):
+    arguments: dict[str, Any] = {name: []}
     with pytest.raises(InvalidArgument, match=f"^{name}: ") as refused:
-        await search_memories(conn, 1, **{name: []})
+        await search_memories(conn, 1, **arguments)
     assert not isinstance(refused.value, InvalidMemory)
 
 

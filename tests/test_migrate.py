@@ -17,6 +17,7 @@ from ltm_store.db.resources import migration_ids, resource_dir
 from ltm_store.migrate import runner, views
 from ltm_store.migrate.__main__ import main
 from tests.catalog import fingerprint
+from tests.servers import with_options
 
 FOLDER = resource_dir("migrations")
 SNAPSHOT = Path(__file__).parent / "schema.txt"
@@ -209,7 +210,7 @@ async def test_migrations_of_another_library_in_the_schema_are_not_taken_for_our
 async def test_objects_live_in_the_first_schema_of_the_search_path(empty):
     connection = await asyncpg.connect(empty)
     await connection.execute("CREATE SCHEMA other")
-    migrate.apply(f"{empty}&options=-csearch_path%3Dother,public")
+    migrate.apply(with_options(empty, "-csearch_path=other,public"))
     assert await fingerprint(connection) == []
     await connection.execute("SET search_path = other")
     moved = await fingerprint(connection)
@@ -221,7 +222,7 @@ async def test_a_schema_in_front_gets_tables_of_its_own(empty):
     migrate.apply(empty)
     connection = await asyncpg.connect(empty)
     await connection.execute("CREATE SCHEMA app")
-    front = f"{empty}&options=-csearch_path%3Dapp,public"
+    front = with_options(empty, "-csearch_path=app,public")
     assert migrate.status(front).applied == []
     assert migrate.apply(front) == migration_ids()
     await connection.execute("SET search_path = app")

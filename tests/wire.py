@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
 
 
 class Wire:
@@ -19,8 +19,10 @@ class Wire:
 
     @property
     def dsn(self) -> str:
-        user = self._target.username or "postgres"
-        return f"postgresql://{user}@127.0.0.1:{self.port}{self._target.path}"
+        user, at, _ = self._target.netloc.rpartition("@")  # with the password
+        others = [(name, value) for name, value in parse_qsl(self._target.query) if name != "host"]
+        query = f"?{urlencode(others)}" if others else ""
+        return f"postgresql://{user}{at}127.0.0.1:{self.port}{self._target.path}{query}"
 
     async def _upstream(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         host = parse_qs(self._target.query).get("host", [self._target.hostname or "localhost"])[0]
