@@ -106,13 +106,16 @@ def _docker(wish: Wish) -> Choice:
     from testcontainers.core.docker_client import DockerClient
 
     prefix = testcontainers_config.hub_image_name_prefix
+    problem = None
     try:
         DockerClient(timeout=_PROBE_SECONDS).client.close()  # asks the engine for its version
         client = DockerClient().client
         _pull(client, prefix + wish.image)
     except (DockerException, OSError) as error:
+        problem = str(error).splitlines()[0]
+    if problem:
         _forget_sockets()
-        raise Missing(str(error).splitlines()[0]) from None
+        raise Missing(problem)
     words = f"Docker, {wish.image}"
     if not testcontainers_config.ryuk_disabled:
         try:

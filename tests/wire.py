@@ -1,9 +1,17 @@
-"""A proxy in front of the server: counts round trips, swallows bytes, cuts connections."""
+"""A proxy in front of the server: counts round trips, swallows bytes, cuts connections.
+
+What is lost that way is waited for in vain: impatient bounds how long.
+"""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
+
+from ltm_store import Database
+
+DEADLINE = 0.3  # seconds
 
 
 class Wire:
@@ -88,3 +96,16 @@ async def wire(dsn: str) -> AsyncIterator[Wire]:
     finally:
         server.close()
         proxy.cut()
+
+
+@contextmanager
+def impatient(db: Database) -> Iterator[None]:
+    """Give the calls of a block a short deadline, which all of it may take ten times.
+
+    The set-up before it and the checks after it have the usual deadline, on a busy machine too.
+    """
+    patient, db.timeout = db.timeout, DEADLINE
+    started = time.monotonic()
+    yield
+    assert time.monotonic() - started < 10 * DEADLINE
+    db.timeout = patient
