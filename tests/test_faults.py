@@ -367,7 +367,7 @@ async def test_the_timeout_holds_for_the_whole_call(dsn):
             deadlines.append(db.deadline())
             return await run(sql, arguments, repeat=repeat)
 
-        db.run = noting
+        db.run = noting  # type: ignore[method-assign]
         db.external_users.clear()
         await add_memory(db, "alice", "y")
         await get_memory(db, 1, 1)

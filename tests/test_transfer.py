@@ -34,6 +34,7 @@ from ltm_store import (
     update_memory,
 )
 from ltm_store.db.resources import demo_lines
+from ltm_store.model.users import UserSummary
 from tests.test_memories import FULL, rows, waiting
 
 
@@ -418,7 +419,7 @@ async def test_users_are_listed_page_by_page(db):
     ]
     assert [user.user_id < 0 for user in users] == [False, False, False, True, True]
     for key in ("name", "user_id"):
-        seen = []
+        seen: list[UserSummary] = []
         while page := await list_users(db, after=getattr(seen[-1], key) if seen else None, limit=1):
             seen += page
         assert seen == users
