@@ -114,10 +114,12 @@ class OldProgram:
         return id_
 
     async def get(self, id_: int) -> dict[str, Any]:
-        """Every column of a memory of user 1."""
+        """Every column of a memory of user 1, or nothing."""
         async with AsyncSession(self._engine, expire_on_commit=False) as session:
             query = select(LTMMemory).where(LTMMemory.user_id == 1, LTMMemory.id == id_)
-            memory = (await session.execute(query)).scalar_one()
+            memory = (await session.execute(query)).scalar_one_or_none()
+            if memory is None:
+                return {}
             return {c.name: getattr(memory, c.name) for c in LTMMemory.__table__.columns}
 
     async def touch(self, id_: int, **columns: object) -> None:

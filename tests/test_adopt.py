@@ -667,7 +667,7 @@ async def test_the_original_program_reads_and_writes_before_and_after(old, empty
         ours = await add_memory(db, 1, "Ours", tags=["ours"], related_memory_ids=[second])
     assert (await program.get(ours.id))["related_memory_ids"] == [second]
     await program.remove(second)
-    assert (await program.get(second)) is None
+    assert await program.get(second) == {}
     await program.close()
 
 
