@@ -25,11 +25,15 @@ ODD = bool(os.environ.get("LTM_TEST_ODD"))
 """Run on a server in another time zone, with connections that encode JSON in their own way."""
 
 
-def pytest_report_header() -> str:
-    choice = servers.choice()
-    if ODD and not choice.is_ours:
+def pytest_sessionstart() -> None:
+    """End a run at once where no server is to be had."""
+    is_ours = servers.choice().is_ours
+    if ODD and not is_ours:
         raise pytest.UsageError("LTM_TEST_ODD changes the server's settings: not with LTM_TEST_DSN")
-    return f"server: {choice.words}" + (", odd sessions" if ODD else "")
+
+
+def pytest_report_header() -> str:
+    return f"server: {servers.choice().words}" + (", odd sessions" if ODD else "")
 
 
 @pytest.fixture(scope="session")
