@@ -1,4 +1,4 @@
-"""Databases for the tests: clones of a migrated one, shared by the tests that roll back."""
+"""Databases for the tests: one that each test leaves empty, or a clone where a test needs it."""
 
 import json
 import os
@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 from ltm_store import Database, connect, migrate
 from tests import servers
 from tests.populate import populate
+from tests.reused import Reused
 
 settings.register_profile(
     "ltm",
@@ -24,8 +25,15 @@ ODD = bool(os.environ.get("LTM_TEST_ODD"))
 """Run on a server in another time zone, with connections that encode JSON in their own way."""
 
 
+def pytest_sessionstart() -> None:
+    """End a run at once where no server is to be had."""
+    is_ours = servers.choice().is_ours
+    if ODD and not is_ours:
+        raise pytest.UsageError("LTM_TEST_ODD changes the server's settings: not with LTM_TEST_DSN")
+
+
 def pytest_report_header() -> str:
-    return f"server: {servers.choice()}" + (", odd sessions" if ODD else "")
+    return f"server: {servers.choice().words}" + (", odd sessions" if ODD else "")
 
 
 @pytest.fixture(scope="session")
@@ -37,24 +45,26 @@ def server() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 async def admin(server: str) -> AsyncIterator[asyncpg.Connection]:
-    """A connection that creates and drops databases, which need not survive a power cut."""
+    """A connection that creates and drops databases."""
     connection = await asyncpg.connect(server)
-    for setting in ("fsync", "full_page_writes", "synchronous_commit"):
-        await connection.execute(f"ALTER SYSTEM SET {setting} = off")
-    if ODD:
-        await connection.execute("ALTER SYSTEM SET timezone = 'Asia/Kolkata'")
-    await connection.execute("SELECT pg_reload_conf()")
+    if servers.choice().is_ours:  # which need not survive a power cut
+        for setting in ("fsync", "full_page_writes", "synchronous_commit"):
+            await connection.execute(f"ALTER SYSTEM SET {setting} = off")
+        if ODD:
+            await connection.execute("ALTER SYSTEM SET timezone = 'Asia/Kolkata'")
+        await connection.execute("SELECT pg_reload_conf()")
     yield connection
     await connection.close()
 
 
 @pytest.fixture(scope="session")
-async def template(admin: asyncpg.Connection, server: str) -> str:
+async def template(admin: asyncpg.Connection, server: str) -> AsyncIterator[str]:
     """The name of a migrated database to clone."""
     await admin.execute("DROP DATABASE IF EXISTS ltm_template")
     await admin.execute("CREATE DATABASE ltm_template")
     migrate.apply(servers.with_database(server, "ltm_template"))
-    return "ltm_template"
+    yield "ltm_template"
+    await admin.execute("DROP DATABASE ltm_template WITH (FORCE)")
 
 
 async def created(admin: asyncpg.Connection, server: str, template: str) -> AsyncIterator[str]:
@@ -72,9 +82,24 @@ async def shared(admin: asyncpg.Connection, server: str, template: str) -> Async
         yield dsn
 
 
+@pytest.fixture(scope="session")
+async def reused(admin: asyncpg.Connection, server: str, template: str) -> AsyncIterator[Reused]:
+    async for dsn in created(admin, server, template):
+        connection = await asyncpg.connect(dsn)
+        yield await Reused.of(dsn, connection)
+        await connection.close()
+
+
 @pytest.fixture
-async def dsn(admin: asyncpg.Connection, server: str, template: str) -> AsyncIterator[str]:
-    """The DSN of a migrated database of the test's own."""
+async def dsn(reused: Reused) -> AsyncIterator[str]:
+    """The DSN of a migrated database without rows, which the next test gets too."""
+    yield reused.dsn
+    await reused.empty()
+
+
+@pytest.fixture
+async def own_dsn(admin: asyncpg.Connection, server: str, template: str) -> AsyncIterator[str]:
+    """The DSN of a database that the test may alter, and whose sessions it may end."""
     async for dsn in created(admin, server, template):
         yield dsn
 
@@ -88,7 +113,7 @@ async def empty(admin: asyncpg.Connection, server: str) -> AsyncIterator[str]:
 
 @pytest.fixture
 async def db(dsn: str) -> AsyncIterator[Database]:
-    """A Database of the test's own, without tracking."""
+    """A Database without tracking."""
     async with connect(dsn, access_tracking="off") as db:
         yield db
 

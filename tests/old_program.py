@@ -113,13 +113,13 @@ class OldProgram:
             await session.commit()
         return id_
 
-    async def get(self, id_: int) -> dict[str, Any] | None:
-        """Every column of a memory of user 1, or None."""
+    async def get(self, id_: int) -> dict[str, Any]:
+        """Every column of a memory of user 1, or nothing."""
         async with AsyncSession(self._engine, expire_on_commit=False) as session:
             query = select(LTMMemory).where(LTMMemory.user_id == 1, LTMMemory.id == id_)
             memory = (await session.execute(query)).scalar_one_or_none()
             if memory is None:
-                return None
+                return {}
             return {c.name: getattr(memory, c.name) for c in LTMMemory.__table__.columns}
 
     async def touch(self, id_: int, **columns: object) -> None:

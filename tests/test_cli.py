@@ -9,6 +9,7 @@ import tempfile
 import xml.etree.ElementTree as ET
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
@@ -181,7 +182,7 @@ FILTERS = [
 
 async def test_every_filter_narrows_a_search(db, cli):
     moments = ["2026-01-01", "2026-02-01", "2026-03-01"]
-    more: list[dict[str, object]] = [
+    more: list[dict[str, Any]] = [
         {"tags": ["x"], "memory_type": "goal", "source_id": "talk", "confidence_score": 0.5},
         {"tags": ["x", "y"], "category": "work", "importance_score": 6, "metadata": {"n": 2}},
         {"tags": ["z"], "source_type": "manual", "importance_score": 7},
@@ -189,8 +190,8 @@ async def test_every_filter_narrows_a_search(db, cli):
     more[1]["created_by"] = "tester"
     more[0]["enhanced_context"] = {"spatial": {"is_home": True}}
     for name, moment, details in zip("abc", moments, more, strict=True):
-        details = {"importance_score": 3, **details}
-        await add_memory(db, 7, name, created_at=moment, **details)
+        details = {"importance_score": 3, "created_at": moment, **details}
+        await add_memory(db, 7, name, **details)
     gone = await add_memory(db, 7, "d", importance_score=10)
     await archive_memory(db, 7, gone.id)
     for arguments, contents in FILTERS:

@@ -11,6 +11,7 @@ import pytest
 from ltm_store import (
     access_history,
     add_memory,
+    connect,
     export_user,
     format_for_prompt,
     get_memory,
@@ -217,15 +218,16 @@ async def test_of_many_users_those_with_a_like_name_are_named(db, cli):
     assert cli.stderr == "no memories of '\\x1b[31m'; see: ltm-store users\n"
 
 
-async def test_a_rollback_tells_what_it_drops_and_asks_on_a_terminal(db, dsn, cli):
-    await add_memory(db, 1, "x")
-    await db.close()
+async def test_a_rollback_tells_what_it_drops_and_asks_on_a_terminal(own_dsn):
+    cli = Cli(own_dsn)
+    async with connect(own_dsn) as db:
+        await add_memory(db, 1, "x")
     names = migration_ids()
     last = (names[-1], names[-2])
     assert cli.json("rollback") == [{"rolled_back": [last[0]]}], "no memory is lost"
     assert cli.stderr.count("drop") == 0
-    module = (PROGRAM[0], "-m", "ltm_store.migrate", "rollback", "--all", "--dsn", dsn)
-    code, shown = on_a_terminal(*PROGRAM, "rollback", "--all", "--dsn", dsn, answer="n\n")
+    module = (PROGRAM[0], "-m", "ltm_store.migrate", "rollback", "--all", "--dsn", own_dsn)
+    code, shown = on_a_terminal(*PROGRAM, "rollback", "--all", "--dsn", own_dsn, answer="n\n")
     assert (code, "drop 1 memory? [y/N]" in shown) == (1, True)
     code, shown = on_a_terminal(*module, answer="n\n")
     assert (code, "this drops 1 memory, go on? [y/N]" in shown) == (1, True)

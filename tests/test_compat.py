@@ -131,8 +131,11 @@ async def test_add_and_get(default):
     )
     assert (row["user_id"], row["tags"], row["metadata"]) == (123, ["b", "c"], {"a": 1})
     assert (row["related_memory_ids"], row["parent_memory_id"]) == ([first["id"]], first["id"])
+    assert row["created_at"] is not None
     assert datetime.fromisoformat(row["created_at"]).utcoffset() == timedelta(0)
-    assert row["context_data"]["spatial"]["city"] == "Graz"
+    spatial = (row["context_data"] or {})["spatial"]
+    assert isinstance(spatial, dict)
+    assert spatial["city"] == "Graz"
     read = await get_enhanced_ltm_memory(row["id"], "123")
     assert read is not None
     assert {k: v for k, v in read.items() if k in row} == row
@@ -243,6 +246,7 @@ async def test_recalls_are_counted_by_the_time_it_is_closed(dsn):
     read = await get_enhanced_ltm_memory(row["id"], "1")
     assert read is not None
     assert read["access_count"] == 2
+    assert read["last_accessed"] is not None
     assert datetime.fromisoformat(read["last_accessed"]).utcoffset() == timedelta(0)
     (figure,) = (await get_memory_analytics("1"))["most_accessed_memories"]
     assert figure["access_count"] == 2

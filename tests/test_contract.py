@@ -117,11 +117,6 @@ def test_a_function_of_the_original_has_the_promised_signature(name):
     assert signature(getattr(compat, name)) == COMPAT[name]
 
 
-@pytest.mark.parametrize("name", ltm_store.__all__)
-def test_everything_public_is_documented(name):
-    assert (inspect.getdoc(getattr(ltm_store, name)) or "").strip()
-
-
 def test_the_limits_of_the_models_are_those_of_the_schema():
     """Each limit stands in a CHECK or a type of the migrations."""
     from ltm_store import limits

@@ -178,10 +178,10 @@ def compare(page: Path, printed: list[tuple[Block, str]]) -> None:
 
 
 @pytest.mark.parametrize("page", [p for p in RUNNING if p.stem != "adoption"], ids=name)
-async def test_every_block_of_a_page_runs(page: Path, dsn: str, tmp_path: Path, monkeypatch):
-    monkeypatch.setenv("LTM_DATABASE_URL", dsn)
+async def test_every_block_of_a_page_runs(page: Path, own_dsn: str, tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("LTM_DATABASE_URL", own_dsn)
     monkeypatch.chdir(tmp_path)
-    compare(page, await run_page(page, dsn, tmp_path))
+    compare(page, await run_page(page, own_dsn, tmp_path))
 
 
 async def test_the_adoption_runs_as_its_page_tells_it(empty: str, tmp_path: Path, monkeypatch):
@@ -272,10 +272,10 @@ def test_the_reference_has_every_public_name():
     assert named >= set(ltm_store.__all__)
 
 
-async def test_the_rights_that_are_told_suffice(db: Database, dsn: str):
+async def test_the_rights_that_are_told_suffice(own_dsn: str):
     """Those of docs/operating.md, for all that an assistant's process does."""
     rights = next(block.code for block in blocks(DOCS / "operating.md") if "GRANT" in block.code)
-    connection = await asyncpg.connect(dsn)
+    connection = await asyncpg.connect(own_dsn)
     try:
         await connection.execute(rights)
         await connection.execute("SET ROLE assistant")

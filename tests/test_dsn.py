@@ -8,9 +8,11 @@ import ssl
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from ltm_store import (
     InvalidArgument,
@@ -71,13 +73,8 @@ async def test_drivers_blanks_and_quotes_around_it_are_no_part_of_it(dsn, write,
 
 
 async def test_the_form_of_libpq_is_taken_by_both(dsn, capsys):
-    async with connect(dsn) as db, db.transaction() as connection:
-        name, user = await connection.fetchrow("SELECT current_database(), current_user")
-        folder, port = await connection.fetchrow(
-            "SELECT split_part(current_setting('unix_socket_directories'), ',', 1), "
-            "current_setting('port')"
-        )
-    words = f"host='{folder}' port={port} dbname={name} user={user}"
+    parts: dict[str, Any] = {"application_name": "a 'b'", **conninfo_to_dict(dsn)}
+    words = make_conninfo(**parts)
     async with connect(words) as db:
         assert await search_memories(db, 1) == []
     assert main(["status", "--dsn", words]) == 0

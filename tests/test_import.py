@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from typing import Any
 
 import pytest
 
@@ -248,7 +249,8 @@ async def test_imports_with_the_same_keys_in_another_order_do_not_meet(db):
 
 
 async def test_what_is_no_line_is_refused(conn):
-    for wrong in ("ab", [5], ([],)):
+    wrongs: tuple[Any, ...] = ("ab", [5], ([],))
+    for wrong in wrongs:
         with pytest.raises(InvalidMemory, match="^line 1, memory: should be a dict"):
             await import_user(conn, 1, wrong)
 

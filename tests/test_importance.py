@@ -2,6 +2,7 @@
 
 import math
 from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
 import asyncpg
 import pytest
@@ -123,7 +124,7 @@ async def test_the_column_for_older_readers_holds_the_value_of_the_last_write(co
 
 
 async def test_search_orders_by_live_importance_then_newest_id(conn):
-    def on(day: int, score: int) -> dict[str, object]:
+    def on(day: int, score: int) -> dict[str, Any]:
         return {"created_at": NOW + timedelta(days=day), "importance_score": score}
 
     old = await add_memory(conn, 1, "old but important", **on(0, 9))

@@ -182,8 +182,8 @@ async def test_what_was_just_recalled_is_not_stale(dsn):
 
 
 async def test_expired_memories_are_not_archived(conn):
-    old = {"created_at": NOW - timedelta(days=2000)}
-    memory = await add_memory(conn, 1, "x", **old, expires_at=FUTURE)
+    old = NOW - timedelta(days=2000)
+    memory = await add_memory(conn, 1, "x", created_at=old, expires_at=FUTURE)
     await conn.execute("UPDATE ltm_memories SET expires_at = $1 WHERE id = $2", PAST, memory.id)
     assert await archive_stale(conn, 1, 5) == []
 
@@ -197,7 +197,7 @@ async def test_a_bound_that_makes_no_sense_is_refused(conn, below):
 async def fill(db, users, each):
     """Users with a chain of memories each: every second expired, all related and under another."""
     for user in users:
-        lines = [
+        lines: list[dict[str, object]] = [
             {
                 "id": n,
                 "content": f"{n}",
@@ -219,7 +219,7 @@ async def fill(db, users, each):
 
 async def test_expired_memories_of_all_users_are_deleted_and_links_to_them(db, monkeypatch):
     monkeypatch.setattr(maintenance, "_PURGED_AT_ONCE", 7)
-    users = ["alice", 5, 6]
+    users: list[int | str] = ["alice", 5, 6]
     await fill(db, users, 20)
     assert await purge_expired(db, as_of=NOW - timedelta(days=9)) == 0
     assert await purge_expired(db, as_of=NOW) == 30

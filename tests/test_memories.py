@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -167,6 +168,7 @@ async def test_a_naive_moment_is_utc_whatever_the_session_says(conn):
     assert read.expires_at == datetime(2999, 1, 1, tzinfo=UTC)
     stored = "SELECT created_at::text FROM ltm_memories"
     assert await conn.fetchval(stored) == "2026-03-01 12:00:00"
+    assert read.last_modified is not None
     assert abs(read.last_modified - datetime.now(UTC)) < timedelta(minutes=5)
 
 
@@ -202,7 +204,7 @@ async def test_adds_with_one_key_at_the_same_instant_make_one_memory(db):
         *(add_memory(db, 1, f"x{n}", tags=["a"], idempotency_key="k") for n in range(64))
     )
     assert len({memory.id for memory in added}) == 1
-    assert sorted(memory.outcome for memory in added) == ["created"] + ["existing"] * 63
+    assert sorted(memory.outcome or "" for memory in added) == ["created"] + ["existing"] * 63
 
 
 async def test_get_memories_keeps_the_order_asked_for(conn):
@@ -413,8 +415,8 @@ async def test_what_cannot_be_a_user_is_refused(conn, user):
     assert await rows(conn, "ltm_external_users") == []
 
 
-def deep(levels: int) -> dict[str, object]:
-    value: dict[str, object] = {}
+def deep(levels: int) -> dict[str, Any]:
+    value: dict[str, Any] = {}
     for _ in range(levels - 1):
         value = {"a": value}
     return value

@@ -17,6 +17,7 @@ from ltm_store.db.resources import migration_ids, resource_dir
 from ltm_store.migrate import runner, views
 from ltm_store.migrate.__main__ import main
 from tests.catalog import fingerprint
+from tests.servers import with_options
 
 FOLDER = resource_dir("migrations")
 SNAPSHOT = Path(__file__).parent / "schema.txt"
@@ -209,7 +210,7 @@ async def test_migrations_of_another_library_in_the_schema_are_not_taken_for_our
 async def test_objects_live_in_the_first_schema_of_the_search_path(empty):
     connection = await asyncpg.connect(empty)
     await connection.execute("CREATE SCHEMA other")
-    migrate.apply(f"{empty}&options=-csearch_path%3Dother,public")
+    migrate.apply(with_options(empty, "-csearch_path=other,public"))
     assert await fingerprint(connection) == []
     await connection.execute("SET search_path = other")
     moved = await fingerprint(connection)
@@ -221,7 +222,7 @@ async def test_a_schema_in_front_gets_tables_of_its_own(empty):
     migrate.apply(empty)
     connection = await asyncpg.connect(empty)
     await connection.execute("CREATE SCHEMA app")
-    front = f"{empty}&options=-csearch_path%3Dapp,public"
+    front = with_options(empty, "-csearch_path=app,public")
     assert migrate.status(front).applied == []
     assert migrate.apply(front) == migration_ids()
     await connection.execute("SET search_path = app")
@@ -239,8 +240,8 @@ async def test_status_tells_what_is_pending_by_its_exit_code(command, empty):
     assert again.startswith("nothing to apply, the schema is current (ltm_test_")
 
 
-def test_an_optional_step_says_why_it_failed(command, dsn):
-    done = command("finish_adoption", dsn=dsn)
+def test_an_optional_step_says_why_it_failed(command, own_dsn):
+    done = command("finish_adoption", dsn=own_dsn)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
         "failed: no adoption has come to its end here and waits to be finished"
@@ -292,13 +293,13 @@ async def test_an_older_schema_is_refused_by_what_it_lacks(empty):
         pass
 
 
-async def test_a_newer_schema_works_with_one_warning(dsn, caplog):
-    connection = await asyncpg.connect(dsn)
+async def test_a_newer_schema_works_with_one_warning(own_dsn, caplog):
+    connection = await asyncpg.connect(own_dsn)
     await connection.execute(
         "INSERT INTO ltm_migrations (migration_hash, migration_id) VALUES ('x', '9999_later')"
     )
     await connection.close()
-    async with connect(dsn):
+    async with connect(own_dsn):
         pass
     (warning,) = caplog.records
     assert "9999_later" in warning.getMessage()

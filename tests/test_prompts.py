@@ -57,7 +57,7 @@ async def test_most_relevant_first_and_never_cut_inside_a_memory(hits, room, exp
 async def test_the_room_is_a_number(hits):
     for room in (-1, True, "5"):
         with pytest.raises(InvalidArgument, match="^max_chars"):
-            format_for_prompt(hits, max_chars=room)
+            format_for_prompt(hits, max_chars=room)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

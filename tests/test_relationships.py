@@ -284,7 +284,7 @@ async def test_of_many_shortest_paths_the_strongest_is_taken(conn, seed):
     """From one end to the other through three of each of four layers, so 81 ways."""
     draw = random.Random(seed)
     layers = [[0], *([3 * n + 1, 3 * n + 2, 3 * n + 3] for n in range(4)), [13]]
-    links = [
+    links: list[tuple[int, int, str, int | None]] = [
         (source, target, "related", draw.randint(1, 8))
         for before, after in pairwise(layers)
         for source in before

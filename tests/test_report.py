@@ -240,8 +240,8 @@ async def test_rows_as_an_old_program_leaves_them_are_reported(conn):
     assert len(page.given("data-missed", "data-value")) == 10
 
 
-async def test_ten_thousand_memories_make_a_small_page(dsn):
-    connection = await asyncpg.connect(dsn)
+async def test_ten_thousand_memories_make_a_small_page(own_dsn):
+    connection = await asyncpg.connect(own_dsn)
     await populate(connection, users=1, memories=10_000)
     long = await add_memory(connection, 1, "long " * 100_000, importance_score=10)
     await record_access(connection, 1, [long.id])

@@ -127,7 +127,10 @@ def test_a_trusted_row_is_what_validation_makes_of_it(model, columns, data):
 @pytest.mark.parametrize(("name", "model"), [("access_history", Access), ("list_tags", Tag)])
 async def test_rows_of_other_statements_too(conn, name, model):
     memory = await add_memory(conn, 1, "x", tags=["a"])
-    other = {"access_history": {"now": NOW}, "list_tags": {"as_of": NOW, "tag_category": None}}
+    other: dict[str, dict[str, object]] = {
+        "access_history": {"now": NOW},
+        "list_tags": {"as_of": NOW, "tag_category": None},
+    }
     for record in await fetch_rows(
         conn, name, user_id=1, memory_id=memory.id, row_limit=9, **other[name]
     ):
@@ -143,6 +146,7 @@ async def test_a_context_is_read_when_it_is_asked_for(conn):
     assert read.enhanced_context is read.enhanced_context
     assert read.enhanced_context.spatial is not None
     fresh = await get_memory(conn, 1, memory.id)
+    assert fresh is not None
     assert TypeAdapter(list[Memory]).dump_python([fresh]) == [read.model_dump()]
 
 

@@ -4,6 +4,7 @@ import asyncio
 import math
 import random
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import asyncpg
 import pytest
@@ -33,7 +34,7 @@ DEADLINE = 10  # seconds that connect() allows a call
 @pytest.fixture
 async def memories(conn):
     """Three memories of user 1 that every filter tells apart, and one of user 2."""
-    first = {
+    first: dict[str, Any] = {
         "tags": ["Work", "coffee"],
         "memory_type": "preference",
         "category": "food",
@@ -48,7 +49,7 @@ async def memories(conn):
         },
         "created_at": NOW,
     }
-    other = {
+    other: dict[str, Any] = {
         "tags": ["garden"],
         "memory_type": "fact",
         "created_by": "assistant",

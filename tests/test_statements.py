@@ -8,6 +8,7 @@ import pkgutil
 import re
 from collections.abc import Container, Iterable, Iterator
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 import asyncpg
@@ -178,6 +179,7 @@ class _Tables(Visitor):
             self.stars.append(getattr(node.fields[0], "sval", "*"))
 
 
+@cache
 def parsed(shape: Shape) -> _Tables:
     tables = _Tables()
     tables(pglast.parse_sql(shape.sql))
@@ -565,11 +567,11 @@ async def buffers(connection: asyncpg.Connection) -> list[int]:
     return touched
 
 
-async def test_ten_times_as_much_of_others_costs_a_user_nothing(dsn):
-    connection = await asyncpg.connect(dsn)
-    await populate(connection, users=5, memories=300)
+async def test_ten_times_as_much_of_others_costs_a_user_nothing(own_dsn):
+    connection = await asyncpg.connect(own_dsn)
+    await populate(connection, users=3, memories=200)
     before = await buffers(connection)
-    await populate(connection, users=45, memories=300, first_user=100)
+    await populate(connection, users=27, memories=200, first_user=100)
     after = await buffers(connection)
     await connection.close()
     for (name, given), few, many in zip(CHEAP, before, after, strict=True):

@@ -158,7 +158,7 @@ async def test_other_refused_arguments(conn):
         ("limit", related_tags(conn, 1, "a", limit=0)),
         ("limit", list_tags(conn, 1, limit=1001)),
         ("tag_category", list_tags(conn, 1, tag_category="")),
-        ("memory_id", list_tags(conn, 1, memory_id=1.5)),
+        ("memory_id", list_tags(conn, 1, memory_id=1.5)),  # type: ignore[arg-type]
         ("tags", remove_tags(conn, 1, 1, ["a\0"])),
     ):
         with pytest.raises(InvalidArgument, match=f"^{field}"):

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 import asyncpg
 import pytest
+from pydantic import JsonValue
 
 from ltm_store import (
     InvalidArgument,
@@ -33,6 +34,7 @@ from ltm_store import (
     update_memory,
 )
 from ltm_store.db.resources import demo_lines
+from ltm_store.model.users import UserSummary
 from tests.test_memories import FULL, rows, waiting
 
 
@@ -47,7 +49,7 @@ async def test_many_memories_are_added_in_one_transaction(conn):
     assert {m.content for m in await search_memories(conn, "alice")} == {"first", "second"}
 
 
-BATCH = [
+BATCH: list[dict[str, object]] = [
     {"content": "fine"},
     {"content": "x", "importance_score": 11},
     {"content": "x", "related_memory_ids": [10**12]},
@@ -65,7 +67,7 @@ async def test_the_first_refused_memory_undoes_all(db):
     assert caught.value.field == "memories[1].related_memory_ids"
     assert await search_memories(db, "alice") == []
     with pytest.raises(InvalidArgument, match="^on_error"):
-        await add_memories(db, "alice", BATCH, on_error="ignore")
+        await add_memories(db, "alice", BATCH, on_error="ignore")  # type: ignore[arg-type]
 
 
 async def test_refused_memories_can_be_left_out_and_told_of(db):
@@ -131,7 +133,7 @@ async def test_an_export_is_imported_to_an_equal_user(conn, alice):
     for original in originals:
         copy = found[original.content]
         assert copy.model_dump(exclude=own) == original.model_dump(exclude=own)
-        assert copy.parent_memory_id == ids.get(original.parent_memory_id)
+        assert copy.parent_memory_id == ids.get(original.parent_memory_id or 0)
         assert copy.related_memory_ids == tuple(ids[i] for i in original.related_memory_ids)
         assert len(await get_relationships(conn, "bob", copy.id)) == 2
     for table in ("ltm_contexts", "ltm_memory_tags", "ltm_memory_access"):
@@ -152,7 +154,7 @@ async def test_an_export_is_imported_to_an_equal_user(conn, alice):
 
 
 async def test_links_inside_a_file_lead_to_the_stored_memories(conn):
-    lines = [
+    lines: list[dict[str, object]] = [
         {"id": 10, "content": "child", "parent_memory_id": 30, "related_memory_ids": [20]},
         {
             "id": 20,
@@ -274,7 +276,7 @@ async def test_forgetting_waits_for_a_child_that_is_being_added(db, dsn):
 async def test_an_export_is_of_one_moment(db):
     ids = [(await add_memory(db, 1, f"{n}")).id for n in range(300)]
     await relate(db, 1, ids[0], ids[-1])
-    lines = []
+    lines: list[dict[str, JsonValue]] = []
     async for line in export_user(db, 1):
         if not lines:
             await delete_memory(db, 1, ids[-1])
@@ -417,7 +419,7 @@ async def test_users_are_listed_page_by_page(db):
     ]
     assert [user.user_id < 0 for user in users] == [False, False, False, True, True]
     for key in ("name", "user_id"):
-        seen = []
+        seen: list[UserSummary] = []
         while page := await list_users(db, after=getattr(seen[-1], key) if seen else None, limit=1):
             seen += page
         assert seen == users

@@ -15,6 +15,7 @@ from ltm_store.db.resources import migration_ids, resource_dir
 from ltm_store.migrate import runner, views
 from ltm_store.migrate.__main__ import main
 from tests.catalog import fingerprint
+from tests.servers import with_options
 
 OVERVIEW = "ltm_memory_overview"
 
@@ -26,6 +27,12 @@ def files(tmp_path: Path, monkeypatch) -> Path:
         shutil.copytree(resource_dir(name), tmp_path / name)
     monkeypatch.setattr(resources, "_PACKAGE", tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def dsn(own_dsn: str) -> str:
+    """These tests alter their database."""
+    return own_dsn
 
 
 @pytest.fixture
@@ -240,7 +247,7 @@ async def test_a_rollback_never_makes_a_view_of_tables_in_another_schema(empty):
     migrate.apply(empty)
     conn = await asyncpg.connect(empty)
     await conn.execute("CREATE SCHEMA app")
-    front = f"{empty}&options=-csearch_path%3Dapp,public"
+    front = with_options(empty, "-csearch_path=app,public")
     migrate.apply(front)
     migrate.rollback(front, everything=True)
     left = "SELECT relname FROM pg_class WHERE relnamespace = 'app'::regnamespace AND relkind = 'v'"

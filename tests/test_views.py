@@ -453,8 +453,8 @@ async def touched(conn: asyncpg.Connection, view: str) -> int:
     return found
 
 
-async def test_ten_times_as_much_of_others_costs_a_user_nothing(dsn):
-    conn = await asyncpg.connect(dsn)
+async def test_ten_times_as_much_of_others_costs_a_user_nothing(own_dsn):
+    conn = await asyncpg.connect(own_dsn)
     await populate(conn, users=5, memories=300)
     before = {view: await touched(conn, view) for view in VIEWS}
     await populate(conn, users=45, memories=300, first_user=100)
@@ -670,8 +670,8 @@ async def test_an_adoption_that_was_not_finished_is_told(conn):
     assert await problems(conn) == [("adoption_unfinished", None, "ltm_adoption")]
 
 
-async def test_many_dead_rows_are_found(dsn):
-    conn = await asyncpg.connect(dsn)
+async def test_many_dead_rows_are_found(own_dsn):
+    conn = await asyncpg.connect(own_dsn)
     await conn.execute("ALTER TABLE ltm_adoption_report SET (autovacuum_enabled = FALSE)")
     await conn.execute(
         "INSERT INTO ltm_adoption_report (table_name, row_id, rule) "

@@ -1,9 +1,17 @@
-"""A proxy in front of the server: counts round trips, swallows bytes, cuts connections."""
+"""A proxy in front of the server: counts round trips, swallows bytes, cuts connections.
+
+What is lost that way is waited for in vain: impatient bounds how long.
+"""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from urllib.parse import parse_qs, urlsplit
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
+
+from ltm_store import Database
+
+DEADLINE = 0.3  # seconds
 
 
 class Wire:
@@ -19,8 +27,10 @@ class Wire:
 
     @property
     def dsn(self) -> str:
-        user = self._target.username or "postgres"
-        return f"postgresql://{user}@127.0.0.1:{self.port}{self._target.path}"
+        user, at, _ = self._target.netloc.rpartition("@")  # with the password
+        others = [(name, value) for name, value in parse_qsl(self._target.query) if name != "host"]
+        query = f"?{urlencode(others)}" if others else ""
+        return f"postgresql://{user}{at}127.0.0.1:{self.port}{self._target.path}{query}"
 
     async def _upstream(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         host = parse_qs(self._target.query).get("host", [self._target.hostname or "localhost"])[0]
@@ -86,3 +96,16 @@ async def wire(dsn: str) -> AsyncIterator[Wire]:
     finally:
         server.close()
         proxy.cut()
+
+
+@contextmanager
+def impatient(db: Database) -> Iterator[None]:
+    """Give the calls of a block a short deadline, which all of it may take ten times.
+
+    The set-up before it and the checks after it have the usual deadline, on a busy machine too.
+    """
+    patient, db.timeout = db.timeout, DEADLINE
+    started = time.monotonic()
+    yield
+    assert time.monotonic() - started < 10 * DEADLINE
+    db.timeout = patient
