@@ -316,13 +316,13 @@ class Database(Session):
     async def in_transaction(
         self, work: Callable[[Connection], Awaitable[One]], *, unbounded: bool = False
     ) -> One:
-        """See Session; done again, until the deadline, where the server undid it."""
+        """See Session; retried on a deadlock or serialization failure, until the deadline."""
         deadline = inf if unbounded else self.deadline()
         for pause in islice(_pauses(), ATTEMPTS):
             try:
                 return await super().in_transaction(work, unbounded=unbounded)
             except Unavailable as error:
-                if not error.was_undone or not await _paused(pause, deadline):
+                if not error.rolled_back or not await _paused(pause, deadline):
                     raise
         return await super().in_transaction(work, unbounded=unbounded)
 

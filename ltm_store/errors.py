@@ -56,12 +56,12 @@ class SchemaOutdated(LtmError):
 class Unavailable(LtmError):
     """The database did not answer in time, or the connection was refused or lost.
 
-    Trying again may help. Whether a write was done is unknown, unless it carried an
-    idempotency_key: then it can be repeated.
+    Trying again may help. Whether a write was done is unknown, unless rolled_back tells; one that
+    carried an idempotency_key can be repeated in any case.
     """
 
-    was_undone = False
-    """Whether the server told that it undid the transaction in favour of another one."""
+    rolled_back = False
+    """Whether the server undid the transaction: a deadlock, or a serialization failure."""
 
 
 # What a lost or refused connection looks like from asyncpg and the operating system.
@@ -80,7 +80,7 @@ _UNAVAILABLE = {
     "25006": "the server is read-only",
     "28": "the server refused the user or the password",
     "3D000": "no such database",
-    "40": "the transaction met another and was rolled back",
+    "40": "deadlock or serialization failure, the transaction was rolled back",
     "53": "the server is out of resources",
     "55P03": "a lock was not free in time",
     "57": "the server stopped the call",
@@ -177,7 +177,7 @@ def translate(error: BaseException) -> LtmError | None:
         for known in (state, state[:2]):
             if known in _UNAVAILABLE:
                 ours = Unavailable(f"{_UNAVAILABLE[known]} (SQLSTATE {state})")
-                ours.was_undone = known == "40"
+                ours.rolled_back = known == "40"
                 return ours
             if known in _RULES:
                 return _refusal(error, known)

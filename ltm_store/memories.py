@@ -127,8 +127,8 @@ async def add_memory(
         locals()
     )  # the model checks them; naming each of them again would be one more list
     new = NewMemory.checked({name: given[name] for name in NewMemory.model_fields})
-    for anew in (False, True):
-        memory = await insert_memory(db, await ensure_user(db, user_id, anew=anew), new)
+    for refresh in (False, True):
+        memory = await insert_memory(db, await ensure_user(db, user_id, refresh=refresh), new)
         if memory is not None:
             return memory
     raise Unavailable(FORGOTTEN)

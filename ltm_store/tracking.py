@@ -21,7 +21,7 @@ from ltm_store.model.values import moment
 Tracking = Literal["deferred", "immediate", "off"]
 
 FLUSH_SECONDS: Final = 0.5  # that the first access waits for others
-FLUSH_ACCESSES: Final = 10_000  # that do not wait so long
+FLUSH_ACCESSES: Final = 10_000  # queued accesses that are written at once
 MEMORIES_AT_ONCE: Final = 1_000  # whose accesses are written by one statement
 LOCKED_SECONDS: Final = 0.5  # that memories which others have locked are tried again
 LOCKED_PAUSE: Final = 0.02  # seconds between these attempts
@@ -184,7 +184,7 @@ class AccessQueue:
 
 
 class Tracker:
-    """What a Database does with the accesses that its reads are: the whole policy of it."""
+    """Applies the access_tracking of a Database to what its reads hand out."""
 
     def __init__(self, db: Executor, tracking: Tracking) -> None:
         if tracking not in get_args(Tracking):

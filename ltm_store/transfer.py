@@ -83,13 +83,13 @@ async def add_memories(
     """
     if on_error not in ("raise", "skip"):
         raise InvalidArgument("on_error", 'should be "raise" or "skip"')
-    user = await ensure_user(db, user_id, anew=True)
-    return await _at_once(
+    user = await ensure_user(db, user_id, refresh=True)
+    return await _in_locked_transaction(
         db, user, memories, lambda connection: _add_all(connection, user, memories, on_error)
     )
 
 
-async def _at_once(
+async def _in_locked_transaction(
     db: Executor, user: User, given: object, work: Callable[[Connection], Awaitable[ImportReport]]
 ) -> ImportReport:
     """Do it in one transaction, while others wait who add many memories of this user.
@@ -263,8 +263,8 @@ async def import_numbered(
 
     progress: is told how many lines were read.
     """
-    user = await ensure_user(db, user_id, anew=True)
-    return await _at_once(
+    user = await ensure_user(db, user_id, refresh=True)
+    return await _in_locked_transaction(
         db, user, lines, lambda connection: _import_all(connection, user, lines, progress)
     )
 

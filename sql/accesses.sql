@@ -96,7 +96,7 @@ locked AS MATERIALIZED (
         r.last_context
     FROM accessed AS r
     INNER JOIN ltm_memories AS m ON r.user_id = m.user_id AND r.memory_id = m.id
-    -- Only asked so that settings, which nothing else reads, runs, and before the first lock.
+    -- Forces settings, which nothing else reads, to run before the first lock.
     WHERE (SELECT g.synchronous_commit FROM settings AS g) = 'off'
     ORDER BY m.user_id, m.id
     FOR NO KEY UPDATE OF m SKIP LOCKED

@@ -93,7 +93,7 @@ FROM
             WHERE
                 m.user_id = $1
                 AND m.is_archived IS NOT TRUE  -- if include_archived
-                -- Only their values tell how many rows these find: see ltm_prefer_custom_plan.
+                -- (Else the filters say so.) Only their values tell how many rows these find: see ltm_prefer_custom_plan.
                 -- if tags or tags_any or context_data or metadata
                 AND m.id IS DISTINCT FROM ltm_prefer_custom_plan($3)
                 -- end if
@@ -239,7 +239,7 @@ own AS MATERIALIZED (
     GROUP BY w.id, w.source_id, w.source_position, w.passes
 ),
 
--- What answers a question stands beside it: places of one source lend weight to each other.
+-- Neighbouring turns of one source lend weight to each other: answers follow questions.
 lent AS MATERIALIZED (
     SELECT
         m.id,

@@ -320,12 +320,12 @@ class _Sorts(Visitor):
 def is_free_of_the_collation(node: ast.Node) -> bool:
     match node:
         case ast.CollateClause():
-            return node.collname[-1].sval == "C"
+            return bool(node.collname[-1].sval == "C")
         case ast.ColumnRef():
             name = node.fields[-1].sval
             return NO_TEXT.match(name) is not None or name == "tag_name"  # list_tags gives it one
         case ast.FuncCall():
-            return node.funcname[-1].sval in ("count", "sum", "abs", "ltm_path_strength")
+            return str(node.funcname[-1].sval) in ("count", "sum", "abs", "ltm_path_strength")
         case ast.CoalesceExpr():
             return is_free_of_the_collation(node.args[0])
     return isinstance(node, ast.A_Indirection | ast.NullTest)

@@ -25,24 +25,26 @@ async def find_user(db: Executor, user_id: UserId) -> User | None:
     return User(name) if isinstance(name, int) else await _external(db, name, "find_user")
 
 
-async def ensure_user(db: Executor, user_id: UserId, *, anew: bool = False) -> User:
+async def ensure_user(db: Executor, user_id: UserId, *, refresh: bool = False) -> User:
     """The user of a write: a name that is new is given a number.
 
-    With `anew` what was remembered of the user is looked up again.
+    With `refresh` what was remembered of the user is looked up again.
     """
     name = parse_user_id(user_id)
     if isinstance(name, int):
         return User(name)
-    user = await _external(db, name, "intern_user", anew=anew)
+    user = await _external(db, name, "intern_user", refresh=refresh)
     if user is None:
         raise AssertionError("intern_user returns a number")
     return user
 
 
-async def _external(db: Executor, name: str, statement: str, *, anew: bool = False) -> User | None:
+async def _external(
+    db: Executor, name: str, statement: str, *, refresh: bool = False
+) -> User | None:
     # Only a Database remembers: what a caller's connection finds may still roll back.
     known = session_of(db).external_users
-    if known is not None and not anew and name in known:
+    if known is not None and not refresh and name in known:
         number, found_at = known[name]
         if time.monotonic() < found_at + REMEMBERED_SECONDS:
             return User(number, is_external=True)

@@ -116,7 +116,7 @@ class ConnectionPool:
         Where the server does not take one at the moment it is asked again until then, unless the
         caller is not patient.
         """
-        self._refuse_strangers()
+        self._check_process_and_loop()
         clock = asyncio.get_running_loop().time
         pause = REFUSED_PAUSE
         while True:
@@ -136,7 +136,7 @@ class ConnectionPool:
                 if served is not None:
                     return served
 
-    def _refuse_strangers(self) -> None:
+    def _check_process_and_loop(self) -> None:
         here = getpid(), asyncio.get_running_loop()
         if self._home is None:
             self._home = here
@@ -240,7 +240,7 @@ class ConnectionPool:
             self._all_back.set()
 
     def discard(self, connection: PooledConnection) -> None:
-        """Do without a connection of which it is not known what it is still doing.
+        """Close a connection whose state is unknown.
 
         asyncpg asks the server to cancel the statement; the goodbye waits for that, within bounds.
         """

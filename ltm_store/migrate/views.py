@@ -78,7 +78,7 @@ def _words(text: str) -> set[str]:
 def stale_views(session: Session) -> list[str]:
     """The names of the views that are not in the database as the files say, in order.
 
-    None where nothing was ever migrated.
+    Empty where nothing was ever migrated.
     """
     if not ask(session, "views_are_noted")[0][0]:
         return []
