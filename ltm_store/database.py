@@ -19,21 +19,24 @@ from asyncpg.transaction import Transaction
 from ltm_store import embedded
 from ltm_store.db import dsn as dsns
 from ltm_store.db import resources
-from ltm_store.db.execute import Session, fetch_rows
+from ltm_store.db.execute import Session, fetch_many, fetch_rows
 from ltm_store.db.pool import CLOSE_SECONDS, ConnectionPool, PooledConnection
 from ltm_store.db.transactions import SNAPSHOT, Connection, translated
 from ltm_store.errors import (
     CONNECTION_LOST,
     InvalidArgument,
+    LtmError,
     SchemaOutdated,
     Unavailable,
     translate,
 )
+from ltm_store.model.maintenance import SchemaDanger
 from ltm_store.tracking import Tracker, Tracking
 
 STATEMENTS_KEPT: Final = 256  # prepared in a connection, more than there are shapes in use
 LONGEST_TIMEOUT: Final = 86_400.0  # seconds
 MIGRATIONS_READ: Final = 10_000
+DANGERS_TOLD: Final = 5
 FIRST_PAUSE: Final = 0.01  # seconds until a statement is sent again, at the most; then twice that
 LONGEST_PAUSE: Final = 0.5
 ATTEMPTS: Final = 20  # of a transaction that others undo, before the last one
@@ -58,6 +61,7 @@ class Options(TypedDict, total=False):
     max_size: int
     pgbouncer: bool
     check_schema: bool
+    trust_schema: bool
 
 
 class Stats(NamedTuple):
@@ -91,6 +95,7 @@ class Database(Session):
         max_size: int,
         pgbouncer: bool,
         check_schema: bool,
+        trust_schema: bool,
     ) -> None:
         if not 0 <= min_size <= max_size or max_size < 1:
             raise InvalidArgument("max_size", "should be at least 1 and min_size")
@@ -102,6 +107,7 @@ class Database(Session):
         self._min_size = min_size
         self._pgbouncer = pgbouncer
         self._check_schema = check_schema
+        self._trust_schema = trust_schema
         self._pool = ConnectionPool(self._connect, max_size)
         self._tracker = Tracker(self, access_tracking)
         self._opened = False
@@ -132,6 +138,8 @@ class Database(Session):
                 self._pool.release(connection)
             if self._check_schema:
                 await self._refuse_outdated_schema()
+            if not self._trust_schema:
+                await self._refuse_unsafe_schema()
         except BaseException:
             await self.close()
             raise
@@ -181,6 +189,14 @@ class Database(Session):
             raise SchemaOutdated(pending)
         if newer := sorted(applied.difference(known)):
             _log.warning("the schema is newer than this version of ltm_store: %s", ", ".join(newer))
+
+    async def _refuse_unsafe_schema(self) -> None:
+        dangers = await fetch_many(
+            self, "find_schema_dangers", SchemaDanger, row_limit=DANGERS_TOLD
+        )
+        if dangers:
+            told = "; ".join(f"{danger.subject}: {danger.detail}" for danger in dangers)
+            raise LtmError(f"{told}; or accept it: connect(trust_schema=True)")
 
     async def _acquire(self, deadline: float, *, patient: bool = True) -> PooledConnection:
         return await translated(lambda: self._pool.acquire(deadline, patient=patient))
@@ -384,6 +400,7 @@ def connect(
     max_size: int = 10,
     pgbouncer: bool = False,
     check_schema: bool = True,
+    trust_schema: bool = False,
 ) -> Database:
     """A database, to be awaited or entered: `async with connect() as db`.
 
@@ -399,7 +416,8 @@ def connect(
     "immediate": before the read returns, in a statement of its own. "off": not at all.
 
     Opening raises Unavailable when the server cannot be reached, SchemaOutdated when it lacks
-    migrations (unless check_schema is false).
+    migrations (unless check_schema is false), and LtmError where other roles may create functions
+    in a schema of the search_path, which statements would call (unless trust_schema).
     """
     target = dsns.target(dsn)
     return Database(
@@ -410,4 +428,5 @@ def connect(
         max_size=max_size,
         pgbouncer=pgbouncer or (target is not None and target.pgbouncer),
         check_schema=check_schema,
+        trust_schema=trust_schema,
     )

@@ -93,7 +93,8 @@ FROM
             WHERE
                 m.user_id = $1
                 AND m.is_archived IS NOT TRUE  -- if include_archived
-                -- (Else the filters say so.) Only their values tell how many rows these find: see ltm_prefer_custom_plan.
+                -- (Else the filters say so.) Of these only their values tell how many rows they find: see
+                -- ltm_prefer_custom_plan.
                 -- if tags or tags_any or context_data or metadata
                 AND m.id IS DISTINCT FROM ltm_prefer_custom_plan($3)
                 -- end if

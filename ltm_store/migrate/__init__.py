@@ -22,6 +22,7 @@ from ltm_store.migrate.runner import (
     run_optional,
     stored_memories,
 )
+from ltm_store.migrate.suitability import refuse_unsuitable
 from ltm_store.migrate.views import apply_views, drop_views, stale_views
 
 
@@ -36,13 +37,17 @@ class Status(NamedTuple):
     stale_views: list[str]
 
 
-def apply(dsn: str, report: Report = lambda line: None) -> list[str]:
+def apply(dsn: str, report: Report = lambda line: None, *, trust_schema: bool = False) -> list[str]:
     """Apply every pending migration and return their ids; safe to run in several processes at once.
 
     Then the views are made whose text has changed. Where the original application's tables are,
-    they are adopted: see adopt. `report` gets a line after each step. Raises MigrationFailed.
+    they are adopted: see adopt. `report` gets a line after each step.
+
+    Raises MigrationFailed, before the first step where the server, the database or the role is
+    unsuitable, or others may create functions in the schema (unless `trust_schema`).
     """
     with connected(dsn) as connection, migration_lock(connection, report):
+        refuse_unsuitable(connection, report, trust_schema=trust_schema)
         before = applied_ids(connection)
         if survey.wanted(connection):
             adopt.adopt(dsn, connection, report)

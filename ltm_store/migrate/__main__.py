@@ -36,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--dsn",
         help="the database; else LTM_DATABASE_URL, else DATABASE_URL, else the embedded server",
     )
+    trust = "accept a schema in which other roles may create"
+    parser.add_argument("--trust-schema", action="store_true", help=trust)
     parser.set_defaults(command="apply")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, meaning in (
@@ -49,6 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     ):
         command = commands.add_parser(name, help=meaning)
         command.add_argument("--dsn", default=argparse.SUPPRESS)
+        if name == "apply":
+            command.add_argument(
+                "--trust-schema", action="store_true", default=argparse.SUPPRESS, help=trust
+            )
         if name == "rollback":
             reach = command.add_mutually_exclusive_group()
             reach.add_argument("--to", metavar="ID", help="roll back what came after this one")
@@ -82,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 optional(dsn, name, undo=arguments.undo, report=_say)
                 _say(f"{name} {'undone' if arguments.undo else 'done'} ({place(dsn)})")
             case _:
-                done = apply(dsn, report=_say)
+                done = apply(dsn, report=_say, trust_schema=arguments.trust_schema)
                 what = f"{len(done)} applied" if done else "nothing to apply, the schema is current"
                 _say(f"{what} ({place(dsn)})")
     except LtmError as error:

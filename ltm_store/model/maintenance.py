@@ -26,6 +26,13 @@ class HealthProblem(Row):
     detail: str
 
 
+class SchemaDanger(Row):
+    """What lets others change what statements mean: a schema or a function, and what helps."""
+
+    subject: str
+    detail: str
+
+
 class RepairCount(Row):
     """How often adoption repaired a column of a table by a rule; column_name None: whole rows."""
 

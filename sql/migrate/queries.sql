@@ -18,6 +18,55 @@ SELECT
             THEN set_config('transaction_timeout', '0', FALSE)
     END;
 
+-- name: unsuitable() :many
+-- Why this server, database or role cannot have the schema, a sentence each.
+SELECT s.sentence
+FROM (
+    VALUES
+    (
+        current_setting('server_version_num')::integer < 150000,
+        format('PostgreSQL %s is too old: 15 is needed', current_setting('server_version'))
+    ),
+    (
+        current_setting('server_encoding') <> 'UTF8',
+        format(
+            'the encoding of the database is %s: create it with ENCODING UTF8',
+            current_setting('server_encoding')
+        )
+    ),
+    (
+        current_schema() IS NULL,
+        format(
+            'no schema of search_path (%s) is there: CREATE SCHEMA, or set search_path',
+            current_setting('search_path')
+        )
+    ),
+    (
+        NOT coalesce(has_schema_privilege(current_schema(), 'CREATE'), TRUE),
+        format(
+            'the role %1$s may not create tables in the schema %2$I: '
+            || 'GRANT CREATE ON SCHEMA %2$I TO %1$I',
+            current_user,
+            current_schema()
+        )
+    )
+) AS s (is_so, sentence)
+WHERE s.is_so;
+
+-- name: schema_dangers() :many
+-- What makes the schema unsafe, as connections of the library look at it too.
+SELECT
+    d.subject,
+    d.detail
+FROM (
+    SELECT NULL  -- query: schema_dangers
+) AS d
+ORDER BY d.subject COLLATE "C", d.detail COLLATE "C";
+
+-- name: letters_are_folded() :one
+-- Whether lower() of this database treats letters as Python does.
+SELECT lower('ÄΩЖI') = 'äωжi';
+
 -- name: set_lock_timeout(milliseconds bigint) :exec
 -- How long a statement waits for a lock.
 SELECT set_config('lock_timeout', $1::bigint::text, FALSE);

@@ -219,6 +219,30 @@ faults AS (
         'once the original application is gone: python -m ltm_store.migrate finish_adoption'
     FROM pg_namespace AS n
     WHERE n.nspname = 'ltm_adoption'
+    UNION ALL
+    SELECT
+        'unsafe_schema',
+        d.subject,
+        d.detail
+    FROM (
+        SELECT NULL  -- query: schema_dangers
+    ) AS d
+    UNION ALL
+    SELECT
+        'setting',
+        s.name,
+        format('is %s: answers differ from those of connect()', s.setting)
+    FROM pg_settings AS s
+    WHERE
+        (s.name = 'gin_fuzzy_search_limit' AND s.setting <> '0')
+        OR (s.name = 'standard_conforming_strings' AND s.setting = 'off')
+        OR (s.name = 'extra_float_digits' AND s.setting::integer < 1)
+    UNION ALL
+    SELECT
+        'letter_case',
+        current_database()::text,
+        'lower() leaves some letters as they are (LC_CTYPE): tags and searches differ in their case'
+    WHERE lower('ÄΩЖI') <> 'äωжi'
 )
 
 SELECT
@@ -243,7 +267,8 @@ COMMENT ON VIEW ltm_health IS
 COMMENT ON COLUMN ltm_health.check_name IS
 'orphan; tags_out_of_step, related_memory_ids_out_of_step, context_data_out_of_step; '
 'foreign_key_missing, constraint_not_validated, index_missing, index_invalid, dead_rows (at least '
-'10,000, and three in ten), migration_pending, adoption_unfinished.';
+'10,000, and three in ten), migration_pending, adoption_unfinished, unsafe_schema, setting, '
+'letter_case.';
 COMMENT ON COLUMN ltm_health.user_id IS 'Whose row it is about; NULL: it is about the schema.';
 COMMENT ON COLUMN ltm_health.subject IS
 'The row as table and id, or the name of the constraint, index, table, migration or schema.';
