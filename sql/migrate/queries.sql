@@ -47,7 +47,7 @@ FROM (
             'the role %1$s may not create tables in the schema %2$I: '
             || 'GRANT CREATE ON SCHEMA %2$I TO %1$I',
             current_user,
-            current_schema()
+            coalesce(current_schema(), '')
         )
     )
 ) AS s (is_so, sentence)
