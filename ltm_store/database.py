@@ -8,10 +8,11 @@ import random
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from itertools import islice
 from math import inf
 from types import TracebackType
-from typing import Any, Final, NamedTuple, Self, TypedDict, TypeVar
+from typing import Any, Final, Literal, NamedTuple, Self, TypedDict, TypeVar, get_args
 
 import asyncpg
 from asyncpg.transaction import Transaction
@@ -19,6 +20,7 @@ from asyncpg.transaction import Transaction
 from ltm_store import embedded
 from ltm_store.db import dsn as dsns
 from ltm_store.db import resources
+from ltm_store.db.coalesce import UNDER_WAY, Together
 from ltm_store.db.execute import Session, fetch_many, fetch_rows
 from ltm_store.db.pool import CLOSE_SECONDS, ConnectionPool, PooledConnection
 from ltm_store.db.transactions import SNAPSHOT, Connection, translated
@@ -30,8 +32,11 @@ from ltm_store.errors import (
     Unavailable,
     translate,
 )
+from ltm_store.memories import read_together
 from ltm_store.model.maintenance import SchemaDanger
 from ltm_store.tracking import Tracker, Tracking
+
+Coalesce = Literal[True, "writes", False]
 
 STATEMENTS_KEPT: Final = 256  # prepared in a connection, more than there are shapes in use
 LONGEST_TIMEOUT: Final = 86_400.0  # seconds
@@ -62,6 +67,7 @@ class Options(TypedDict, total=False):
     pgbouncer: bool
     check_schema: bool
     trust_schema: bool
+    coalesce: Coalesce
 
 
 class Stats(NamedTuple):
@@ -96,11 +102,14 @@ class Database(Session):
         pgbouncer: bool,
         check_schema: bool,
         trust_schema: bool,
+        coalesce: Coalesce,
     ) -> None:
         if not 0 <= min_size <= max_size or max_size < 1:
             raise InvalidArgument("max_size", "should be at least 1 and min_size")
         if not 0 < timeout <= LONGEST_TIMEOUT:
             raise InvalidArgument("timeout", f"should be 0 to {LONGEST_TIMEOUT} seconds")
+        if coalesce not in get_args(Coalesce):
+            raise InvalidArgument("coalesce", 'should be True, "writes" or False')
         self.external_users: dict[str, tuple[int, float]] = {}
         self.timeout = timeout
         self._dsn = dsn
@@ -111,6 +120,8 @@ class Database(Session):
         self._pool = ConnectionPool(self._connect, max_size)
         self._tracker = Tracker(self, access_tracking)
         self._opened = False
+        if coalesce:
+            self.reads = Together(partial(read_together, self), under_way=min(UNDER_WAY, max_size))
 
     def __await__(self) -> Generator[Any, None, Self]:
         return self._open().__await__()
@@ -401,6 +412,7 @@ def connect(
     pgbouncer: bool = False,
     check_schema: bool = True,
     trust_schema: bool = False,
+    coalesce: Coalesce = True,
 ) -> Database:
     """A database, to be awaited or entered: `async with connect() as db`.
 
@@ -429,4 +441,5 @@ def connect(
         pgbouncer=pgbouncer or (target is not None and target.pgbouncer),
         check_schema=check_schema,
         trust_schema=trust_schema,
+        coalesce=coalesce,
     )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from itertools import islice
 from typing import Final, TypedDict, Unpack
 
 from pydantic import JsonValue
@@ -12,8 +13,11 @@ from pydantic import JsonValue
 from ltm_store import limits
 from ltm_store.db.execute import (
     Executor,
+    Read,
+    as_model,
     fetch_many,
     fetch_one,
+    fetch_rows,
     fetch_value,
     one_deadline,
     session_of,
@@ -34,6 +38,8 @@ from ltm_store.model.values import (
 )
 
 FORGOTTEN: Final = "this user is being forgotten"
+SHARED_IDS: Final = 16  # that a call may ask for and share a statement
+SHARED_BYTES: Final = 8_192  # of a memory in a statement that calls share
 _ATTEMPTS: Final = 100  # of an update, where others come in between
 _PLAIN_FIELDS: Final = set(MemoryChanges.model_fields).difference(
     {"tags", "enhanced_context", "metadata", "remove_metadata"}
@@ -202,7 +208,16 @@ async def get_memory(
     user = await find_user(db, user_id)
     if user is None:
         return None
-    memory = await _read(db, user, number, now, include_relationships)
+
+    async def alone() -> list[Memory]:
+        memory = await _read(db, user, number, now, include_relationships)
+        return [] if memory is None else [memory]
+
+    if include_relationships:
+        found = await alone()
+    else:
+        found = await _read_with_others(db, Read(user.number, [number], now), alone)
+    memory = found[0] if found else None
     if memory is not None:
         session = session_of(db)
         await session.track_access(user.number, [memory.id], "direct", context=access_context)
@@ -235,9 +250,47 @@ async def get_memories(db: Executor, user_id: UserId, memory_ids: Sequence[int])
     user = await find_user(db, user_id)
     if user is None:
         return []
-    found = await memories_of(db, user, numbers, moment(None))
+    now = moment(None)
+    found = await _read_with_others(
+        db, Read(user.number, numbers, now), lambda: memories_of(db, user, numbers, now)
+    )
     await session_of(db).track_access(user.number, [memory.id for memory in found], "direct")
     return found
+
+
+async def _read_with_others(
+    db: Executor, read: Read, alone: Callable[[], Awaitable[list[Memory]]]
+) -> list[Memory]:
+    """The memories that a call asks for: its part of a statement of many calls, or `alone`."""
+    session = session_of(db)
+    rows = len(read.memory_ids)
+    if session.reads is None or not 0 < rows <= SHARED_IDS:
+        return await alone()
+    part = await session.reads.part(read, session.deadline(), rows)
+    if part is not None and not any(row["is_large"] for row in part):
+        return [_memory(row) for row in part if row["id"] is not None]
+    with session.reads:
+        return await alone()
+
+
+def _memory(row: Mapping[str, object]) -> Memory:
+    values = dict(row)
+    del values["is_large"]
+    return as_model(Memory, values)
+
+
+async def read_together(db: Executor, reads: list[Read]) -> list[list[Mapping[str, object]] | None]:
+    """For each of some calls its rows of one statement, one for each memory it asks for."""
+    rows = await fetch_rows(
+        db,
+        "get_memories_together",
+        user_ids=[read.user for read in reads for _ in read.memory_ids],
+        memory_ids=[memory_id for read in reads for memory_id in read.memory_ids],
+        moments=[read.as_of for read in reads for _ in read.memory_ids],
+        most_bytes=SHARED_BYTES,
+    )
+    following = iter(rows)
+    return [list(islice(following, len(read.memory_ids))) for read in reads]
 
 
 async def memories_of(

@@ -198,6 +198,48 @@ WHERE ltm_is_current(m.expires_at, $3)
 ORDER BY a.place
 LIMIT cardinality($2);
 
+-- name: get_memories_together(
+--     user_ids bigint[], memory_ids bigint[], moments timestamptz[], most_bytes integer
+-- ) :many-users
+-- The memories that some calls ask for, each of its own user and moment: a row for each, in order.
+-- A row is empty where there is no such memory, and where it is large, so that nobody waits for the bytes
+-- of others: is_large tells, and the call reads it alone. Sizes are read without the values; JSON as text
+-- is several times the size at which it is stored.
+SELECT
+    m.*,  -- columns: memory
+    m.context_data::text AS enhanced_context,
+    ltm_dynamic_importance(m.importance_rank, r.as_of) AS dynamic_importance,
+    (
+        m.id IS NULL
+        AND EXISTS (
+            SELECT 1
+            FROM ltm_memories AS l
+            WHERE
+                l.user_id = r.user_id
+                AND l.id = r.memory_id
+                AND ltm_is_current(l.expires_at, r.as_of)
+        )
+    ) AS is_large
+FROM
+    unnest($1::bigint[], $2::bigint[], $3::timestamptz[])
+        WITH ORDINALITY AS r (user_id, memory_id, as_of, place)
+LEFT JOIN ltm_memories AS m
+    ON
+        m.user_id = r.user_id
+        AND m.id = r.memory_id
+        AND ltm_is_current(m.expires_at, r.as_of)
+        AND octet_length(m.content)
+        + coalesce(octet_length(m.context), 0)
+        + coalesce(octet_length(m.last_access_context), 0)
+        + 4 * (
+            coalesce(pg_column_size(m.tags), 0)
+            + coalesce(pg_column_size(m.context_data), 0)
+            + coalesce(pg_column_size(m.memory_metadata), 0)
+            + coalesce(pg_column_size(m.related_memory_ids), 0)
+        ) <= $4
+ORDER BY r.place
+LIMIT cardinality($1);
+
 -- name: update_memory(
 --     user_id bigint, memory_id bigint, now timestamptz, expected_version integer, given text[],
 --     content text, importance_score integer, confidence_score double precision, context text,
