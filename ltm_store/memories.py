@@ -38,8 +38,9 @@ from ltm_store.model.values import (
 )
 
 FORGOTTEN: Final = "this user is being forgotten"
-SHARED_IDS: Final = 16  # that a call may ask for and share a statement
-SHARED_BYTES: Final = 8_192  # of a memory in a statement that calls share
+SHARED_IDS: Final = 64  # that a call may ask for and share a statement
+SHARED_BYTES: Final = 1_048_576  # of such a statement
+SHARED_BYTES_EACH: Final = 16_384  # of a memory in it
 _ATTEMPTS: Final = 100  # of an update, where others come in between
 _PLAIN_FIELDS: Final = set(MemoryChanges.model_fields).difference(
     {"tags", "enhanced_context", "metadata", "remove_metadata"}
@@ -281,13 +282,14 @@ def _memory(row: Mapping[str, object]) -> Memory:
 
 async def read_together(db: Executor, reads: list[Read]) -> list[list[Mapping[str, object]] | None]:
     """For each of some calls its rows of one statement, one for each memory it asks for."""
+    memory_ids = [memory_id for read in reads for memory_id in read.memory_ids]
     rows = await fetch_rows(
         db,
         "get_memories_together",
         user_ids=[read.user for read in reads for _ in read.memory_ids],
-        memory_ids=[memory_id for read in reads for memory_id in read.memory_ids],
+        memory_ids=memory_ids,
         moments=[read.as_of for read in reads for _ in read.memory_ids],
-        most_bytes=SHARED_BYTES,
+        most_bytes=min(SHARED_BYTES_EACH, SHARED_BYTES // len(memory_ids)),
     )
     following = iter(rows)
     return [list(islice(following, len(read.memory_ids))) for read in reads]

@@ -203,8 +203,8 @@ LIMIT cardinality($2);
 -- ) :many-users
 -- The memories that some calls ask for, each of its own user and moment: a row for each, in order.
 -- A row is empty where there is no such memory, and where it is large, so that nobody waits for the bytes
--- of others: is_large tells, and the call reads it alone. Sizes are read without the values; JSON as text
--- is several times the size at which it is stored.
+-- of others: is_large tells, and the call reads it alone. Sizes are those stored, which cost nothing to
+-- read; as text JSON may be several times as long, and compressed metadata many times.
 SELECT
     m.*,  -- columns: memory
     m.context_data::text AS enhanced_context,
@@ -234,8 +234,9 @@ LEFT JOIN ltm_memories AS m
         + 4 * (
             coalesce(pg_column_size(m.tags), 0)
             + coalesce(pg_column_size(m.context_data), 0)
-            + coalesce(pg_column_size(m.memory_metadata), 0)
             + coalesce(pg_column_size(m.related_memory_ids), 0)
+            + CASE WHEN pg_column_compression(m.memory_metadata) IS NULL THEN 1 ELSE 4 END
+            * coalesce(pg_column_size(m.memory_metadata), 0)
         ) <= $4
 ORDER BY r.place
 LIMIT cardinality($1);

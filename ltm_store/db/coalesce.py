@@ -13,7 +13,8 @@ from typing import Final, Generic, TypeVar
 
 from ltm_store.errors import Unavailable, translate
 
-MOST_ROWS: Final = 64  # of a statement, and so the most calls
+MOST_CALLS: Final = 64  # that share a statement
+MOST_ROWS: Final = 256  # that they ask for together
 UNDER_WAY: Final = 2  # statements; further calls wait for one of them, and gather
 LONGEST_WAIT: Final = 0.001  # seconds that a call waits for statements of others
 
@@ -131,7 +132,7 @@ class Together(Generic[Call, Part]):
         waiting = _Waiting[Call, Part](call, rows, deadline, loop.create_future())
         self._gathered.append(waiting)
         self._rows += rows
-        if self._rows >= MOST_ROWS:
+        if len(self._gathered) >= MOST_CALLS or self._rows >= MOST_ROWS:
             self._go()
         elif self._timer is None and not self._soon:
             self._timer = loop.call_later(LONGEST_WAIT, self._go, context=Context())
@@ -166,7 +167,7 @@ class Together(Generic[Call, Part]):
         """The first calls that wait, as many as are alike and fit."""
         some: list[_Waiting[Call, Part]] = []
         room = MOST_ROWS
-        while self._gathered:
+        while self._gathered and len(some) < MOST_CALLS:
             one = self._gathered[0]
             if not one.part.done():
                 if one.rows > room or (some and self._alike(one.call) != self._alike(some[0].call)):
