@@ -222,22 +222,29 @@ SELECT
     ) AS is_large
 FROM
     unnest($1::bigint[], $2::bigint[], $3::timestamptz[])
-        WITH ORDINALITY AS r (user_id, memory_id, as_of, place)
-LEFT JOIN ltm_memories AS m
-    ON
-        m.user_id = r.user_id
-        AND m.id = r.memory_id
-        AND ltm_is_current(m.expires_at, r.as_of)
-        AND octet_length(m.content)
-        + coalesce(octet_length(m.context), 0)
-        + coalesce(octet_length(m.last_access_context), 0)
-        + 4 * (
-            coalesce(pg_column_size(m.tags), 0)
-            + coalesce(pg_column_size(m.context_data), 0)
-            + coalesce(pg_column_size(m.related_memory_ids), 0)
-            + CASE WHEN pg_column_compression(m.memory_metadata) IS NULL THEN 1 ELSE 4 END
-            * coalesce(pg_column_size(m.memory_metadata), 0)
-        ) <= $4
+    WITH ORDINALITY AS r (user_id, memory_id, as_of, place)
+LEFT JOIN
+    LATERAL (
+        SELECT m.*
+        FROM ltm_memories AS m
+        WHERE
+            m.user_id = r.user_id
+            AND m.id = r.memory_id
+            AND ltm_is_current(m.expires_at, r.as_of)
+            AND octet_length(m.content)
+            + coalesce(octet_length(m.context), 0)
+            + coalesce(octet_length(m.last_access_context), 0)
+            + 4 * (
+                coalesce(pg_column_size(m.tags), 0)
+                + coalesce(pg_column_size(m.context_data), 0)
+                + coalesce(pg_column_size(m.related_memory_ids), 0)
+                + coalesce(pg_column_size(m.memory_metadata), 0)
+                * CASE WHEN pg_column_compression(m.memory_metadata) IS NULL THEN 1 ELSE 4 END
+            ) <= $4
+        -- One look-up a row, also in a plan that was made while the table was empty.
+        LIMIT 1
+    ) AS m
+    ON TRUE
 ORDER BY r.place
 LIMIT cardinality($1);
 

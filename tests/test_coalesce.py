@@ -188,20 +188,25 @@ async def test_a_statement_whose_calls_are_all_cancelled_ends(db, dsn):
     assert await get_memory(db, 1, memory.id) is not None
 
 
-async def test_each_call_has_a_deadline_of_its_own(db, dsn):
-    memories = [await add_memory(db, user, "x") for user in range(10)]
-    async with locked(dsn) as other:
-        patient = [asyncio.ensure_future(get_memory(db, m.user_id, m.id)) for m in memories]
-        await asyncio.sleep(0)
-        db.timeout = SHORT
-        hasty = [asyncio.ensure_future(get_memory(db, m.user_id, m.id)) for m in memories]
-        await asyncio.sleep(0)
-        db.timeout = 10.0
-        await waiting(other, 3)
-        for outcome in await asyncio.gather(*hasty, return_exceptions=True):
-            assert isinstance(outcome, Unavailable)
-        assert not any(task.done() for task in patient)
-    found = await asyncio.gather(*patient)
+async def test_each_call_has_a_deadline_of_its_own(dsn):
+    async with connect(dsn, min_size=10, access_tracking="off") as db:
+        memories = [await add_memory(db, user, "x") for user in range(10)]
+
+        def calls():
+            return [asyncio.ensure_future(get_memory(db, m.user_id, m.id)) for m in memories]
+
+        async with locked(dsn) as other:
+            patient = calls()
+            await asyncio.sleep(0)
+            db.timeout = SHORT
+            hasty = calls()
+            await asyncio.sleep(0)
+            db.timeout = 10.0
+            await waiting(other, 3)
+            for outcome in await asyncio.gather(*hasty, return_exceptions=True):
+                assert isinstance(outcome, Unavailable)
+            assert not any(task.done() for task in patient)
+        found = await asyncio.gather(*patient)
     assert [m.id for m in found] == [m.id for m in memories]
 
 
