@@ -14,7 +14,6 @@ from ltm_store import limits
 from ltm_store.db.execute import (
     Executor,
     Read,
-    as_model,
     fetch_many,
     fetch_one,
     fetch_rows,
@@ -277,7 +276,7 @@ async def _read_with_others(
 def _memory(row: Mapping[str, object]) -> Memory:
     values = dict(row)
     del values["is_large"]
-    return as_model(Memory, values)
+    return Memory.from_record(values)
 
 
 async def read_together(db: Executor, reads: list[Read]) -> list[list[Mapping[str, object]] | None]:
