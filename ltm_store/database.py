@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from itertools import islice
 from math import inf
+from operator import itemgetter
 from types import TracebackType
 from typing import Any, Final, Literal, NamedTuple, Self, TypedDict, TypeVar, get_args
 
@@ -32,6 +33,7 @@ from ltm_store.errors import (
     Unavailable,
     translate,
 )
+from ltm_store.memories import add_together, read_together
 from ltm_store.memories import read_together
 from ltm_store.model.maintenance import SchemaDanger
 from ltm_store.tracking import Tracker, Tracking
@@ -120,8 +122,16 @@ class Database(Session):
         self._pool = ConnectionPool(self._connect, max_size)
         self._tracker = Tracker(self, access_tracking)
         self._opened = False
+        under_way = min(UNDER_WAY, max_size)
         if coalesce:
-            self.reads = Together(partial(read_together, self), under_way=min(UNDER_WAY, max_size))
+            self.reads = Together(partial(read_together, self), under_way=under_way)
+        if coalesce == "writes":
+            self.adds = Together(
+                partial(add_together, self),
+                alike=itemgetter("user_id"),
+                repeats=_nothing_was_done,
+                under_way=under_way,
+            )
 
     def __await__(self) -> Generator[Any, None, Self]:
         return self._open().__await__()
@@ -376,6 +386,11 @@ class Database(Session):
             await self._tracker.queue.close(deadline - clock())
         finally:
             await self._pool.close(max(deadline - clock(), 0))
+
+
+def _nothing_was_done(error: Exception) -> bool:
+    """Whether the server told that it refused a statement, or undid it."""
+    return not isinstance(error, Unavailable) or error.was_undone
 
 
 def _pauses() -> Iterator[float]:

@@ -12,6 +12,7 @@ import pytest
 
 from ltm_store import (
     InvalidArgument,
+    InvalidMemory,
     LtmError,
     Unavailable,
     access_history,
@@ -19,9 +20,12 @@ from ltm_store import (
     archive_memory,
     connect,
     delete_memory,
+    forget_user,
     get_memories,
     get_memory,
+    search_memories,
 )
+from tests.wire import wire
 
 JUNE = datetime(2026, 6, 1, tzinfo=UTC)
 LARGE = 100_000  # bytes
@@ -315,3 +319,148 @@ async def test_calls_that_wait_as_the_database_closes_end(dsn):
 async def test_another_choice_is_refused(dsn, coalesce):
     with pytest.raises(InvalidArgument, match="coalesce"):
         connect(dsn, coalesce=coalesce)
+
+
+SPOKEN = {"temporal": {"season": "spring", "confidence": 0.5}, "spatial": {"city": "Graz"}}
+
+
+def additions(first, parent):
+    """The keywords of adds: each field given and not."""
+    for n in range(24):
+        yield {
+            "content": f"note {n // 2}",
+            "tags": [f"t{k}" for k in range(n % 4)],
+            "importance_score": n % 10 + 1,
+            "confidence_score": n / 24,
+            "context": "spoken" if n % 3 else None,
+            "enhanced_context": SPOKEN if n % 4 else None,
+            "memory_type": "fact" if n % 5 else None,
+            "category": "work" if n % 2 else None,
+            "source_type": "manual" if n % 3 else None,
+            "source_id": f"talk {n}" if n % 7 else None,
+            "source_position": n if n % 3 else None,
+            "created_by": "me" if n % 2 else None,
+            "metadata": {"n": n} if n % 3 else None,
+            "related_memory_ids": [first, parent][: n % 3],
+            "parent_memory_id": parent if n % 2 else None,
+            "created_at": JUNE + timedelta(hours=n),
+            "expires_at": JUNE + timedelta(days=40_000) if n % 5 else None,
+        }
+
+
+STORED = {
+    "memories": "SELECT m.*, p.content AS parent FROM ltm_memories AS m "
+    "LEFT JOIN ltm_memories AS p ON p.id = m.parent_memory_id ORDER BY m.created_at",
+    "contexts": "SELECT m.created_at AS of, c.* FROM ltm_contexts AS c "
+    "JOIN ltm_memories AS m ON m.id = c.memory_id ORDER BY 1, c.context_type, c.context_key",
+    "tags": "SELECT m.created_at AS of, t.* FROM ltm_memory_tags AS t "
+    "JOIN ltm_memories AS m ON m.id = t.memory_id ORDER BY 1, t.tag_name",
+    "relationships": "SELECT m.created_at AS of, t.content AS target, r.* "
+    "FROM ltm_memory_relationships AS r JOIN ltm_memories AS m ON m.id = r.source_memory_id "
+    "JOIN ltm_memories AS t ON t.id = r.target_memory_id ORDER BY 1, 2",
+}
+OF_THE_RUN = {"id", "user_id", "memory_id", "parent_memory_id", "related_memory_ids"}
+OF_THE_RUN |= {"source_memory_id", "target_memory_id", "last_modified", "dynamic_importance"}
+
+
+async def rows_of(dsn, user):
+    """What is stored of the user's memories of June 2026, but for ids and the present moment."""
+    connection = await asyncpg.connect(dsn)
+    rows = {}
+    for table, query in STORED.items():
+        of_june = f" WHERE m.user_id = {user} AND m.created_at < '2026-07-01' ORDER BY"
+        found = await connection.fetch(query.replace(" ORDER BY", of_june))
+        own = {"created_at"} if table in ("contexts", "relationships") else set()
+        rows[table] = [{k: v for k, v in row.items() if k not in OF_THE_RUN | own} for row in found]
+    await connection.close()
+    return rows
+
+
+@pytest.mark.parametrize("users", [(1, 2), ("alice", "bob")])
+async def test_adds_that_wait_together_store_what_each_stores_alone(dsn, statements, users):
+    stored = []
+    for user, coalesce in zip(users, (False, "writes"), strict=True):
+        async with connect(dsn, access_tracking="off", coalesce=coalesce) as db:
+            first = await add_memory(db, user, "note 0")
+            parent = await add_memory(db, user, "parent", tags=["t1"])
+            calls = [add_memory(db, user, **new) for new in additions(first.id, parent.id)]
+            if coalesce:
+                statements.names.clear()
+                added = await asyncio.gather(*calls)
+            else:
+                added = [await call for call in calls]
+            again = [await get_memory(db, user, memory.id) for memory in added]
+            stored.append((first.user_id, first.id, added))
+        plain = {"outcome": None, "duplicate_of": None}
+        assert [m.model_copy(update=plain | {"dynamic_importance": 0.0}) for m in added] == [
+            m.model_copy(update={"dynamic_importance": 0.0}) for m in again
+        ]
+    assert statements.names.count("add_memories_together") >= 1
+    assert statements.names.count("add_memory") <= 3
+    (one, first_one, alone), (two, first_two, together) = stored
+    for field in ("content", "tags", "metadata", "enhanced_context", "created_at", "outcome"):
+        assert [getattr(m, field) for m in together] == [getattr(m, field) for m in alone]
+    assert [m.related_memory_ids for m in together] == [
+        tuple(i - first_one + first_two for i in m.related_memory_ids) for m in alone
+    ]
+    assert {m.duplicate_of for m in together[:2]} >= {first_two}
+    rows = await rows_of(dsn, one)
+    assert [len(found) for found in rows.values()] == [24, 36, 36, 24]
+    assert await rows_of(dsn, two) == rows
+
+
+@pytest.mark.parametrize("coalesce", [True, False])
+async def test_adds_share_nothing_unless_asked_to(dsn, statements, coalesce):
+    async with connect(dsn, coalesce=coalesce) as db:
+        statements.names.clear()
+        await asyncio.gather(*(add_memory(db, 1, "x") for _ in range(10)))
+    assert statements.names == ["add_memory"] * 10
+
+
+async def test_adds_of_several_users_or_with_keys_share_nothing(dsn, statements):
+    async with connect(dsn, coalesce="writes") as db:
+        await asyncio.gather(
+            *(add_memory(db, user, "x") for user in range(10)),
+            *(add_memory(db, 1, "x", idempotency_key=f"k{n % 3}") for n in range(10)),
+        )
+    assert "add_memories_together" not in statements.names
+    assert statements.names.count("add_memory") == 20
+
+
+async def test_a_refused_add_is_refused_alone(dsn):
+    async with connect(dsn, coalesce="writes") as db:
+        others = await add_memory(db, 2, "x")
+        refused = {3: {"parent_memory_id": 10**12}, 7: {"related_memory_ids": [others.id]}}
+        outcomes = await asyncio.gather(
+            *(add_memory(db, 1, f"note {n}", **refused.get(n, {})) for n in range(12)),
+            return_exceptions=True,
+        )
+        fields = {n: o.field for n, o in enumerate(outcomes) if isinstance(o, InvalidMemory)}
+        assert fields == {3: "parent_memory_id", 7: "related_memory_ids"}
+        stored = await search_memories(db, 1, limit=100)
+    assert sorted(m.content for m in stored) == sorted(
+        f"note {n}" for n in range(12) if n not in refused
+    )
+
+
+async def test_adds_are_not_repeated_where_they_may_be_stored(dsn):
+    async with wire(dsn) as proxy, connect(proxy.dsn, coalesce="writes") as db:
+        async with locked(dsn) as other:
+            tasks = [asyncio.ensure_future(add_memory(db, 1, "x")) for _ in range(10)]
+            await waiting(other, 3)
+            proxy.cut()
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        assert all(isinstance(outcome, Unavailable) for outcome in outcomes)
+        assert len({id(outcome) for outcome in outcomes}) == 10
+        other = await asyncpg.connect(dsn)
+        assert await other.fetchval("SELECT count(*) FROM ltm_memories") <= 10
+        await other.close()
+
+
+async def test_adds_for_a_user_who_was_forgotten_meanwhile_are_stored_for_the_name(dsn):
+    async with connect(dsn, coalesce="writes") as db, connect(dsn) as elsewhere:
+        before = await add_memory(db, "alice", "x")
+        await forget_user(elsewhere, "alice")
+        added = await asyncio.gather(*(add_memory(db, "alice", "y") for _ in range(10)))
+        assert before.user_id not in {memory.user_id for memory in added}
+        assert len(await search_memories(elsewhere, "alice", limit=100)) == 10

@@ -425,6 +425,7 @@ INDEXES: dict[tuple[str, frozenset[str]], set[str]] = {
     ("record_feedback", frozenset()): {ONE, "ltm_memory_access_memory_id_idx"},
     ("access_history", frozenset()): {ONE, "ltm_memory_access_memory_id_idx"},
     ("add_memory", frozenset()): {"ltm_memories_content_hash_idx"},
+    ("add_memories_together", frozenset()): {"ltm_memories_content_hash_idx"},
     ("adoption_report", frozenset({"of_user_id"})): {"ltm_adoption_report_user_id_idx"},
     ("adoption_repairs", frozenset()): {"ltm_adoption_report_pkey"},
     ("expired_memories", frozenset()): {"ltm_memories_expires_at_idx"},

@@ -91,6 +91,7 @@ class Together(Generic[Call, Part]):
         alike: Callable[[Call], Hashable] = lambda _: None,
         repeats: Callable[[Exception], bool] = lambda _: True,
         under_way: int = UNDER_WAY,
+        longest_wait: float = LONGEST_WAIT,
     ) -> None:
         """`alike`: only calls for which it gives the same share a statement.
 
@@ -100,6 +101,7 @@ class Together(Generic[Call, Part]):
         self._alike = alike
         self._repeats = repeats
         self._most_under_way = under_way
+        self._longest_wait = longest_wait
         self._under_way = 0
         self._gathered: deque[_Waiting[Call, Part]] = deque()
         self._rows = 0  # of what is gathered
@@ -135,7 +137,7 @@ class Together(Generic[Call, Part]):
         if len(self._gathered) >= MOST_CALLS or self._rows >= MOST_ROWS:
             self._go()
         elif self._timer is None and not self._soon:
-            self._timer = loop.call_later(LONGEST_WAIT, self._go, context=Context())
+            self._timer = loop.call_later(self._longest_wait, self._go, context=Context())
         try:
             return await waiting.part
         except asyncio.CancelledError:
@@ -155,37 +157,47 @@ class Together(Generic[Call, Part]):
             self._timer.cancel()
             self._timer = None
         while some := self._next():
-            shared = _Shared(some)
-            self._under_way += 1
-            calls = [one.call for one in some]
-            loop = asyncio.get_running_loop()
-            shared.task = loop.create_task(self._run(shared, calls), context=Context())
-            self._running.add(shared.task)
-            shared.task.add_done_callback(self._running.discard)
+            if len(some) == 1:
+                some[0].part.set_result(None)
+            else:
+                self._start(some)
 
     def _next(self) -> list[_Waiting[Call, Part]]:
-        """The first calls that wait, as many as are alike and fit."""
+        """The call that waits longest, and as many like it as fit into a statement."""
         some: list[_Waiting[Call, Part]] = []
-        room = MOST_ROWS
-        while self._gathered and len(some) < MOST_CALLS:
-            one = self._gathered[0]
-            if not one.part.done():
-                if one.rows > room or (some and self._alike(one.call) != self._alike(some[0].call)):
-                    break
+        others: deque[_Waiting[Call, Part]] = deque()
+        rows = 0
+        for one in self._gathered:
+            if one.part.done():  # cancelled
+                continue
+            fits = len(some) < MOST_CALLS and rows + one.rows <= MOST_ROWS
+            if fits and (not some or self._alike(one.call) == self._alike(some[0].call)):
                 some.append(one)
-                room -= one.rows
-            self._gathered.popleft()
-            self._rows -= one.rows
+                rows += one.rows
+            else:
+                others.append(one)
+        self._gathered = others
+        self._rows = sum(one.rows for one in others)
         return some
+
+    def _start(self, some: list[_Waiting[Call, Part]]) -> None:
+        shared = _Shared(some)
+        calls = [one.call for one in some]
+        loop = asyncio.get_running_loop()
+        self._under_way += 1
+        shared.task = loop.create_task(self._run(shared, calls), context=Context())
+        self._running.add(shared.task)
+        shared.task.add_done_callback(self._running.discard)
 
     async def _run(self, shared: _Shared[Call, Part], calls: list[Call]) -> None:
         parts: list[Part | None] = [None] * len(calls)
-        refused: Exception | None = None
+        error: Exception | None = Unavailable("the statement was stopped")
         try:
             parts = await self._send(calls)
-        except Exception as error:
-            refused = None if self._repeats(error) else error
+            error = None
+        except Exception as raised:
+            error = raised
         finally:
             self._under_way -= 1
-            shared.end(parts, refused)
+            shared.end(parts, None if error is None or self._repeats(error) else error)
             self._go_soon()

@@ -72,6 +72,9 @@ class Session(ABC):
     reads: Together[Read, list[Mapping[str, object]]] | None = None
     """Reads of memories by id that share statements; None where each is a statement of its own."""
 
+    adds: Together[Mapping[str, object], Mapping[str, object]] | None = None
+    """The same for adds."""
+
     def deadline(self) -> float:
         """Until when the present call may take, on the clock of the event loop."""
         return _deadline.get() or asyncio.get_running_loop().time() + self.timeout
