@@ -44,6 +44,7 @@ STATEMENTS_KEPT: Final = 256  # prepared in a connection, more than there are sh
 LONGEST_TIMEOUT: Final = 86_400.0  # seconds
 MIGRATIONS_READ: Final = 10_000
 DANGERS_TOLD: Final = 5
+ADDS_WAIT: Final = 0.01  # seconds, at the most, for adds that are being stored
 FIRST_PAUSE: Final = 0.01  # seconds until a statement is sent again, at the most; then twice that
 LONGEST_PAUSE: Final = 0.5
 ATTEMPTS: Final = 20  # of a transaction that others undo, before the last one
@@ -131,6 +132,7 @@ class Database(Session):
                 alike=itemgetter("user_id"),
                 repeats=_nothing_was_done,
                 under_way=under_way,
+                longest_wait=ADDS_WAIT,
             )
 
     def __await__(self) -> Generator[Any, None, Self]:
@@ -434,6 +436,11 @@ def connect(
     dsn: else LTM_DATABASE_URL, else DATABASE_URL, else the embedded server, which is migrated on
     first use. timeout: seconds for getting a connection and running a statement together.
     pgbouncer: for a pooler in transaction mode, prepares nothing and sets nothing.
+
+    coalesce: calls of get_memory and get_memories that wait at the same time share a statement,
+    whoever their users are; a call that finds fewer than two of them under way goes alone, at once.
+    Results, errors, deadlines, cancellation and tracking are each call's own. "writes": adds of one
+    user without idempotency keys do the same. False: each call is a statement of its own.
 
     access_tracking says how memories that a read returns are counted as accessed. "deferred":
     they are queued in memory (up to 20,000, then the oldest are dropped) and written together

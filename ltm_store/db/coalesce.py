@@ -79,9 +79,9 @@ class Together(Generic[Call, Part]):
     """Calls of one kind, which share statements while as many are under way as pay.
 
     A call that finds fewer goes alone, at once. The others gather and go together when one of
-    those statements ends, when they are many, or after a millisecond: none joins a statement
-    already sent. A statement is nobody's who calls: it runs in a context of its own, and goes on
-    while any of its calls waits. What it cannot give, each call does alone.
+    those statements ends, when they are many, or after `longest_wait` seconds: none joins a
+    statement already sent. A statement is no caller's: it runs in an empty context, and goes on
+    while any of its calls waits. What it does not give, each call does alone.
     """
 
     def __init__(
@@ -127,10 +127,9 @@ class Together(Generic[Call, Part]):
         if not self._soon and self._under_way < self._most_under_way:
             return None
         loop = asyncio.get_running_loop()
+        self._loop = self._loop or loop
         if self._loop is not loop:
-            if self._loop is not None and not self._loop.is_closed():
-                return None  # which tells that this is another loop
-            self._loop = loop
+            return None  # the pool tells what is wrong
         waiting = _Waiting[Call, Part](call, rows, deadline, loop.create_future())
         self._gathered.append(waiting)
         self._rows += rows
