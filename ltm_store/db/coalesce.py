@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from contextvars import Context
 from copy import copy
@@ -103,7 +102,7 @@ class Together(Generic[Call, Part]):
         self._most_under_way = under_way
         self._longest_wait = longest_wait
         self._under_way = 0
-        self._gathered: deque[_Waiting[Call, Part]] = deque()
+        self._gathered: list[_Waiting[Call, Part]] = []
         self._rows = 0  # of what is gathered
         self._soon = False  # whether what is gathered in this turn of the loop goes after it
         self._timer: asyncio.TimerHandle | None = None
@@ -131,9 +130,11 @@ class Together(Generic[Call, Part]):
         if self._loop is not loop:
             return None  # the pool tells what is wrong
         waiting = _Waiting[Call, Part](call, rows, deadline, loop.create_future())
+        if self._rows + rows > MOST_ROWS:
+            self._go()
         self._gathered.append(waiting)
         self._rows += rows
-        if len(self._gathered) >= MOST_CALLS or self._rows >= MOST_ROWS:
+        if len(self._gathered) >= MOST_CALLS:
             self._go()
         elif self._timer is None and not self._soon:
             self._timer = loop.call_later(self._longest_wait, self._go, context=Context())
@@ -151,33 +152,21 @@ class Together(Generic[Call, Part]):
             asyncio.get_running_loop().call_soon(self._go, context=Context())
 
     def _go(self) -> None:
+        """Send what is gathered, by a statement for all that are alike."""
         self._soon = False
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        while some := self._next():
+        alike: dict[Hashable, list[_Waiting[Call, Part]]] = {}
+        for one in self._gathered:
+            if not one.part.done():  # cancelled
+                alike.setdefault(self._alike(one.call), []).append(one)
+        self._gathered, self._rows = [], 0
+        for some in alike.values():
             if len(some) == 1:
                 some[0].part.set_result(None)
             else:
                 self._start(some)
-
-    def _next(self) -> list[_Waiting[Call, Part]]:
-        """The call that waits longest, and as many like it as fit into a statement."""
-        some: list[_Waiting[Call, Part]] = []
-        others: deque[_Waiting[Call, Part]] = deque()
-        rows = 0
-        for one in self._gathered:
-            if one.part.done():  # cancelled
-                continue
-            fits = len(some) < MOST_CALLS and rows + one.rows <= MOST_ROWS
-            if fits and (not some or self._alike(one.call) == self._alike(some[0].call)):
-                some.append(one)
-                rows += one.rows
-            else:
-                others.append(one)
-        self._gathered = others
-        self._rows = sum(one.rows for one in others)
-        return some
 
     def _start(self, some: list[_Waiting[Call, Part]]) -> None:
         shared = _Shared(some)
