@@ -3,18 +3,22 @@
 import asyncio
 import logging
 from collections import Counter
+from collections.abc import Awaitable, Iterable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from threading import Thread
+from typing import Any
 
 import asyncpg
 import pytest
 
 from ltm_store import (
+    Database,
     InvalidArgument,
     InvalidMemory,
     LtmError,
+    Memory,
     Unavailable,
     access_history,
     add_memory,
@@ -26,6 +30,7 @@ from ltm_store import (
     get_memory,
     search_memories,
 )
+from ltm_store.database import Coalesce
 from tests.wire import wire
 
 JUNE = datetime(2026, 6, 1, tzinfo=UTC)
@@ -66,6 +71,11 @@ def listening(handler):
     log.setLevel(logging.NOTSET)
 
 
+def ids_of(memories: Iterable[Memory | BaseException | None]) -> list[int]:
+    assert all(isinstance(memory, Memory) for memory in memories)
+    return [memory.id for memory in memories if isinstance(memory, Memory)]
+
+
 @asynccontextmanager
 async def locked(dsn):
     """Let every read and write of memories wait, until the block ends."""
@@ -82,9 +92,9 @@ async def waiting(other, count):
         pass
 
 
-async def memories_of_many(db):
+async def memories_of_many(db: Database) -> dict[tuple[int | str, int | str], int]:
     """Ids by what they are: of three users, archived, expired, large, deleted."""
-    ids = {}
+    ids: dict[tuple[int | str, int | str], int] = {}
     for user in (1, 2, "alice"):
         for n in range(5):
             memory = await add_memory(
@@ -135,7 +145,7 @@ async def test_calls_that_wait_together_share_statements_of_at_most_64(dsn, stat
         memories = [await add_memory(db, user, "x") for user in range(150)]
         statements.names.clear()
         found = await asyncio.gather(*(get_memory(db, m.user_id, m.id) for m in memories))
-    assert [m.id for m in found] == [m.id for m in memories]
+    assert ids_of(found) == ids_of(memories)
     if coalesce is False:
         assert statements.names == ["get_memory"] * 150
     else:
@@ -149,7 +159,7 @@ async def test_calls_that_ask_for_many_memories_share_smaller_statements(db, sta
     statements.names.clear()
     statements.rows.clear()
     for found in await asyncio.gather(*(get_memories(db, 1, ids) for _ in range(20))):
-        assert [memory.id for memory in found] == ids
+        assert ids_of(found) == ids
     assert len(statements.names) < 10
     assert max(statements.rows) == 240
 
@@ -172,7 +182,7 @@ async def test_a_large_memory_is_read_alone(db, statements):
         *(get_memory(db, 1, i) for i in large),
     ]
     found = await asyncio.gather(*calls)
-    assert [m.id for m in found[-2:]] == large
+    assert ids_of(found[-2:]) == large
     counts = Counter(statements.names)
     assert counts["get_memory"] == 2 + len(large)
 
@@ -186,7 +196,7 @@ async def test_a_call_that_is_cancelled_leaves_the_others_their_statement(db, ds
             task.cancel()
         await asyncio.wait(tasks[::2])
     found = await asyncio.gather(*tasks[1::2])
-    assert [m.id for m in found] == [m.id for m in memories[1::2]]
+    assert ids_of(found) == ids_of(memories[1::2])
     assert all(task.cancelled() for task in tasks[::2])
     assert statements.names.count("get_memory") == 1  # the second; the first is cancelled
 
@@ -224,12 +234,13 @@ async def test_each_call_has_a_deadline_of_its_own(dsn):
                 assert isinstance(outcome, Unavailable)
             assert not any(task.done() for task in patient)
         found = await asyncio.gather(*patient)
-    assert [m.id for m in found] == [m.id for m in memories]
+    assert ids_of(found) == ids_of(memories)
 
 
-async def test_an_error_is_the_calls_own(db, dsn):
-    memories = [await add_memory(db, user, "x") for user in range(20)]
-    other = await asyncpg.connect(dsn)
+async def test_an_error_is_the_calls_own(own_dsn):
+    async with connect(own_dsn) as db:
+        memories = [await add_memory(db, user, "x") for user in range(20)]
+    other = await asyncpg.connect(own_dsn)
     await other.execute(
         "UPDATE ltm_memories SET expires_at = '2222-02-22Z' WHERE user_id = 7;"
         "CREATE OR REPLACE FUNCTION ltm_is_current(expires_at timestamptz, as_of timestamptz) "
@@ -239,13 +250,14 @@ async def test_an_error_is_the_calls_own(db, dsn):
         "END $$"
     )
     await other.close()
-    outcomes = await asyncio.gather(
-        *(get_memory(db, m.user_id, m.id) for m in memories), return_exceptions=True
-    )
+    async with connect(own_dsn, access_tracking="off") as db:
+        outcomes = await asyncio.gather(
+            *(get_memory(db, m.user_id, m.id) for m in memories), return_exceptions=True
+        )
     refused = outcomes.pop(7)
     del memories[7]
     assert isinstance(refused, LtmError)
-    assert [m.id for m in outcomes] == [m.id for m in memories]
+    assert ids_of(outcomes) == ids_of(memories)
 
 
 async def test_a_shared_statement_runs_in_no_callers_context(db):
@@ -314,7 +326,7 @@ async def test_a_call_of_another_event_loop_does_not_wait_with_those_of_this_one
         memory = await add_memory(db, 1, "x")
         tasks = [asyncio.ensure_future(get_memory(db, 1, memory.id)) for _ in range(4)]
         await asyncio.sleep(0)
-        outcomes = []
+        outcomes: list[object] = []
 
         def elsewhere():
             call = asyncio.wait_for(get_memory(db, 1, memory.id), HANG)
@@ -327,7 +339,7 @@ async def test_a_call_of_another_event_loop_does_not_wait_with_those_of_this_one
         assert None not in await asyncio.gather(*tasks)
 
 
-async def caught(call):
+async def caught(call: Awaitable[object]) -> object:
     (outcome,) = await asyncio.gather(call, return_exceptions=True)
     return outcome
 
@@ -342,7 +354,7 @@ async def test_calls_that_wait_as_the_database_closes_end(dsn):
 
 
 @pytest.mark.parametrize("coalesce", [None, "reads", "", 2])
-async def test_another_choice_is_refused(dsn, coalesce):
+async def test_another_choice_is_refused(dsn, coalesce: Any):
     with pytest.raises(InvalidArgument, match="coalesce"):
         connect(dsn, coalesce=coalesce)
 
@@ -405,7 +417,8 @@ async def rows_of(dsn, user):
 @pytest.mark.parametrize("users", [(1, 2), ("alice", "bob")])
 async def test_adds_that_wait_together_store_what_each_stores_alone(dsn, statements, users):
     stored = []
-    for user, coalesce in zip(users, (False, "writes"), strict=True):
+    choices: tuple[Coalesce, Coalesce] = (False, "writes")
+    for user, coalesce in zip(users, choices, strict=True):
         async with connect(dsn, access_tracking="off", coalesce=coalesce) as db:
             first = await add_memory(db, user, "note 0")
             parent = await add_memory(db, user, "parent", tags=["t1"])
@@ -419,7 +432,7 @@ async def test_adds_that_wait_together_store_what_each_stores_alone(dsn, stateme
             stored.append((first.user_id, first.id, added))
         plain = {"outcome": None, "duplicate_of": None}
         assert [m.model_copy(update=plain | {"dynamic_importance": 0.0}) for m in added] == [
-            m.model_copy(update={"dynamic_importance": 0.0}) for m in again
+            m and m.model_copy(update={"dynamic_importance": 0.0}) for m in again
         ]
     assert statements.names.count("add_memories_together") >= 1
     assert statements.names.count("add_memory") <= 3
@@ -456,7 +469,10 @@ async def test_adds_of_several_users_or_with_keys_share_nothing(dsn, statements)
 async def test_a_refused_add_is_refused_alone(dsn):
     async with connect(dsn, coalesce="writes") as db:
         others = await add_memory(db, 2, "x")
-        refused = {3: {"parent_memory_id": 10**12}, 7: {"related_memory_ids": [others.id]}}
+        refused: dict[int, Any] = {
+            3: {"parent_memory_id": 10**12},
+            7: {"related_memory_ids": [others.id]},
+        }
         outcomes = await asyncio.gather(
             *(add_memory(db, 1, f"note {n}", **refused.get(n, {})) for n in range(12)),
             return_exceptions=True,
