@@ -392,7 +392,7 @@ class Database(Session):
 
 def _nothing_was_done(error: Exception) -> bool:
     """Whether the server told that it refused a statement, or undid it."""
-    return not isinstance(error, Unavailable) or error.was_undone
+    return not isinstance(error, Unavailable) or error.rolled_back
 
 
 def _pauses() -> Iterator[float]:
