@@ -34,7 +34,6 @@ from ltm_store.errors import (
     translate,
 )
 from ltm_store.memories import add_together, read_together
-from ltm_store.memories import read_together
 from ltm_store.model.maintenance import SchemaDanger
 from ltm_store.tracking import Tracker, Tracking
 
