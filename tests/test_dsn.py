@@ -161,12 +161,14 @@ def tls_server():
         settings += f" -c ssl_cert_file={known} -c ssl_key_file={folder}/example.org.key"
 
         def run(program: str, *arguments: str) -> None:
-            command = ["runuser", "-u", "postgres", "--", str(DEBIAN / program), "-D"]
             subprocess.run(
-                [*command, f"{folder}/pg", *arguments],
+                [str(DEBIAN / program), "-D", f"{folder}/pg", *arguments],
                 check=True,
                 cwd=folder,
                 stdout=subprocess.DEVNULL,
+                user="postgres",
+                group="postgres",
+                extra_groups=[],
             )
 
         run("initdb", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8")
