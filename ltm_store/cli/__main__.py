@@ -17,8 +17,9 @@ def main() -> None:
     from ltm_store.cli.app import app
 
     for name in ("SIGTERM", "SIGHUP"):  # end as at the last line, so that the server stops too
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), lambda number, _: sys.exit(128 + number))
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # as by nohup
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
     app(prog_name="ltm-store")
 
 
