@@ -269,6 +269,12 @@ WHERE is_archived;
 COMMENT ON INDEX ltm_memories_archived_rank_idx IS
 'The archived ones in the same order, for a reader that wants them too.';
 
+CREATE INDEX ltm_memories_created_at_idx
+ON ltm_memories (user_id, created_at NULLS FIRST, id);
+COMMENT ON INDEX ltm_memories_created_at_idx IS
+'A user''s memories by when they were created. There is none by last_modified: each change of a '
+'memory would write all its indexes anew.';
+
 CREATE INDEX ltm_memories_source_idx
 ON ltm_memories (user_id, source_id, source_position) WHERE source_id IS NOT NULL;
 COMMENT ON INDEX ltm_memories_source_idx IS 'The memories of one source in their order.';

@@ -94,7 +94,7 @@ FROM (
 
 -- name: list_memories(
 --     user_id bigint, as_of timestamptz, row_limit bigint, importance_weight double precision,
---     include_context boolean, include_archived flag
+--     include_context boolean, row_offset bigint, include_archived flag
 -- ) :many MemoryHit
 -- Memories by dynamic importance, most important first.
 SELECT
@@ -118,7 +118,7 @@ FROM
                 -- end if
                 AND TRUE  -- conditions: filters
             ORDER BY m.importance_rank DESC, m.id DESC
-            LIMIT $3
+            LIMIT $3::bigint + $6::bigint
         )
         -- if include_archived
         UNION ALL
@@ -133,7 +133,7 @@ FROM
                 -- end if
                 AND TRUE  -- conditions: filters
             ORDER BY m.importance_rank DESC, m.id DESC
-            LIMIT $3
+            LIMIT $3::bigint + $6::bigint
         )
         -- end if
     ) AS m
@@ -142,11 +142,78 @@ CROSS JOIN
         SELECT ltm_dynamic_importance(m.importance_rank, $2) AS dynamic_importance
     ) AS d
 ORDER BY m.importance_rank DESC, m.id DESC
-LIMIT $3;
+LIMIT $3 OFFSET $6;
 
--- name: list_ids(user_id bigint) :one
--- The ids of all memories that pass the filters, by dynamic importance, most important first.
-SELECT coalesce(array_agg(m.id ORDER BY m.importance_rank DESC, m.id DESC), '{}') AS ids
+-- name: list_by_moment(
+--     user_id bigint, as_of timestamptz, row_limit bigint, importance_weight double precision,
+--     include_context boolean, row_offset bigint, oldest flag, modified flag
+-- ) :many MemoryHit
+-- Memories by when they were created or last changed, the newest first or the oldest.
+SELECT
+    m.*,  -- columns: memory
+    CASE WHEN $5 THEN m.context_data::text END AS enhanced_context,
+    d.dynamic_importance,
+    d.dynamic_importance AS score,
+    1 + $4 * d.dynamic_importance / 10 AS boost
+FROM ltm_memories AS m
+CROSS JOIN
+    LATERAL (
+        SELECT ltm_dynamic_importance(m.importance_rank, $2) AS dynamic_importance
+    ) AS d
+WHERE
+    m.user_id = $1
+    -- if tags or tags_any or context_data or metadata
+    AND m.id IS DISTINCT FROM ltm_prefer_custom_plan($3)
+    -- end if
+    AND TRUE  -- conditions: filters
+ORDER BY
+    m.last_modified DESC NULLS LAST,  -- if modified
+    m.created_at DESC NULLS LAST,  -- if not oldest or modified
+    m.created_at ASC NULLS FIRST,  -- if oldest
+    m.id DESC,  -- if not oldest
+    m.id ASC
+LIMIT $3 OFFSET $6;
+
+-- name: count_memories(user_id bigint, as_of timestamptz) :one
+-- How many memories pass the filters and, where there is a query, hold a word of it.
+SELECT count(*) AS memories
+FROM ltm_memories AS m
+-- if query
+CROSS JOIN (
+    SELECT NULL  -- query: demanded
+) AS d
+-- end if
+WHERE
+    m.user_id = $1
+    -- if query
+    AND ltm_search_terms(m.user_id, m.search_vector)
+    && (
+        SELECT array_agg($1::bigint || ':' || a.lexeme)
+        FROM (
+            SELECT NULL  -- query: query_words
+        ) AS a
+    )
+    AND (d.phrases IS NULL OR m.search_vector @@ d.phrases)
+    AND (d.exclusions IS NULL OR NOT m.search_vector @@ d.exclusions)
+    -- end if
+    AND TRUE;  -- conditions: filters
+
+-- name: list_ids(user_id bigint, newest flag, oldest flag, modified flag) :one
+-- The ids of all memories that pass the filters, most important first unless told otherwise.
+SELECT
+    coalesce(
+        array_agg(
+            m.id
+            ORDER BY
+                m.importance_rank DESC,  -- if not newest or oldest or modified
+                m.last_modified DESC NULLS LAST,  -- if modified
+                m.created_at DESC NULLS LAST,  -- if newest
+                m.created_at ASC NULLS FIRST,  -- if oldest
+                m.id DESC,  -- if not oldest
+                m.id ASC
+        ),
+        '{}'
+    ) AS ids
 FROM ltm_memories AS m
 WHERE
     m.user_id = $1
@@ -154,7 +221,7 @@ WHERE
 
 -- name: search_memories(
 --     user_id bigint, as_of timestamptz, row_limit bigint, importance_weight double precision,
---     include_context boolean, neighbours boolean, distinct flag
+--     include_context boolean, neighbours boolean, row_offset bigint, distinct flag
 -- ) :many MemoryHit
 -- Memories that hold words of the query, by how rare those are among the user's memories.
 -- asked and demanded read the query; candidates are found by one scan of the index of words and
@@ -309,7 +376,7 @@ pool AS MATERIALIZED (
     GROUP BY t.id
     HAVING bool_and(t.passes) IS NOT FALSE
     ORDER BY sum(t.score ORDER BY t.is_lent) DESC, t.id DESC
-    LIMIT greatest(200, $3::bigint) + 800
+    LIMIT greatest(200, $3::bigint + $7::bigint) + 800
 ),
 
 ranked AS (
@@ -345,7 +412,7 @@ best AS (
     FROM ranked AS r
     WHERE r.place = 1  -- if distinct
     ORDER BY r.score DESC, r.importance_rank DESC, r.id DESC
-    LIMIT $3
+    LIMIT $3 OFFSET $7
 )
 
 SELECT

@@ -254,7 +254,16 @@ def test_many_rows_have_a_total_order_and_a_limit(statement):
         assert select.limitCount is not None
         node = select.sortClause[-1].node
         last = (node.arg if isinstance(node, ast.CollateClause) else node).fields[-1].sval
-        assert last in ("id", "place", "tag_name", "migration_id", "detail", "rule", "user_id")
+        assert last in (
+            "id",
+            "place",
+            "tag_name",
+            "migration_id",
+            "detail",
+            "rule",
+            "user_id",
+            "source_id",
+        )
 
 
 @every_statement
@@ -305,8 +314,9 @@ def shape_for(statement: Statement, given: Container[str]) -> Shape:
 
 # What is sorted by, or is the least or the greatest, without a collation: it is no text.
 NO_TEXT = re.compile(
-    r"(\w+_)?(id|ids|rank|place|strength|score|count|memories|user_id|step|depth|month|point|seen)$"
-    r"|(\w+_)?(at|timestamp|used|size|importance|relationships|is_lent|jaccard|positions|terms)$"
+    r"(\w+_)?(id|ids|rank|place|position|strength|score|count|memories|user_id|step|depth|month)$"
+    r"|(\w+_)?(point|seen|at|modified|timestamp|used|size|importance|relationships|is_lent)$"
+    r"|(\w+_)?(jaccard|positions|terms)$"
 )
 
 
@@ -383,6 +393,22 @@ INDEXES: dict[tuple[str, frozenset[str]], set[str]] = {
         "ltm_memories_source_idx",
         ONE,
     },
+    ("list_by_moment", frozenset()): {"ltm_memories_created_at_idx"},
+    ("list_by_moment", frozenset({"oldest"})): {"ltm_memories_created_at_idx"},
+    ("list_by_moment", frozenset({"oldest", "include_archived"})): {"ltm_memories_created_at_idx"},
+    ("list_by_moment", frozenset({"source_id"})): {"ltm_memories_source_idx"},
+    ("list_memories", frozenset({"source_ids"})): {"ltm_memories_source_idx"},
+    ("count_memories", frozenset({"query"})): {"ltm_memories_search_terms_gin"},
+    ("count_memories", frozenset({"tags"})): {TAGS},
+    ("count_memories", frozenset({"source_id"})): {"ltm_memories_source_idx"},
+    ("passing_ids", frozenset({"source_id"})): {"ltm_memories_source_idx"},
+    ("passing_ids", frozenset({"tags", "locked"})): {TAGS},
+    ("passing_ids", frozenset({"memory_ids"})): {ONE},
+    ("archive_memories", frozenset()): {ONE},
+    ("tag_memories", frozenset()): {ONE},
+    ("list_sources", frozenset()): {f"{ONE} or ltm_memories_source_idx"},  # reads all of a user
+    ("last_of_source", frozenset()): {"ltm_memories_source_idx"},
+    ("get_source", frozenset()): {"ltm_memories_source_idx"},
     ("explain_search", frozenset()): {ONE},
     ("update_memory", frozenset()): {ONE},
     ("update_memory", frozenset({"tags"})): {ONE, MEMORY_TAGS},
@@ -447,6 +473,7 @@ ARGUMENTS: dict[str, object] = {
     "as_of": datetime(2026, 6, 1, tzinfo=UTC),
     "now": datetime(2026, 6, 1, tzinfo=UTC),
     "row_limit": 10,
+    "row_offset": 0,
     "importance_weight": 0.1,
     "include_context": True,
     "given": ["content"],
@@ -463,6 +490,7 @@ ARGUMENTS: dict[str, object] = {
     "tags_any": '["rare77"]',
     "context_data": '{"spatial": {"city": "city5"}}',
     "source_id": "conversation5",
+    "source_ids": ["conversation5", "conversation6"],
     "external_id": "user 5",
     "query": "words about memory",
     "term_limit": 64,
