@@ -61,8 +61,15 @@ def _not_empty(values: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _one_or_several(value: object) -> str:
-    several = isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping)
-    return "tuple" if several else "str"
+    return "tuple" if isinstance(value, tuple) else "str"
+
+
+def _listed(value: object) -> object:
+    """A collection as a tuple, and a string in it that is alone by itself."""
+    if not isinstance(value, Iterable) or isinstance(value, str | bytes | Mapping):
+        return value
+    values = tuple(value)
+    return values[0] if len(values) == 1 and isinstance(values[0], str) else values
 
 
 def _the_only_one(values: tuple[str, ...]) -> str | tuple[str, ...]:
@@ -80,6 +87,7 @@ AnyOf: TypeAlias = Annotated[
         tuple[Value, ...], AfterValidator(_not_empty), AfterValidator(_the_only_one), Tag("tuple")
     ],
     Discriminator(_one_or_several),
+    BeforeValidator(_listed),
 ]
 Values: TypeAlias = str | Iterable[str]
 
