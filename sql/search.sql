@@ -155,24 +155,34 @@ SELECT
     d.dynamic_importance,
     d.dynamic_importance AS score,
     1 + $4 * d.dynamic_importance / 10 AS boost
-FROM ltm_memories AS m
+FROM (
+    SELECT m.*
+    FROM ltm_memories AS m
+    WHERE
+        m.user_id = $1
+        -- if tags or tags_any or context_data or metadata
+        AND m.id IS DISTINCT FROM ltm_prefer_custom_plan($3)
+        -- end if
+        AND TRUE  -- conditions: filters
+    ORDER BY
+        m.last_modified DESC NULLS LAST,  -- if modified
+        m.created_at DESC NULLS LAST,  -- if not oldest or modified
+        m.created_at ASC NULLS FIRST,  -- if oldest
+        m.id DESC,  -- if not oldest
+        m.id ASC
+    LIMIT $3 OFFSET $6
+) AS m
 CROSS JOIN
     LATERAL (
         SELECT ltm_dynamic_importance(m.importance_rank, $2) AS dynamic_importance
     ) AS d
-WHERE
-    m.user_id = $1
-    -- if tags or tags_any or context_data or metadata
-    AND m.id IS DISTINCT FROM ltm_prefer_custom_plan($3)
-    -- end if
-    AND TRUE  -- conditions: filters
 ORDER BY
     m.last_modified DESC NULLS LAST,  -- if modified
     m.created_at DESC NULLS LAST,  -- if not oldest or modified
     m.created_at ASC NULLS FIRST,  -- if oldest
     m.id DESC,  -- if not oldest
     m.id ASC
-LIMIT $3 OFFSET $6;
+LIMIT $3;
 
 -- name: count_memories(user_id bigint, as_of timestamptz) :one
 -- How many memories pass the filters and, where there is a query, hold a word of it.

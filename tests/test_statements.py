@@ -395,6 +395,7 @@ INDEXES: dict[tuple[str, frozenset[str]], set[str]] = {
     },
     ("list_by_moment", frozenset()): {"ltm_memories_created_at_idx"},
     ("list_by_moment", frozenset({"oldest"})): {"ltm_memories_created_at_idx"},
+    ("list_by_moment", frozenset({"modified"})): {"ltm_memories_last_modified_idx"},
     ("list_by_moment", frozenset({"oldest", "include_archived"})): {"ltm_memories_created_at_idx"},
     ("list_by_moment", frozenset({"source_id"})): {"ltm_memories_source_idx"},
     ("list_memories", frozenset({"source_ids"})): {"ltm_memories_source_idx"},
