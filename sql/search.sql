@@ -113,7 +113,7 @@ FROM
                 AND m.is_archived IS NOT TRUE  -- if include_archived
                 -- (Else the filters say so.) Of these only their values tell how many rows they find: see
                 -- ltm_prefer_custom_plan.
-                -- if tags or tags_any or context_data or metadata
+                -- if tags or tags_any or context_data or metadata or modified_after
                 AND m.id IS DISTINCT FROM ltm_prefer_custom_plan($3)
                 -- end if
                 AND TRUE  -- conditions: filters
@@ -128,7 +128,7 @@ FROM
             WHERE
                 m.user_id = $1
                 AND m.is_archived
-                -- if tags or tags_any or context_data or metadata
+                -- if tags or tags_any or context_data or metadata or modified_after
                 AND m.id IS DISTINCT FROM ltm_prefer_custom_plan($3)
                 -- end if
                 AND TRUE  -- conditions: filters

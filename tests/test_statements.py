@@ -562,7 +562,9 @@ async def test_a_filter_that_few_pass_reads_few_of_a_users_rows(argument, column
     assert any(column in condition for condition in conditions)
 
 
-@pytest.mark.parametrize("argument", ["tags", "tags_any", "context_data", "metadata"])
+@pytest.mark.parametrize(
+    "argument", ["tags", "tags_any", "context_data", "metadata", "modified_after"]
+)
 async def test_a_plan_for_any_values_of_some_filters_is_never_cheap(argument, filled):
     """Only their values tell how many rows pass, so the planner should not come to it."""
     shape = shape_for(ALL["list_memories"], {argument})
