@@ -176,9 +176,14 @@ async def insert_memory(db: Executor, user: User, new: NewMemory) -> Memory | No
             raise
         raise InvalidMemory("related_memory_ids", error.rule) from None
     if memory and memory.outcome == "existing" and memory.content != new.content:
-        place = ", and is archived" if memory.is_archived else ""
-        _log.warning("memory %d has this idempotency_key and another content%s", memory.id, place)
+        warn_of_other_content(memory.id, is_archived=memory.is_archived)
     return memory
+
+
+def warn_of_other_content(memory_id: int, *, is_archived: bool) -> None:
+    """Log that an add found its idempotency_key with a memory that says something else."""
+    place = ", and is archived" if is_archived else ""
+    _log.warning("memory %d has this idempotency_key and another content%s", memory_id, place)
 
 
 def _add_arguments(user: User, new: NewMemory, now: datetime) -> dict[str, object]:

@@ -228,7 +228,9 @@ def test_statements_for_all_users_are_few_and_known():
         "intern_user",
         "list_users",
         "lift_timeouts",
+        "draw_memories",
         "lock_user",
+        "may_copy",
         "prune_accesses",
     }
 
@@ -397,7 +399,9 @@ INDEXES: dict[tuple[str, frozenset[str]], set[str]] = {
         "ltm_memory_access_memory_id_idx",
         MEMORY_TAGS,
     },
+    ("hold_keys", frozenset()): {"ltm_memories_idempotency_key_key"},
     ("import_details", frozenset()): {ONE, MEMORY_TAGS},
+    ("link_memories", frozenset()): {ONE},
     ("forget_memories", frozenset()): {"ltm_memories_pkey", "ltm_contexts_memory_id_idx"},
     ("forget_repairs", frozenset()): {"ltm_adoption_report_user_id_idx"},
     ("forget_name", frozenset()): {"ltm_external_users_pkey"},
@@ -447,6 +451,7 @@ ARGUMENTS: dict[str, object] = {
     "importance_weight": 0.1,
     "include_context": True,
     "given": ["content"],
+    "idempotency_keys": ["a", "b"],
     "after_id": 0,
     "relationships": "[]",
     "accesses": "[]",
@@ -596,6 +601,8 @@ def test_every_statement_has_a_plan_test():
         "find_schema_dangers",
         "list_ids",
         "lift_timeouts",
+        "draw_memories",
         "lock_user",
+        "may_copy",
     }  # read all there is
     assert {name for name, _ in INDEXES} | whole == set(ALL)
