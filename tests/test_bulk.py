@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from datetime import UTC, datetime
+from typing import Any
 
 import asyncpg
 import pytest
@@ -35,11 +36,11 @@ TABLES = (
     "ltm_memory_access",
 )
 OWN = {"id", "user_id", "memory_id", "source_memory_id", "last_modified"}
-ODD = [
+ODD: list[dict[str, Any]] = [
     {"content": text, "category": text, "tags": [text], "context": text, "metadata": {text: text}}
     for text in ("\\N", "\\.", "a\tb", "a\nb", "a\r\nb", "\\", "\\t", '"', "\x01\x7f\u2028", "🦜 é")
 ]
-DRAWN = [
+DRAWN: list[dict[str, Any]] = [
     {"content": "plain"},
     {
         "content": "everything",
@@ -183,7 +184,7 @@ async def test_a_refused_line_is_named_wherever_it_stands(conn, way, last, field
 
 
 async def test_the_first_refused_memory_is_told_whoever_refuses_it(conn, way):
-    given = [{"content": f"{n}"} for n in range(8)]
+    given: list[dict[str, object]] = [{"content": f"{n}"} for n in range(8)]
     given[5] = {"content": "x", "related_memory_ids": [10**12]}  # which the server finds
     given[7] = {"content": ""}
     read = []
