@@ -275,14 +275,16 @@ async def _draw_ids(connection: Connection, user: User, new: list[Draft], now: d
 
 async def _copy(connection: Connection, user: User, drafts: list[Draft], now: datetime) -> None:
     """Write the new ones, with all their rows. InvalidMemory does not tell which is refused."""
-    number = user.number
+    number, written = user.number, str(now)
     new = [draft for draft in drafts if draft.is_new]
-    await copy_rows(connection, _MEMORIES, [_memory(number, draft, now) for draft in new])
-    await copy_rows(connection, _TAGS, [row for draft in new for row in _tags(number, draft, now)])
+    await copy_rows(connection, _MEMORIES, [_memory(number, draft, written) for draft in new])
+    await copy_rows(
+        connection, _TAGS, [row for draft in new for row in _tags(number, draft, written)]
+    )
     await copy_rows(
         connection,
         _CONTEXTS,
-        [(number, draft.memory_id, *row, now) for draft in new for row in draft.context.rows],
+        [(number, draft.memory_id, *row, written) for draft in new for row in draft.context.rows],
     )
     await copy_links(connection, user, new, now)
     await copy_rows(
@@ -294,11 +296,11 @@ async def copy_links(
     connection: Connection, user: User, drafts: Sequence[Draft], now: datetime
 ) -> None:
     """Write the relationships of some drafts."""
-    rows = [row for draft in drafts for row in _relationships(user.number, draft, now)]
+    rows = [row for draft in drafts for row in _relationships(user.number, draft, str(now))]
     await copy_rows(connection, _RELATIONSHIPS, rows)
 
 
-def _memory(user: int, draft: Draft, now: datetime) -> Values:
+def _memory(user: int, draft: Draft, now: str) -> Values:
     new, line = draft.new, draft.line
     history: Values = (1, 0, None, None, now, False, None)
     if line is not None:
@@ -316,7 +318,7 @@ def _memory(user: int, draft: Draft, now: datetime) -> Values:
     )
 
 
-def _relationships(user: int, draft: Draft, now: datetime) -> Iterable[Values]:
+def _relationships(user: int, draft: Draft, now: str) -> Iterable[Values]:
     rows: dict[tuple[int, str], Values] = {}  # of equal ones the first counts
     for link in draft.links:
         row = (
@@ -327,7 +329,7 @@ def _relationships(user: int, draft: Draft, now: datetime) -> Iterable[Values]:
     return rows.values()
 
 
-def _tags(user: int, draft: Draft, now: datetime) -> list[Values]:
+def _tags(user: int, draft: Draft, now: str) -> list[Values]:
     created = draft.new.created_at or now
     details: dict[str, Values] = {}
     if draft.line is not None:
