@@ -14,9 +14,9 @@ from ltm_store.db.execute import fetch_rows, fetch_value
 from ltm_store.db.identity import User
 from ltm_store.db.transactions import Connection, begun
 from ltm_store.errors import InvalidMemory, Unavailable
-from ltm_store.memories import FORGOTTEN, insert_memory, warn_of_other_content
+from ltm_store.memories import FORGOTTEN, expiry, insert_memory, warn_of_other_content
 from ltm_store.model.contexts import ContextToStore, store_context
-from ltm_store.model.memories import NewMemory
+from ltm_store.model.memories import Conflict, NewMemory
 from ltm_store.model.transfer import ExportedMemory, ExportedRelationship, ImportReport
 from ltm_store.model.values import dump_json, moment
 
@@ -26,7 +26,8 @@ _MEMORIES: Final = Table(
         *("id", "user_id", "content", "tags", "memory_type", "category", "importance_score"),
         *("confidence_score", "dynamic_importance", "context", "context_data", "source_type"),
         *("source_id", "source_position", "created_by", "created_at", "parent_memory_id"),
-        *("memory_metadata", "expires_at", "idempotency_key", "related_memory_ids"),
+        *("memory_metadata", "expires_at", "expires_after", "namespace", "key"),
+        *("idempotency_key", "related_memory_ids"),
         *("version", "access_count", "last_accessed", "last_access_context", "last_modified"),
         *("is_archived", "archive_reason"),
     ),
@@ -76,7 +77,9 @@ class Draft:
     line: ExportedMemory | None = None  # what is to be written beyond an add
     metadata: str | None = field(init=False)
     context: ContextToStore = field(init=False)
+    idempotency_key: str | None = field(init=False)
     key: str | None = field(init=False)
+    expires_at: datetime | None = None
     parent_memory_id: int | None = None
     links: list[ExportedRelationship] = field(default_factory=list)
     memory_id: int = 0
@@ -87,7 +90,7 @@ class Draft:
 
     def __post_init__(self) -> None:
         new = self.new
-        self.key = new.idempotency_key
+        self.idempotency_key, self.key = new.idempotency_key, new.key
         self.metadata = None if new.metadata is None else dump_json(new.metadata)
         described = new.enhanced_context
         self.context = _NOTHING if described is None else store_context(described)
@@ -115,7 +118,10 @@ class Draft:
 
     async def add(self, connection: Connection, user: User, new: NewMemory) -> None:
         """Add it by a statement of its own."""
-        memory = await insert_memory(connection, user, new)
+        try:
+            memory = await insert_memory(connection, user, new)
+        except Conflict:
+            raise InvalidMemory("key", "exists already") from None
         if memory is None:
             raise Unavailable(FORGOTTEN)
         self.memory_id, self.is_new = memory.id, memory.outcome == "created"
@@ -206,6 +212,8 @@ async def _find_ids(connection: Connection, user: User, drafts: list[Draft], now
 
     Raises Unavailable where the user was forgotten.
     """
+    for draft in drafts:
+        draft.expires_at = expiry(draft.new, now)
     twins = await _find_holders(connection, user, drafts, now)
     new = [draft for draft in drafts if draft.is_new]
     if new:
@@ -220,7 +228,7 @@ async def _find_holders(
     connection: Connection, user: User, drafts: list[Draft], now: datetime
 ) -> list[tuple[Draft, Draft]]:
     """Find who has the drafts' keys; what comes back are drafts with the key of an earlier one."""
-    keys = list(dict.fromkeys(draft.key for draft in drafts if draft.key is not None))
+    keys = list({d.idempotency_key: None for d in drafts if d.idempotency_key is not None})
     holders = {}
     if keys:
         found = await fetch_rows(
@@ -230,9 +238,10 @@ async def _find_holders(
     first: dict[str, Draft] = {}
     twins = []
     for draft in drafts:
-        if draft.key is None:
+        key = draft.idempotency_key
+        if key is None:
             continue
-        earlier, holder = first.get(draft.key), holders.get(draft.key)
+        earlier, holder = first.get(key), holders.get(key)
         if earlier is not None and not _has_expired(earlier, now):
             draft.is_new = False
             twins.append((draft, earlier))
@@ -242,14 +251,14 @@ async def _find_holders(
             if holder["digest"] != hashlib.sha256(draft.new.content.encode()).digest():
                 warn_of_other_content(draft.memory_id, is_archived=holder["is_archived"])
         else:
-            if earlier is not None:
-                earlier.key = None  # as that of a stored memory that has expired
-            first[draft.key] = draft
+            if earlier is not None:  # loses its keys as a stored memory that has expired does
+                earlier.idempotency_key = earlier.key = None
+            first[key] = draft
     return twins
 
 
 def _has_expired(draft: Draft, now: datetime) -> bool:
-    return draft.new.expires_at is not None and draft.new.expires_at <= now
+    return draft.expires_at is not None and draft.expires_at <= now
 
 
 async def _draw_ids(connection: Connection, user: User, new: list[Draft], now: datetime) -> None:
@@ -313,7 +322,8 @@ def _memory(user: int, draft: Draft, now: str) -> Values:
         *(new.importance_score, new.confidence_score, draft.dynamic_importance, new.context),
         *(draft.context.text or None, new.source_type, new.source_id, new.source_position),
         *(new.created_by, new.created_at or now, draft.parent_memory_id, draft.metadata),
-        *(new.expires_at, draft.key, draft.related_memory_ids),
+        *(draft.expires_at, new.expires_after, new.namespace, draft.key),
+        *(draft.idempotency_key, draft.related_memory_ids),
         *history,
     )
 

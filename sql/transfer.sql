@@ -31,7 +31,9 @@ FROM
 -- The memories that have these keys, locked; those that have expired lose them.
 WITH freed AS (
     UPDATE ltm_memories AS m
-    SET idempotency_key = NULL
+    SET
+        idempotency_key = NULL,
+        key = NULL
     WHERE m.user_id = $1 AND m.idempotency_key = any($2) AND m.expires_at <= $3
 )
 

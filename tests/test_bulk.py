@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
@@ -35,7 +35,7 @@ TABLES = (
     "ltm_memory_relationships",
     "ltm_memory_access",
 )
-OWN = {"id", "user_id", "memory_id", "source_memory_id", "last_modified"}
+OWN = {"id", "user_id", "memory_id", "source_memory_id", "last_modified", "expires_at"}
 ODD: list[dict[str, Any]] = [
     {"content": text, "category": text, "tags": [text], "context": text, "metadata": {text: text}}
     for text in ("\\N", "\\.", "a\tb", "a\nb", "a\r\nb", "\\", "\\t", '"', "\x01\x7f\u2028", "🦜 é")
@@ -60,6 +60,7 @@ DRAWN: list[dict[str, Any]] = [
         "expires_at": datetime(9999, 12, 31, 23, 59, 59),
         "idempotency_key": "key",
     },
+    {"content": "", "namespace": ("a", "b"), "key": "k", "expires_after": timedelta(days=2.00001)},
     {"content": "accurate", "confidence_score": 1e-300, "created_at": THEN},
     *ODD,
 ]

@@ -436,7 +436,9 @@ INDEXES: dict[tuple[str, frozenset[str]], set[str]] = {
     ("prune_accesses", frozenset()): {"ltm_memory_access_pkey"},
     ("find_user", frozenset()): {EXTERNAL},
     ("intern_user", frozenset()): {EXTERNAL},
-    ("list_users", frozenset()): {"ltm_memories_pkey"},
+    ("get_by_key", frozenset()): {"ltm_memories_key_key"},
+    ("get_by_key", frozenset({"idempotency_key"})): {"ltm_memories_idempotency_key_key"},
+    ("list_users", frozenset()): {"ltm_memories_pkey or ltm_memories_namespace_idx"},
 }
 ARGUMENTS: dict[str, object] = {
     "user_id": 1,
@@ -452,6 +454,9 @@ ARGUMENTS: dict[str, object] = {
     "include_context": True,
     "given": ["content"],
     "idempotency_keys": ["a", "b"],
+    "namespace": "agents.cook",
+    "key": "soup",
+    "idempotency_key": "i",
     "after_id": 0,
     "relationships": "[]",
     "accesses": "[]",
