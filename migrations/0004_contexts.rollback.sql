@@ -1,3 +1,1 @@
-DROP FUNCTION ltm_context_fields(jsonb);
-
 DROP TABLE ltm_contexts;

@@ -422,7 +422,7 @@ INDEXES: dict[tuple[str, frozenset[str]], set[str]] = {
     ("memory_version", frozenset()): {ONE},
     ("lock_tagged", frozenset()): {TAGS},
     ("rename_tag", frozenset()): {ONE, MEMORY_TAGS},
-    ("list_tags", frozenset({"memory_id"})): {ONE, MEMORY_TAGS},
+    ("list_tags", frozenset({"memory_id"})): {MEMORY_TAGS},
     ("related_tags", frozenset()): {TAGS},
     ("record_accesses", frozenset()): {ONE},
     ("write_accesses", frozenset()): {ONE},

@@ -1,28 +1,43 @@
--- 1. orphans: rows of the tables whose memory is gone.
+-- 1. orphans: rows of the tables whose memory is gone, where no foreign key keeps it there.
 -- 2. out_of_step: memories whose own columns (said) and whose tables of details (held) differ.
 -- 3. the schema: what the migrations made and is gone (missing), or is there and of no use (faults).
 -- A condition on user_id reaches the indexes of 1 and 2, and leaves 3 out.
 CREATE OR REPLACE VIEW ltm_health WITH (security_invoker = TRUE) AS
 WITH
+kept AS (
+    SELECT c.conname AS key_name
+    FROM pg_constraint AS c
+    WHERE c.contype = 'f' AND c.convalidated AND c.confrelid = 'ltm_memories'::regclass
+),
+
 held_rows AS (
     SELECT user_id, id, 'ltm_contexts' AS table_name, 'memory_id' AS column_name, memory_id
     FROM ltm_contexts
+    WHERE NOT EXISTS (SELECT 1 FROM kept AS k WHERE k.key_name = 'ltm_contexts_memory_id_fkey')
     UNION ALL
     SELECT user_id, id, 'ltm_memory_tags', 'memory_id', memory_id
     FROM ltm_memory_tags
+    WHERE NOT EXISTS (SELECT 1 FROM kept AS k WHERE k.key_name = 'ltm_memory_tags_memory_id_fkey')
     UNION ALL
     SELECT user_id, id, 'ltm_memory_access', 'memory_id', memory_id
     FROM ltm_memory_access
+    WHERE NOT EXISTS (SELECT 1 FROM kept AS k WHERE k.key_name = 'ltm_memory_access_memory_id_fkey')
     UNION ALL
     SELECT user_id, id, 'ltm_memory_relationships', 'source_memory_id', source_memory_id
     FROM ltm_memory_relationships
+    WHERE NOT EXISTS (SELECT 1 FROM kept AS k WHERE k.key_name = 'ltm_memory_relationships_source_memory_id_fkey')
     UNION ALL
     SELECT user_id, id, 'ltm_memory_relationships', 'target_memory_id', target_memory_id
     FROM ltm_memory_relationships
+    WHERE NOT EXISTS (SELECT 1 FROM kept AS k WHERE k.key_name = 'ltm_memory_relationships_target_memory_id_fkey')
     UNION ALL
     SELECT user_id, id, 'ltm_memories', 'parent_memory_id', parent_memory_id
     FROM ltm_memories
-    WHERE parent_memory_id IS NOT NULL
+    WHERE
+        parent_memory_id IS NOT NULL
+        AND NOT EXISTS (
+            SELECT 1 FROM kept AS k WHERE k.key_name = 'ltm_memories_parent_memory_id_fkey'
+        )
 ),
 
 orphans AS (
@@ -53,6 +68,53 @@ targets_held AS (
         ) AS names
     FROM ltm_memory_relationships
     GROUP BY user_id, source_memory_id
+),
+
+fields_said AS (
+    SELECT
+        f.user_id,
+        f.id,
+        array_agg(DISTINCT f.name ORDER BY f.name) AS names
+    FROM (
+        SELECT
+            m.user_id,
+            m.id,
+            (left(s.name, 50) || '.' || left(l.name, 100)) COLLATE "C" AS name
+        FROM ltm_memories AS m
+        CROSS JOIN
+            LATERAL jsonb_each(
+                CASE jsonb_typeof(m.context_data) WHEN 'object' THEN m.context_data ELSE '{}' END
+            ) AS s (name, value)
+        CROSS JOIN
+            LATERAL jsonb_each(
+                CASE jsonb_typeof(s.value) WHEN 'object' THEN s.value ELSE '{}' END
+            ) AS l (name, value)
+        WHERE
+            (l.name <> 'confidence' OR s.name = 'extra')
+            AND jsonb_typeof(l.value) <> 'null'
+        UNION ALL
+        SELECT
+            m.user_id,
+            m.id,
+            ('extra.' || left(s.name, 100)) COLLATE "C"
+        FROM ltm_memories AS m
+        CROSS JOIN
+            LATERAL jsonb_each(
+                CASE jsonb_typeof(m.context_data) WHEN 'object' THEN m.context_data ELSE '{}' END
+            ) AS s (name, value)
+        WHERE jsonb_typeof(s.value) NOT IN ('object', 'null') AND s.name <> 'custom_contexts'
+        UNION ALL
+        SELECT
+            m.user_id,
+            m.id,
+            ('custom.' || left(coalesce(u.custom ->> 'context_type', 'custom'), 100)) COLLATE "C"
+        FROM ltm_memories AS m
+        CROSS JOIN
+            LATERAL jsonb_array_elements(ltm_as_array(m.context_data -> 'custom_contexts'))
+                AS u (custom)
+        WHERE jsonb_typeof(u.custom) = 'object'
+    ) AS f
+    GROUP BY f.user_id, f.id
 ),
 
 fields_held AS (
@@ -102,9 +164,10 @@ both_sides AS (
         m.id,
         'context_data',
         'ltm_contexts',
-        ltm_context_fields(m.context_data),
+        coalesce(s.names, '{}'),
         coalesce(c.names, '{}')
     FROM ltm_memories AS m
+    LEFT JOIN fields_said AS s ON m.user_id = s.user_id AND m.id = s.id
     LEFT JOIN fields_held AS c ON m.user_id = c.user_id AND m.id = c.memory_id
 ),
 
