@@ -1,1 +1,3 @@
+DROP FUNCTION ltm_context_fields(jsonb);
+
 DROP TABLE ltm_contexts;
