@@ -72,9 +72,9 @@ orphans AS (
 ),
 
 -- Memories whose columns and tables give another number of names, or another sum of their hashes: only
--- these are compared name by name.
+-- these are compared name by name. DISTINCT, or the planner would compare all of them first.
 tags_in_doubt AS (
-    SELECT m.user_id, m.id, m.tags
+    SELECT DISTINCT m.user_id, m.id, m.tags
     FROM ltm_memories AS m
     LEFT JOIN (
         SELECT user_id, memory_id, count(*) AS names, sum(hashtext(lower(tag_name))) AS hash
@@ -93,7 +93,7 @@ tags_in_doubt AS (
 ),
 
 targets_in_doubt AS (
-    SELECT m.user_id, m.id, m.related_memory_ids
+    SELECT DISTINCT m.user_id, m.id, m.related_memory_ids
     FROM ltm_memories AS m
     LEFT JOIN (
         SELECT
@@ -113,7 +113,7 @@ targets_in_doubt AS (
 ),
 
 fields_in_doubt AS (
-    SELECT m.user_id, m.id, m.context_data
+    SELECT DISTINCT m.user_id, m.id, m.context_data
     FROM ltm_memories AS m
     LEFT JOIN (
         SELECT
