@@ -376,6 +376,7 @@ INDEXES: dict[tuple[str, frozenset[str]], set[str]] = {
     ("list_memories", frozenset({"tags"})): {TAGS},
     ("list_memories", frozenset({"tags_any"})): {TAGS},
     ("list_memories", frozenset({"context_data"})): {"ltm_memories_context_data_gin"},
+    ("list_memories", frozenset({"metadata"})): {"ltm_memories_memory_metadata_gin"},
     ("list_memories", frozenset({"source_id"})): {"ltm_memories_source_idx"},
     ("search_memories", frozenset()): {
         "ltm_memories_search_terms_gin",
@@ -469,6 +470,7 @@ ARGUMENTS: dict[str, object] = {
     "tags": '["rare77"]',
     "tags_any": '["rare77"]',
     "context_data": '{"spatial": {"city": "city5"}}',
+    "metadata": '{"n": 5}',
     "source_id": "conversation5",
     "external_id": "user 5",
     "query": "words about memory",
