@@ -410,7 +410,6 @@ INDEXES: dict[tuple[str, frozenset[str]], set[str]] = {
     ("passing_ids", frozenset({"memory_ids"})): {ONE},
     ("archive_memories", frozenset()): {ONE},
     ("tag_memories", frozenset()): {ONE},
-    ("list_sources", frozenset()): {f"{ONE} or ltm_memories_source_idx"},  # reads all of a user
     ("last_of_source", frozenset()): {"ltm_memories_source_idx"},
     ("get_source", frozenset()): {"ltm_memories_source_idx"},
     ("explain_search", frozenset()): {ONE},
@@ -641,6 +640,7 @@ def test_every_statement_has_a_plan_test():
         "exported_ids",
         "find_schema_dangers",
         "list_ids",
+        "list_sources",
         "lift_timeouts",
         "draw_memories",
         "lock_user",
