@@ -43,7 +43,10 @@ FROM (
     ),
     (
         -- (The survey of an adoption tells all rights that it needs.)
-        to_regclass('ltm_memories') IS NULL
+        (
+            to_regclass('ltm_memories') IS NULL
+            OR to_regclass(format('%I.ltm_migrations', current_schema())) IS NOT NULL
+        )
         AND NOT coalesce(has_schema_privilege(current_schema(), 'CREATE'), TRUE),
         format(
             'the role %1$s may not create tables in the schema %2$I: '
@@ -92,7 +95,7 @@ SELECT to_regclass(format('%I.ltm_migrations', current_schema())) IS NOT NULL;
 -- The ids of the applied migrations.
 SELECT m.migration_id
 FROM ltm_migrations AS m
-ORDER BY m.migration_id;
+ORDER BY m.migration_id COLLATE "C";
 
 -- name: try_lock(key bigint) :one
 -- Take the advisory lock of those who migrate this database, if it is free.
