@@ -242,7 +242,7 @@ async def test_an_unsuitable_session_is_refused_before_the_first_step(
     connection = await asyncpg.connect(empty)
     tables = "SELECT count(*) FROM pg_class WHERE relname LIKE 'ltm%'"
     assert await connection.fetchval(tables) == 0
-    apply(empty, report=[].append)
+    apply(empty)
     rollback(empty)
     for call in (apply, rollback):
         with pytest.raises(MigrationFailed, match=words):

@@ -361,7 +361,7 @@ def every_text() -> Iterator[tuple[str, str]]:
 
 
 def test_nothing_is_sorted_in_the_collation_of_the_database():
-    dependent = set()
+    dependent: set[str] = set()
     for name, text in every_text():
         sorts = _Sorts()
         sorts(pglast.parse_sql(text))
