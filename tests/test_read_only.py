@@ -81,7 +81,7 @@ async def test_a_server_that_becomes_read_only_and_writes_again(own_dsn, caplog)
         """For the sessions that are there too, which are ended."""
         await admin.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = {setting}")
         await admin.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity "
             "WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
 
