@@ -187,13 +187,13 @@ def _wheel(wish: Wish) -> Choice:
 
 
 def _embedded(major: int) -> Iterator[str]:
-    with _directory() as directory:
+    with scratch() as directory:
         yield embedded.start(directory / "pg", major=major)
         embedded.stop(directory / "pg")
 
 
 @contextmanager
-def _directory() -> Iterator[Path]:
+def scratch() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="ltm", dir="/tmp", ignore_cleanup_errors=True) as name:
         os.chmod(name, 0o755)
         yield Path(name)
@@ -215,7 +215,7 @@ def _local(wish: Wish) -> Choice:
 
 
 def _installed(binaries: Path) -> Iterator[str]:
-    with _directory() as directory:
+    with scratch() as directory:
         owner = pwd.getpwnam("postgres") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
         run = _programs(binaries, directory, owner.pw_uid, owner.pw_gid)
         run("initdb", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8")
@@ -255,7 +255,7 @@ def standby(dsn: str) -> Iterator[str]:
     files, programs, database = Path(row[0]), Path(row[1]), row[2]
     if not ((files / "postgresql.conf").exists() and (programs / "pg_basebackup").exists()):
         pytest.skip("the server's files are not here")
-    with _directory() as directory:
+    with scratch() as directory:
         owner = files.stat()
         run = _programs(programs, directory, owner.st_uid, owner.st_gid)
         run("pg_basebackup", "-d", dsn, "-R", "-c", "fast", "--no-sync")
