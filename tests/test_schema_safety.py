@@ -250,19 +250,45 @@ async def test_an_unsuitable_session_is_refused_before_the_first_step(
     await connection.close()
 
 
-async def test_another_encoding_is_refused_and_another_locale_is_told(admin, server):
-    await admin.execute(
-        "CREATE DATABASE ltm_ascii ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0"
-    )
-    await admin.execute("CREATE DATABASE ltm_c ENCODING 'UTF8' LOCALE 'C' TEMPLATE template0")
-    try:
-        with pytest.raises(MigrationFailed, match="encoding of the database is SQL_ASCII"):
-            apply(with_database(server, "ltm_ascii"))
-        told: list[str] = []
-        apply(with_database(server, "ltm_c"), report=told.append)
-        assert "LC_CTYPE" in told[0]
-        async with connect(with_database(server, "ltm_c")) as db:
-            assert [p.check_name for p in await check_health(db)] == ["letter_case"]
-    finally:
-        await admin.execute("DROP DATABASE ltm_ascii WITH (FORCE)")
-        await admin.execute("DROP DATABASE ltm_c WITH (FORCE)")
+async def test_an_old_server_is_refused(empty, monkeypatch):
+    monkeypatch.setattr("ltm_store.migrate.suitability.OLDEST_VERSION", 990_000)
+    with pytest.raises(MigrationFailed, match=r"PostgreSQL [\d.]+ .*is too old: 99 is needed"):
+        apply(empty)
+
+
+@pytest.fixture
+async def database(admin, server):
+    """Makes a database with an encoding and a locale, if the server has it; gives its DSN."""
+    made = False
+
+    async def make(encoding: str, locale: str) -> str:
+        nonlocal made
+        try:
+            await admin.execute(
+                f"CREATE DATABASE ltm_other ENCODING '{encoding}' LOCALE '{locale}' "
+                "TEMPLATE template0"
+            )
+        except asyncpg.WrongObjectTypeError:
+            pytest.skip(f"no locale {locale}")
+        made = True
+        return with_database(server, "ltm_other")
+
+    yield make
+    if made:
+        await admin.execute("DROP DATABASE ltm_other WITH (FORCE)")
+
+
+async def test_another_encoding_is_refused(database):
+    dsn = await database("SQL_ASCII", "C")
+    with pytest.raises(MigrationFailed, match="encoding of the database is SQL_ASCII"):
+        apply(dsn)
+
+
+@pytest.mark.parametrize("locale", ["C", "tr_TR.UTF-8"])
+async def test_a_locale_with_other_small_letters_is_told(database, locale):
+    dsn = await database("UTF8", locale)
+    told: list[str] = []
+    apply(dsn, report=told.append)
+    assert "LC_CTYPE" in told[0]
+    async with connect(dsn) as db:
+        assert [p.check_name for p in await check_health(db)] == ["letter_case"]

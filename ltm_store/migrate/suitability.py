@@ -8,6 +8,7 @@ from typing import Final
 from ltm_store.migrate.ask import Session, ask, value
 from ltm_store.migrate.runner import MigrationFailed, Report
 
+OLDEST_VERSION: Final = 150_000  # as server_version_num has it
 _DANGERS_TOLD: Final = 5
 
 
@@ -25,7 +26,8 @@ def refuse_unsafe(session: Session) -> None:
 
 def refuse_unsuitable(session: Session) -> None:
     """Raise MigrationFailed where the server, the database or the role cannot have the schema."""
-    if sentences := ["; ".join(_texts(row)) for row in ask(session, "unsuitable")]:
+    rows = ask(session, "unsuitable", oldest_version=OLDEST_VERSION)
+    if sentences := ["; ".join(_texts(row)) for row in rows]:
         raise MigrationFailed("; ".join(sentences))
 
 

@@ -18,14 +18,18 @@ SELECT
             THEN set_config('transaction_timeout', '0', FALSE)
     END;
 
--- name: unsuitable() :many
+-- name: unsuitable(oldest_version bigint) :many
 -- Why this server, database or role cannot have the schema, a sentence each.
 SELECT s.sentence
 FROM (
     VALUES
     (
-        current_setting('server_version_num')::integer < 150000,
-        format('PostgreSQL %s is too old: 15 is needed', current_setting('server_version'))
+        current_setting('server_version_num')::bigint < $1,
+        format(
+            'PostgreSQL %s is too old: %s is needed',
+            current_setting('server_version'),
+            $1 / 10000
+        )
     ),
     (
         current_setting('server_encoding') <> 'UTF8',
