@@ -176,6 +176,8 @@ async def test_writes_succeed_where_the_database_is_serializable_by_default(own_
     )
     await other.close()
     async with connect(own_dsn, max_size=8) as db:
+        async with db.transaction() as connection:
+            assert await connection.fetchval("SHOW transaction_isolation") == "read committed"
         memory = await add_memory(db, 1, "x")
         await asyncio.gather(*(record_access(db, 1, [memory.id]) for _ in range(64)))
         await asyncio.gather(
@@ -198,9 +200,12 @@ async def test_calls_wait_for_a_server_that_is_full_for_a_moment(own_dsn, server
         plain = with_user(own_dsn, "ltm_plain", "plain")
         first = await asyncpg.connect(plain)
         unasked = {"check_schema": False, "trust_schema": True}
-        async with connect(plain, min_size=0, access_tracking="off", **unasked) as db:
+        async with (
+            wire(plain) as proxy,
+            connect(proxy.dsn, min_size=0, access_tracking="off", **unasked) as db,
+        ):
             call = asyncio.ensure_future(search_memories(db, 1))
-            while not db.stats().waiting:
+            while proxy.connections < 2:  # the first one was refused
                 assert not call.done()
                 await asyncio.sleep(0)
             await first.close()
