@@ -218,7 +218,7 @@ class Database(Session):
         )
         if dangers:
             told = "; ".join(f"{danger.subject}: {danger.detail}" for danger in dangers)
-            raise LtmError(f"{told}; or accept it: connect(trust_schema=True)")
+            raise LtmError(f"{told}; or accept it: connect(trust_schema=True), --trust-schema")
 
     async def _acquire(self, deadline: float, *, patient: bool = True) -> PooledConnection:
         return await translated(lambda: self._pool.acquire(deadline, patient=patient))

@@ -1,6 +1,8 @@
 """Servers, databases and roles that are unsuitable, and schemas in which others may create."""
 
 import re
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 
 import asyncpg
@@ -142,6 +144,10 @@ async def test_what_is_planted_later_is_refused_and_told(empty, stranger):
     assert status(empty, trust_schema=True).applied == migration_ids()
     for command in ("rollback", "status", "finish_adoption"):
         assert main([command, "--dsn", empty]) == 1
+    program = [sys.executable, "-m", "ltm_store.cli", "--dsn", empty]
+    for options, code in (([], 1), (["--trust-schema"], 0)):
+        done = subprocess.run([*program, *options, "users"], capture_output=True, check=False)
+        assert (done.returncode, b"--trust-schema" in done.stderr) == (code, code == 1)
     assert main(["rollback", "--trust-schema", "--dsn", empty]) == 0
 
 
@@ -187,7 +193,7 @@ async def test_the_owner_of_the_database_is_no_danger(admin, empty, stranger):
     await admin.execute(f"ALTER DATABASE {name} OWNER TO {stranger}")
     await connection.execute(f"SET ROLE {stranger}; {OWN}")
     await connection.close()
-    apply(with_user(empty, stranger, stranger))
+    apply(empty)
     async with connect(empty) as db:
         assert await check_health(db) == []
 
