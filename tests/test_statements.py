@@ -318,8 +318,9 @@ def shape_for(statement: Statement, given: Container[str]) -> Shape:
 
 # What is sorted by, or is the least or the greatest, without a collation: it is no text.
 NO_TEXT = re.compile(
-    r"(\w+_)?(id|ids|rank|place|strength|score|count|memories|user_id|step|depth|month|point|seen)$"
-    r"|(\w+_)?(at|timestamp|used|accessed|attnum|size|importance|relationships|is_lent|jaccard|positions|terms)$"
+    r"(\w+_)?(id|ids|rank|place|position|strength|score|count|memories|user_id|step|depth|month)$"
+    r"|(\w+_)?(point|seen|at|modified|timestamp|used|accessed|attnum|size|importance)$"
+    r"|(\w+_)?(relationships|is_lent|jaccard|positions|terms)$"
 )
 
 
