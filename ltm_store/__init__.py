@@ -12,6 +12,7 @@ from ltm_store.maintenance import (
     prune_accesses,
     purge_expired,
 )
+from ltm_store.many import add_tags_where, archive_where, delete_where
 from ltm_store.memories import (
     add_memory,
     archive_memory,
@@ -49,6 +50,7 @@ from ltm_store.model.relationships import (
     Suggestion,
 )
 from ltm_store.model.search import MemoryHit, SearchExplanation
+from ltm_store.model.sources import Source
 from ltm_store.model.tags import RelatedTag, Tag
 from ltm_store.model.transfer import ErasureReport, ImportReport
 from ltm_store.model.users import UserSummary
@@ -64,7 +66,8 @@ from ltm_store.render.flowchart import to_dot, to_mermaid
 from ltm_store.render.prompts import format_for_prompt
 from ltm_store.render.svg import to_svg
 from ltm_store.report import render_report
-from ltm_store.search import explain_search, iterate_memories, search_memories
+from ltm_store.search import count_memories, explain_search, iterate_memories, search_memories
+from ltm_store.sources import get_source, list_sources
 from ltm_store.tags import add_tags, list_tags, related_tags, remove_tags, rename_tag
 from ltm_store.transfer import add_memories, export_user, import_user
 from ltm_store.users import forget_user, list_users
@@ -103,6 +106,7 @@ __all__ = [
     "SchemaOutdated",
     "SearchExplanation",
     "SocialContext",
+    "Source",
     "SourceType",
     "SpatialContext",
     "Suggestion",
@@ -115,13 +119,17 @@ __all__ = [
     "add_memories",
     "add_memory",
     "add_tags",
+    "add_tags_where",
     "adoption_repairs",
     "adoption_report",
     "archive_memory",
     "archive_stale",
+    "archive_where",
     "check_health",
     "connect",
+    "count_memories",
     "delete_memory",
+    "delete_where",
     "explain_search",
     "export_user",
     "forget_user",
@@ -131,8 +139,10 @@ __all__ = [
     "get_memories",
     "get_memory",
     "get_relationships",
+    "get_source",
     "import_user",
     "iterate_memories",
+    "list_sources",
     "list_tags",
     "list_users",
     "memory_graph",

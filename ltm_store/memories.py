@@ -657,19 +657,29 @@ async def delete_by_number(
     """Delete memories of the user of this number, as delete_memory does; return how many."""
 
     async def delete(connection: Connection) -> int:
-        found = await fetch_value(
-            connection, "lock_for_delete", user_id=user, memory_ids=memory_ids
-        )
-        if not found:
+        if not await lock_for_delete(connection, user, memory_ids):
             return 0
-        deleted: int = await fetch_value(
-            connection,
-            "delete_memories",
-            user_id=user,
-            memory_ids=memory_ids,
-            now=now,
-            only_expired=only_expired,
-        )
-        return deleted
+        return await delete_locked(connection, user, memory_ids, now, only_expired=only_expired)
 
     return await session_of(db).with_locks(delete)
+
+
+async def lock_for_delete(db: Connection, user: int, memory_ids: list[int]) -> int:
+    """Lock memories and those that mention them; return how many of the former are there."""
+    found: int = await fetch_value(db, "lock_for_delete", user_id=user, memory_ids=memory_ids)
+    return found
+
+
+async def delete_locked(
+    db: Connection, user: int, memory_ids: list[int], now: datetime, *, only_expired: bool = False
+) -> int:
+    """Delete memories that lock_for_delete has locked; return how many."""
+    deleted: int = await fetch_value(
+        db,
+        "delete_memories",
+        user_id=user,
+        memory_ids=memory_ids,
+        now=now,
+        only_expired=only_expired,
+    )
+    return deleted
