@@ -74,10 +74,9 @@ _PLAIN_FIELDS: Final = set(MemoryChanges.model_fields).difference(
 _log = logging.getLogger(__name__)
 
 
-class Changes(TypedDict, total=False):
-    """The fields that update_memory can change."""
+class Fields(TypedDict, total=False):
+    """The fields that a memory is given at first and that can be changed later."""
 
-    content: str
     tags: Iterable[str] | None
     importance_score: int
     confidence_score: float
@@ -90,10 +89,24 @@ class Changes(TypedDict, total=False):
     source_position: int | None
     created_by: str | None
     metadata: Mapping[str, JsonValue] | None
-    remove_metadata: Iterable[str]
     parent_memory_id: int | None
     expires_at: datetime | None
     expires_after: timedelta | None
+
+
+class NewFields(Fields, total=False):
+    """The fields of add_memory beside its content and its key."""
+
+    related_memory_ids: Iterable[int]
+    created_at: datetime | None
+    idempotency_key: str | None
+
+
+class Changes(Fields, total=False):
+    """The fields that update_memory can change."""
+
+    content: str
+    remove_metadata: Iterable[str]
 
 
 def _json(value: object) -> str | None:
@@ -643,9 +656,18 @@ async def delete_memory(db: Executor, user_id: UserId, memory_id: int) -> bool:
 
 
 async def delete_by_number(
-    db: Executor, user: int, memory_ids: list[int], now: datetime, *, only_expired: bool = False
+    db: Executor,
+    user: int,
+    memory_ids: list[int],
+    now: datetime,
+    *,
+    only_expired: bool = False,
+    key: str | None = None,
 ) -> int:
-    """Delete memories of the user of this number, as delete_memory does; return how many."""
+    """Delete memories of the user of this number, as delete_memory does; return how many.
+
+    With a key only one that has it.
+    """
 
     async def delete(connection: Connection) -> int:
         found = await fetch_value(
@@ -660,6 +682,7 @@ async def delete_by_number(
             memory_ids=memory_ids,
             now=now,
             only_expired=only_expired,
+            key=key,
         )
         return deleted
 
