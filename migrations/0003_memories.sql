@@ -73,6 +73,7 @@ CREATE TABLE ltm_external_users (
     ),
     external_id text,
     created_at timestamptz NOT NULL DEFAULT now(),
+    merged_into bigint,
     CONSTRAINT ltm_external_users_pkey PRIMARY KEY (user_id),
     CONSTRAINT ltm_external_users_external_id_key UNIQUE (external_id),
     CONSTRAINT ltm_external_users_user_id_is_negative CHECK (user_id < 0),
@@ -91,6 +92,8 @@ COMMENT ON COLUMN ltm_external_users.external_id IS
 'The user''s name in the application (NFC); NULL once the user is forgotten, the number is '
 'never used again.';
 COMMENT ON COLUMN ltm_external_users.created_at IS 'When the name was first seen.';
+COMMENT ON COLUMN ltm_external_users.merged_into IS
+'The user whom this one was merged into, and who is meant by the name since.';
 COMMENT ON INDEX ltm_external_users_pkey IS 'From number to name.';
 COMMENT ON INDEX ltm_external_users_external_id_key IS 'From name to number, one number per name.';
 

@@ -100,7 +100,7 @@ added AS (
         AND EXISTS (
             SELECT 1
             FROM ltm_external_users AS u
-            WHERE u.user_id = $1 AND u.external_id IS NOT NULL
+            WHERE u.user_id = $1 AND u.external_id IS NOT NULL AND u.merged_into IS NULL
             FOR KEY SHARE
         )
         -- end if
@@ -343,7 +343,7 @@ added AS (
         AND EXISTS (
             SELECT 1
             FROM ltm_external_users AS u
-            WHERE u.user_id = $1 AND u.external_id IS NOT NULL
+            WHERE u.user_id = $1 AND u.external_id IS NOT NULL AND u.merged_into IS NULL
             FOR KEY SHARE
         )
         -- end if

@@ -452,6 +452,12 @@ INDEXES: dict[tuple[str, frozenset[str]], set[str]] = {
     ("give_keys", frozenset()): {ONE},
     ("list_namespaces", frozenset()): {"ltm_memories_namespace_idx"},
     ("list_namespaces", frozenset({"prefix", "max_depth"})): {"ltm_memories_namespace_idx"},
+    ("rename_user", frozenset()): {"ltm_external_users_external_id_key"},
+    ("lock_names", frozenset()): {"ltm_external_users_pkey"},
+    ("free_expired_keys", frozenset()): set(),
+    ("list_memories", frozenset({"namespace"})): {"ltm_memories_namespace_idx"},
+    ("list_memories", frozenset({"namespaces"})): {"ltm_memories_namespace_idx"},
+    ("list_memories", frozenset({"namespace_prefix"})): {"ltm_memories_namespace_idx"},
     ("list_users", frozenset()): {"ltm_memories_pkey or ltm_memories_namespace_idx"},
 }
 ARGUMENTS: dict[str, object] = {
@@ -468,6 +474,10 @@ ARGUMENTS: dict[str, object] = {
     "include_context": True,
     "given": ["content"],
     "namespace": "agents.cook",
+    "namespaces": ["agents.cook", "agents.old"],
+    "namespace_prefix": "agents",
+    "user_ids": [1, 2],
+    "new_external_id": "user x",
     "key": "soup",
     "keys": ["soup"],
     "ids": [1, 41],
@@ -622,6 +632,8 @@ def test_every_statement_has_a_plan_test():
         "exported_ids",
         "find_schema_dangers",
         "list_ids",
+        "lock_whole_user",
+        "move_user",
         "lift_timeouts",
         "lock_user",
     }  # read all there is
