@@ -94,6 +94,9 @@ COMMENT ON COLUMN ltm_external_users.external_id IS
 COMMENT ON COLUMN ltm_external_users.created_at IS 'When the name was first seen.';
 COMMENT ON COLUMN ltm_external_users.merged_into IS
 'The user whom this one was merged into, and who is meant by the name since.';
+CREATE INDEX ltm_external_users_merged_into_idx
+ON ltm_external_users (merged_into) WHERE merged_into IS NOT NULL;
+COMMENT ON INDEX ltm_external_users_merged_into_idx IS 'The names that mean a user by a merge.';
 COMMENT ON INDEX ltm_external_users_pkey IS 'From number to name.';
 COMMENT ON INDEX ltm_external_users_external_id_key IS 'From name to number, one number per name.';
 

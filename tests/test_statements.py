@@ -228,11 +228,16 @@ def test_statements_for_all_users_are_few_and_known():
         "expired_memories",
         "find_schema_dangers",
         "find_user",
+        "forget_name",
+        "free_expired_keys",
         "intern_user",
         "list_users",
         "lift_timeouts",
+        "lock_names",
         "lock_user",
+        "move_user",
         "prune_accesses",
+        "rename_user",
     }
 
 
