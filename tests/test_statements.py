@@ -481,7 +481,6 @@ ARGUMENTS: dict[str, object] = {
     "namespace": "agents.cook",
     "namespaces": ["agents.cook", "agents.old"],
     "namespace_prefix": "agents",
-    "user_ids": [1, 2],
     "new_external_id": "user x",
     "key": "soup",
     "keys": ["soup"],
