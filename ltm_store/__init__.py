@@ -5,6 +5,13 @@ from ltm_store.analytics import get_analytics
 from ltm_store.database import Database, connect
 from ltm_store.errors import InvalidArgument, InvalidMemory, LtmError, SchemaOutdated, Unavailable
 from ltm_store.graph import memory_graph
+from ltm_store.keys import (
+    delete_by_key,
+    get_by_key,
+    list_namespaces,
+    put_memory,
+    rename_key,
+)
 from ltm_store.maintenance import (
     adoption_repairs,
     adoption_report,
@@ -37,6 +44,7 @@ from ltm_store.model.contexts import (
     TechnicalContext,
     TemporalContext,
 )
+from ltm_store.model.keys import Namespace
 from ltm_store.model.maintenance import HealthProblem, Repair, RepairCount
 from ltm_store.model.memories import Conflict, Memory, MemoryType, NewMemory, SourceType
 from ltm_store.model.relationships import (
@@ -53,7 +61,7 @@ from ltm_store.model.search import MemoryHit, SearchExplanation
 from ltm_store.model.sources import Source
 from ltm_store.model.tags import RelatedTag, Tag
 from ltm_store.model.transfer import ErasureReport, ImportReport
-from ltm_store.model.users import UserSummary
+from ltm_store.model.users import ClearedKey, MergeReport, UserSummary
 from ltm_store.relationships import (
     get_relationships,
     relate,
@@ -70,13 +78,14 @@ from ltm_store.search import count_memories, explain_search, iterate_memories, s
 from ltm_store.sources import get_source, list_sources
 from ltm_store.tags import add_tags, list_tags, related_tags, remove_tags, rename_tag
 from ltm_store.transfer import add_memories, export_user, import_user
-from ltm_store.users import forget_user, list_users
+from ltm_store.users import forget_user, list_users, merge_users, rename_user
 
 __version__ = "0.1.0.dev0"
 
 __all__ = [
     "Access",
     "Analytics",
+    "ClearedKey",
     "Conflict",
     "CustomContext",
     "Database",
@@ -96,6 +105,8 @@ __all__ = [
     "MemoryHit",
     "MemoryPath",
     "MemoryType",
+    "MergeReport",
+    "Namespace",
     "NewMemory",
     "ReachedMemory",
     "RelatedTag",
@@ -128,6 +139,7 @@ __all__ = [
     "check_health",
     "connect",
     "count_memories",
+    "delete_by_key",
     "delete_memory",
     "delete_where",
     "explain_search",
@@ -135,6 +147,7 @@ __all__ = [
     "forget_user",
     "format_for_prompt",
     "get_analytics",
+    "get_by_key",
     "get_children",
     "get_memories",
     "get_memory",
@@ -142,18 +155,23 @@ __all__ = [
     "get_source",
     "import_user",
     "iterate_memories",
+    "list_namespaces",
     "list_sources",
     "list_tags",
     "list_users",
     "memory_graph",
+    "merge_users",
     "prune_accesses",
     "purge_expired",
+    "put_memory",
     "record_access",
     "record_feedback",
     "relate",
     "related_tags",
     "remove_tags",
+    "rename_key",
     "rename_tag",
+    "rename_user",
     "render_report",
     "restore_memory",
     "search_memories",

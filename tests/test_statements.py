@@ -230,13 +230,18 @@ def test_statements_for_all_users_are_few_and_known():
         "expired_memories",
         "find_schema_dangers",
         "find_user",
+        "forget_name",
+        "free_expired_keys",
         "intern_user",
         "list_users",
         "lift_timeouts",
         "draw_memories",
+        "lock_names",
         "lock_user",
         "may_copy",
+        "move_user",
         "prune_accesses",
+        "rename_user",
     }
 
 
@@ -251,6 +256,12 @@ def test_columns_are_named(statement):
             )
 
 
+UNIQUE = {
+    *("id", "place", "tag_name", "migration_id", "detail", "rule", "user_id", "namespace"),
+    "source_id",
+}
+
+
 @each(s for s in ALL.values() if s.kind == "many")
 def test_many_rows_have_a_total_order_and_a_limit(statement):
     for shape in shapes(statement):
@@ -258,16 +269,7 @@ def test_many_rows_have_a_total_order_and_a_limit(statement):
         assert select.limitCount is not None
         node = select.sortClause[-1].node
         last = (node.arg if isinstance(node, ast.CollateClause) else node).fields[-1].sval
-        assert last in (
-            "id",
-            "place",
-            "tag_name",
-            "migration_id",
-            "detail",
-            "rule",
-            "user_id",
-            "source_id",
-        )
+        assert last in UNIQUE
 
 
 @every_statement
@@ -493,6 +495,23 @@ INDEXES: dict[tuple[str, frozenset[str]], set[str]] = {
     ("intern_user", frozenset()): {EXTERNAL},
     ("get_by_key", frozenset()): {"ltm_memories_key_key"},
     ("get_by_key", frozenset({"idempotency_key"})): {"ltm_memories_idempotency_key_key"},
+    ("find_key", frozenset({"locking"})): {"ltm_memories_key_key"},
+    ("lock_keys", frozenset()): {"ltm_memories_key_key"},
+    ("lock_keys", frozenset({"prefix"})): {"ltm_memories_key_key"},
+    ("key_in_the_way", frozenset()): {"ltm_memories_key_key"},
+    ("free_keys", frozenset()): {
+        "ltm_memories_key_key or ltm_memories_expires_at_idx",
+        "ltm_memories_pkey",
+    },
+    ("give_keys", frozenset()): {ONE},
+    ("list_namespaces", frozenset()): {"ltm_memories_namespace_idx"},
+    ("list_namespaces", frozenset({"prefix", "max_depth"})): {"ltm_memories_namespace_idx"},
+    ("rename_user", frozenset()): {"ltm_external_users_external_id_key"},
+    ("lock_names", frozenset()): {"ltm_external_users_pkey"},
+    ("free_expired_keys", frozenset()): set(),
+    ("list_memories", frozenset({"namespace"})): {"ltm_memories_namespace_idx"},
+    ("list_memories", frozenset({"namespaces"})): {"ltm_memories_namespace_idx"},
+    ("list_memories", frozenset({"namespace_prefix"})): {"ltm_memories_namespace_idx"},
     ("list_users", frozenset()): {"ltm_memories_pkey or ltm_memories_namespace_idx"},
 }
 ARGUMENTS: dict[str, object] = {
@@ -511,7 +530,13 @@ ARGUMENTS: dict[str, object] = {
     "given": ["content"],
     "idempotency_keys": ["a", "b"],
     "namespace": "agents.cook",
+    "namespaces": ["agents.cook", "agents.old"],
+    "namespace_prefix": "agents",
+    "new_external_id": "user x",
     "key": "soup",
+    "keys": ["soup"],
+    "ids": [1, 41],
+    "but_ids": [1],
     "idempotency_key": "i",
     "after_id": 0,
     "relationships": "[]",
@@ -660,12 +685,15 @@ def test_every_statement_has_a_plan_test():
     whole = {
         "applied_migrations",
         "check_health",
+        "count_namespaces",
         "get_analytics",
         "report_figures",
         "exported_ids",
         "find_schema_dangers",
         "list_ids",
         "list_sources",
+        "lock_whole_user",
+        "move_user",
         "lift_timeouts",
         "draw_memories",
         "lock_user",

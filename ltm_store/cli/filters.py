@@ -23,6 +23,9 @@ class _Options(TypedDict):
     source_type: Annotated[Several, typer.Option(help="The kind of source, or any of some.")]
     source_id: Annotated[Several, typer.Option("--source", help="The source's id, or any of some.")]
     created_by: Annotated[Several, typer.Option(help="Who wrote them, or any of some.")]
+    namespace: Annotated[Several, typer.Option(help="One of these (repeat it); '' is none.")]
+    namespace_prefix: Annotated[str | None, typer.Option(help="This namespace and those below it.")]
+    key_prefix: Annotated[str | None, typer.Option(help="What the key begins with.")]
     context: JsonFilter
     metadata: JsonFilter
     min_importance: Annotated[int | None, typer.Option(help="Of the score as written.")]

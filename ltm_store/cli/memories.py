@@ -30,6 +30,12 @@ from ltm_store.render.prompts import format_for_prompt
 from ltm_store.search import count_memories, search_memories
 from ltm_store.tags import list_tags
 
+NamespaceFilter = Annotated[
+    list[str] | None, typer.Option("--namespace", help="One of these (repeat it); '' is none.")
+]
+BelowFilter = Annotated[
+    str | None, typer.Option("--namespace-prefix", help="This namespace and those below it.")
+]
 _HISTORY: Final = 20  # accesses that show lists
 
 
@@ -105,6 +111,8 @@ def count(
 def recall(
     user: UserOption,
     query: Annotated[str | None, typer.Argument(help="Words; none: by importance.")] = None,
+    namespace: NamespaceFilter = None,
+    namespace_prefix: BelowFilter = None,
     max_chars: Annotated[int, typer.Option(min=0, help="The longest text.")] = 2000,
     limit: Annotated[int, typer.Option(min=1, max=limits.HITS)] = 10,
     as_json: JsonOption = False,
@@ -114,7 +122,14 @@ def recall(
 
     async def found() -> list[MemoryHit]:
         async with reading(dsn) as db:
-            hits = await search_memories(db, user, query, limit=limit)
+            hits = await search_memories(
+                db,
+                user,
+                query,
+                limit=limit,
+                namespace=namespace or None,
+                namespace_prefix=namespace_prefix,
+            )
             if not hits:
                 await note_unknown(db, user)
             return hits
