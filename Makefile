@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 WITHOUT_DSN := env -u DATABASE_URL -u LTM_DATABASE_URL
+# Each worker starts a server of its own; one that is given has room for one run.
+PYTEST := $(BIN)/pytest $(if $(LTM_TEST_DSN),,-n auto --maxprocesses 4)
 
 help: ## Print this message
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -13,13 +15,13 @@ demo: $(VENV)/embedded ## A year of memories on a PostgreSQL of its own: searche
 	@$(WITHOUT_DSN) $(BIN)/ltm-store demo
 
 test: $(VENV)/dev ## The tests on one PostgreSQL
-	$(WITHOUT_DSN) $(BIN)/pytest
+	$(WITHOUT_DSN) $(PYTEST)
 
 check: lint docs ## What CI runs: lint, types, docs, tests on PostgreSQL 15, 16 and 18 and in odd sessions
-	$(WITHOUT_DSN) LTM_TEST_PG=18 $(BIN)/pytest
-	$(WITHOUT_DSN) LTM_TEST_PG=18 LTM_TEST_ODD=1 $(BIN)/pytest
-	$(WITHOUT_DSN) LTM_TEST_PG=16 $(BIN)/pytest
-	$(WITHOUT_DSN) LTM_TEST_PG=15 $(BIN)/pytest
+	$(WITHOUT_DSN) LTM_TEST_PG=18 $(PYTEST)
+	$(WITHOUT_DSN) LTM_TEST_PG=18 LTM_TEST_ODD=1 $(PYTEST)
+	$(WITHOUT_DSN) LTM_TEST_PG=16 $(PYTEST)
+	$(WITHOUT_DSN) LTM_TEST_PG=15 $(PYTEST)
 
 lint: $(VENV)/dev ## Style, types, layers, SQL
 	$(BIN)/ruff format --check ltm_store tests
