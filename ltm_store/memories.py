@@ -177,7 +177,12 @@ async def insert_memory(db: Executor, user: User, new: NewMemory) -> Memory | No
         raise InvalidMemory("related_memory_ids", error.rule) from None
     if memory and memory.outcome == "existing" and memory.content != new.content:
         place = ", and is archived" if memory.is_archived else ""
-        _log.warning("memory %d has this idempotency_key and another content%s", memory.id, place)
+        _log.warning(
+            "memory %d has this idempotency_key and another content%s",
+            memory.id,
+            place,
+            extra={"event": "idempotency_key_reused"},
+        )
     return memory
 
 

@@ -34,6 +34,7 @@ from ltm_store import (
     search_memories,
     update_memory,
 )
+from ltm_store.database import Options
 from tests.servers import with_user
 from tests.wire import impatient, wire
 
@@ -198,7 +199,7 @@ async def test_calls_wait_for_a_server_that_is_full_for_a_moment(own_dsn, server
         await admin.execute("GRANT pg_read_all_data TO ltm_plain")
         plain = with_user(own_dsn, "ltm_plain", "plain")
         first = await asyncpg.connect(plain)
-        unasked = {"check_schema": False, "trust_schema": True}
+        unasked: Options = {"check_schema": False, "trust_schema": True}
         async with connect(plain, min_size=0, access_tracking="off", **unasked) as db:
             call = asyncio.ensure_future(search_memories(db, 1))
             while not db.stats().waiting:

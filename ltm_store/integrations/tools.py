@@ -582,17 +582,19 @@ class Definition:
         except InvalidArgument as error:
             reason = f"{error.field.partition('.')[0]}: {error.rule}."
         except LtmError as error:
-            _log.warning("%s: %s", self.name, error)
+            _log.warning("%s: %s", self.name, error, extra={"event": "tool_unavailable"})
             reason = "The memory store is not available now: go on without it."
         except Exception as error:
-            _log.error("%s: unexpected %s", self.name, type(error).__name__)
+            name = type(error).__name__
+            _log.error("%s: unexpected %s", self.name, name, extra={"event": "tool_crashed"})
             reason = "The memory store failed: go on without it."
         else:
             dumped: dict[str, JsonValue] = answer.model_dump(mode="json", exclude_none=True)
             return dumped
         finally:
             spent = (time.perf_counter() - started) * 1e3
-            _log.info("%s %s in %.1f ms", self.name, outcome, spent)
+            event = {"event": f"tool_{outcome}"}
+            _log.info("%s %s in %.1f ms", self.name, outcome, spent, extra=event)
         raise ToolFailure(reason)
 
     def _checked(self, arguments: Mapping[str, object]) -> Arguments:
