@@ -47,8 +47,9 @@ rollback: $(VENV)/embedded ## Roll back the last migration
 status: $(VENV)/embedded ## Tell which migrations are applied
 	@$(BIN)/python -m ltm_store.migrate status
 
-bench: $(VENV)/dev ## What calls cost beside raw asyncpg (minutes)
+bench: $(VENV)/bench ## What calls cost beside raw asyncpg and beside other stores (minutes)
 	$(WITHOUT_DSN) $(BIN)/python -m tests.bench
+	$(WITHOUT_DSN) $(BIN)/python -m tests.bench.peers
 
 psql: $(VENV)/embedded ## Open the database in psql, with a menu of what to try
 	@$(BIN)/ltm-store psql
@@ -69,3 +70,7 @@ $(VENV)/embedded: $(BIN)/python pyproject.toml
 $(VENV)/dev: $(BIN)/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@ $(VENV)/embedded
+
+$(VENV)/bench: $(VENV)/dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	@touch $@

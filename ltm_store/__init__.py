@@ -5,6 +5,13 @@ from ltm_store.analytics import get_analytics
 from ltm_store.database import Database, connect
 from ltm_store.errors import InvalidArgument, InvalidMemory, LtmError, SchemaOutdated, Unavailable
 from ltm_store.graph import memory_graph
+from ltm_store.keys import (
+    delete_by_key,
+    get_by_key,
+    list_namespaces,
+    put_memory,
+    rename_key,
+)
 from ltm_store.maintenance import (
     adoption_repairs,
     adoption_report,
@@ -36,6 +43,7 @@ from ltm_store.model.contexts import (
     TechnicalContext,
     TemporalContext,
 )
+from ltm_store.model.keys import Namespace
 from ltm_store.model.maintenance import HealthProblem, Repair, RepairCount
 from ltm_store.model.memories import Conflict, Memory, MemoryType, NewMemory, SourceType
 from ltm_store.model.relationships import (
@@ -93,6 +101,7 @@ __all__ = [
     "MemoryHit",
     "MemoryPath",
     "MemoryType",
+    "Namespace",
     "NewMemory",
     "ReachedMemory",
     "RelatedTag",
@@ -121,28 +130,33 @@ __all__ = [
     "archive_stale",
     "check_health",
     "connect",
+    "delete_by_key",
     "delete_memory",
     "explain_search",
     "export_user",
     "forget_user",
     "format_for_prompt",
     "get_analytics",
+    "get_by_key",
     "get_children",
     "get_memories",
     "get_memory",
     "get_relationships",
     "import_user",
     "iterate_memories",
+    "list_namespaces",
     "list_tags",
     "list_users",
     "memory_graph",
     "prune_accesses",
     "purge_expired",
+    "put_memory",
     "record_access",
     "record_feedback",
     "relate",
     "related_tags",
     "remove_tags",
+    "rename_key",
     "rename_tag",
     "render_report",
     "restore_memory",

@@ -31,7 +31,7 @@ from ltm_store.db.transactions import Connection
 from ltm_store.errors import InvalidArgument, InvalidMemory, Unavailable
 from ltm_store.memories import FORGOTTEN, insert_memory
 from ltm_store.model.base import Arguments
-from ltm_store.model.memories import Memory, NewMemory
+from ltm_store.model.memories import Conflict, Memory, NewMemory
 from ltm_store.model.transfer import (
     IMPORT_KEY,
     ExportedMemory,
@@ -173,7 +173,10 @@ async def export_user(db: Executor, user_id: UserId) -> AsyncIterator[dict[str, 
 
 
 async def _stored(connection: Connection, user: User, new: NewMemory) -> Memory:
-    memory = await insert_memory(connection, user, new)
+    try:
+        memory = await insert_memory(connection, user, new)
+    except Conflict:
+        raise InvalidMemory("key", "exists already") from None
     if memory is None:
         raise Unavailable(FORGOTTEN)
     return memory

@@ -244,6 +244,9 @@ def test_columns_are_named(statement):
             )
 
 
+UNIQUE = {"id", "place", "tag_name", "migration_id", "detail", "rule", "user_id", "namespace"}
+
+
 @each(s for s in ALL.values() if s.kind == "many")
 def test_many_rows_have_a_total_order_and_a_limit(statement):
     for shape in shapes(statement):
@@ -251,7 +254,7 @@ def test_many_rows_have_a_total_order_and_a_limit(statement):
         assert select.limitCount is not None
         node = select.sortClause[-1].node
         last = (node.arg if isinstance(node, ast.CollateClause) else node).fields[-1].sval
-        assert last in ("id", "place", "tag_name", "migration_id", "detail", "rule", "user_id")
+        assert last in UNIQUE
 
 
 @every_statement
@@ -303,7 +306,8 @@ def shape_for(statement: Statement, given: Container[str]) -> Shape:
 # What is sorted by, or is the least or the greatest, without a collation: it is no text.
 NO_TEXT = re.compile(
     r"(\w+_)?(id|ids|rank|place|strength|score|count|memories|user_id|step|depth|month|point|seen)$"
-    r"|(\w+_)?(at|timestamp|used|size|importance|relationships|is_lent|jaccard|positions|terms)$"
+    r"|(\w+_)?(at|timestamp|used|modified|size|importance|relationships|is_lent|jaccard)$"
+    r"|(\w+_)?(positions|terms)$"
 )
 
 
@@ -432,7 +436,17 @@ INDEXES: dict[tuple[str, frozenset[str]], set[str]] = {
     ("prune_accesses", frozenset()): {"ltm_memory_access_pkey"},
     ("find_user", frozenset()): {EXTERNAL},
     ("intern_user", frozenset()): {EXTERNAL},
-    ("list_users", frozenset()): {"ltm_memories_pkey"},
+    ("get_by_key", frozenset()): {"ltm_memories_key_key"},
+    ("get_by_key", frozenset({"idempotency_key"})): {"ltm_memories_idempotency_key_key"},
+    ("find_key", frozenset({"locking"})): {"ltm_memories_key_key"},
+    ("lock_keys", frozenset()): {"ltm_memories_key_key"},
+    ("lock_keys", frozenset({"prefix"})): {"ltm_memories_key_key"},
+    ("key_in_the_way", frozenset()): {"ltm_memories_key_key"},
+    ("free_keys", frozenset()): {"ltm_memories_key_key", "ltm_memories_pkey"},
+    ("give_keys", frozenset()): {ONE},
+    ("list_namespaces", frozenset()): {"ltm_memories_namespace_idx"},
+    ("list_namespaces", frozenset({"prefix", "max_depth"})): {"ltm_memories_namespace_idx"},
+    ("list_users", frozenset()): {"ltm_memories_pkey or ltm_memories_namespace_idx"},
 }
 ARGUMENTS: dict[str, object] = {
     "user_id": 1,
@@ -447,6 +461,12 @@ ARGUMENTS: dict[str, object] = {
     "importance_weight": 0.1,
     "include_context": True,
     "given": ["content"],
+    "namespace": "agents.cook",
+    "key": "soup",
+    "keys": ["soup"],
+    "ids": [1, 41],
+    "but_ids": [1],
+    "idempotency_key": "i",
     "after_id": 0,
     "relationships": "[]",
     "accesses": "[]",
@@ -590,6 +610,7 @@ def test_every_statement_has_a_plan_test():
     whole = {
         "applied_migrations",
         "check_health",
+        "count_namespaces",
         "get_analytics",
         "report_figures",
         "exported_ids",
