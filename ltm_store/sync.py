@@ -241,6 +241,15 @@ class Database:
             raise
         self._background.run(_commit, entered.__aexit__)
 
+    def run(
+        self,
+        function: Callable[Concatenate[base.Database, Given], Coroutine[Any, Any, One]],
+        *args: Given.args,
+        **kwargs: Given.kwargs,
+    ) -> One:
+        """What an asynchronous function of yours gives, called with the asynchronous Database."""
+        return self._background.run(function, self._inner, *args, **kwargs)
+
     def flush(self) -> None:
         """Return when the accesses that are queued now are written. Raises Unavailable."""
         self._background.run(self._inner.flush)

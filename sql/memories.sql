@@ -567,6 +567,7 @@ locked AS (
         AND m.id = $2
         AND ltm_is_current(m.expires_at, $3)
         AND ($4::integer IS NULL OR m.version = $4)
+        AND ($6::text IS NULL OR $6 <> '' OR m.key IS NOT NULL)
         AND m.version = (SELECT s.version FROM seen AS s)  -- if guarded
     FOR NO KEY UPDATE
 ),

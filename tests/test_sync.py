@@ -157,6 +157,14 @@ def test_an_error_undoes_a_transaction(db: sync.Database, error):
     assert db.stats().idle == db.stats().open
 
 
+def test_a_function_of_ones_own_runs_with_the_asynchronous_database(db: sync.Database):
+    async def both(database: ltm_store.Database, user: int) -> int:
+        await ltm_store.add_memory(database, user, "Likes tea")
+        return len(await ltm_store.search_memories(database, user))
+
+    assert db.run(both, 1) == 1
+
+
 def test_threads_share_a_database(db: sync.Database):
     def add_and_read(number: int) -> bool:
         memory = sync.add_memory(db, number % 3, f"Memory {number}")
