@@ -25,7 +25,7 @@ from ltm_store import (
     update_importance,
 )
 from ltm_store.db.statements import shared_blocks
-from ltm_store.model.search import FilterOptions, Filters
+from ltm_store.model.search import FILTER_OF, FilterOptions, Filters
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 DEADLINE = 10  # seconds that connect() allows a call
@@ -48,6 +48,8 @@ async def memories(conn):
             "temporal": {"timestamp": "2026-03-02T08:30:00+01:00", "timezone": "Europe/Vienna"},
         },
         "created_at": NOW,
+        "namespace": "agents.cook",
+        "key": "soup/1",
     }
     other: dict[str, Any] = {
         "tags": ["garden"],
@@ -61,6 +63,8 @@ async def memories(conn):
         "metadata": {"room": {"floor": 1}},
         "enhanced_context": {"spatial": {"city": "Wien"}},
         "created_at": NOW - timedelta(days=30),
+        "namespace": "agents-old",
+        "key": "soup",
     }
     ids = {
         "a": (await add_memory(conn, 1, "Drinks coffee in the morning", **first)).id,
@@ -83,6 +87,27 @@ FILTERS = [
     ({"tags_none": ["GARDEN", "x"]}, "ac"),
     ({"tags_none": ["coffee"], "tags_any": ["garden"]}, "b"),
     ({"created_by": "assistant"}, "b"),
+    ({"created_by": ["assistant", "system"]}, "acb"),
+    ({"memory_type": ["fact", "preference"]}, "ab"),
+    ({"memory_type": ("fact",)}, "b"),
+    ({"category": {"food", "x"}}, "a"),
+    ({"source_id": frozenset({"conv_1", "conv_2"}), "source_type": ["manual", "x"]}, "b"),
+    ({"source_id": ["nothing", "none"]}, ""),
+    ({"query": "drinks", "category": ["home", "x"]}, "b"),
+    ({"modified_after": NOW - timedelta(days=9)}, "acb"),
+    ({"modified_after": datetime(2100, 1, 1, tzinfo=UTC)}, ""),
+    ({"namespace": "agents.cook"}, "a"),
+    ({"namespace": "agents"}, ""),
+    ({"namespace": ""}, "c"),
+    ({"namespace": ["", "agents-old", "x"]}, "cb"),
+    ({"namespace": ("agents", "cook")}, ""),
+    ({"namespace_prefix": "agents"}, "a"),
+    ({"namespace_prefix": ("agents", "cook")}, "a"),
+    ({"namespace_prefix": ""}, "acb"),
+    ({"namespace_prefix": "agents", "query": "drinks"}, "a"),
+    ({"key_prefix": "soup"}, "ab"),
+    ({"key_prefix": "soup/"}, "a"),
+    ({"key_prefix": ""}, "ab"),
     ({"source_type": "manual"}, "b"),
     ({"source_id": "conv_1"}, "a"),
     ({"context_data": {"spatial": {"city": "Graz"}}}, "a"),
@@ -122,7 +147,8 @@ async def test_filter(conn, memories, filters, expected):
 def test_every_filter_is_an_option_and_a_parameter_of_the_shared_conditions():
     block = {name for name, _ in shared_blocks()["filters"].parameters} - {"user_id", "as_of"}
     assert list(Filters.model_fields) == list(FilterOptions.__annotations__)
-    assert set(Filters.model_fields) == block
+    assert set(Filters().arguments()) == block
+    assert {FILTER_OF.get(name, name) for name in block} == set(Filters.model_fields)
 
 
 async def test_accessed_after_includes_its_moment(conn, memories):
@@ -374,6 +400,15 @@ WHY_NOT = [
     ("coffee", {"created_after": NOW + timedelta(days=1)}, ("created_after",)),
     ("coffee", {"created_before": NOW}, ("created_before",)),
     ("coffee", {"accessed_after": NOW}, ("accessed_after",)),
+    (
+        "coffee",
+        {"memory_type": ["fact", "x"], "created_by": {"a", "b"}},
+        ("memory_type", "created_by"),
+    ),
+    ("coffee", {"namespace": "x"}, ("namespace",)),
+    ("coffee", {"namespace": ["x", ""]}, ("namespace",)),
+    ("coffee", {"namespace_prefix": "x", "key_prefix": "x"}, ("namespace_prefix", "key_prefix")),
+    ("coffee", {"modified_after": datetime(2100, 1, 1, tzinfo=UTC)}, ("modified_after",)),
     (None, {}, ()),
     (None, {"category": "home"}, ("category",)),
 ]
@@ -505,6 +540,23 @@ async def test_a_memory_of_long_words_in_a_script_of_many_bytes_spoils_no_search
         ("created_after", "today"),
         ("tags", "work"),
         ("include_archived", "yes"),
+        ("memory_type", []),
+        ("category", ()),
+        ("source_type", set()),
+        ("source_id", frozenset()),
+        ("created_by", iter(())),
+        ("tags_none", []),
+        ("source_id", ["x"] * 10_001),
+        ("memory_type", 5),
+        ("memory_type", ""),
+        ("source_id", {"a": 1}),
+        ("modified_after", "today"),
+        ("namespace", []),
+        ("namespace", "a..b"),
+        ("namespace", "\0"),
+        ("namespace_prefix", "a."),
+        ("namespace_prefix", ("a", "b.c")),
+        ("key_prefix", "x" * 256),
     ],
     ids=str,
 )

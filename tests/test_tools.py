@@ -44,7 +44,7 @@ def tools_of(db: Database, user_id: str | int) -> dict[str, Any]:
     return {tool.name: tool.call for tool in memory_tools(db, user_id)}
 
 
-async def told(client: Any, name: str, arguments: dict[str, object]) -> Any:
+async def told(client: Any, name: str, arguments: Any) -> Any:
     """The text of a tool's error."""
     result = await client.call_tool(name, arguments)
     assert result.is_error
@@ -308,6 +308,38 @@ async def test_two_users_servers_on_one_database_never_see_each_other(db: Databa
             assert other not in got.messages[0].content.text
 
 
+async def test_a_server_of_one_namespace_sees_no_other(db: Database):
+    box = "secret number in a green box"
+    theirs = await add_memory(db, "alice", f"Work: the {box}", namespace="work", tags=["job"])
+    async with Client(memory_server(db, "alice", namespace="home")) as client:
+
+        async def call(name: str, arguments: dict[str, object]) -> Any:
+            return (await client.call_tool(name, arguments)).structured_content
+
+        first = await call("remember", {"content": f"Work: the {box}", "tags": ["house"]})
+        assert first == {"id": first["id"], "similar": []}
+        second = await call("remember", {"content": f"Home: another {box}"})
+        assert [one["id"] for one in second["similar"]] == [first["id"]]
+        await relate(db, "alice", first["id"], theirs.id)
+        for name, arguments in (
+            ("get_memory", {"memory_id": theirs.id}),
+            ("update_memory", {"memory_id": theirs.id, "content": "x"}),
+            ("relate_memories", {"source_memory_id": first["id"], "target_memory_id": theirs.id}),
+        ):
+            assert await told(client, name, arguments) == "There is no memory with this id."
+        assert not (await call("forget_memory", {"memory_id": theirs.id}))["forgotten"]
+        whole = await call("get_memory", {"memory_id": first["id"]})
+        assert whole["relationships"] == []
+        for name in ("recall", "recent_memories"):
+            found = await call(name, {"query": box} if name == "recall" else {})
+            assert {one["id"] for one in found["memories"]} == {first["id"], second["id"]}
+        assert (await call("list_tags", {}))["tags"] == [{"tag": "house", "memories": 1}]
+        figures = await call("memory_stats", {})
+        assert (figures["memories"], figures["by_tag"]) == (2, {"house": 1})
+    async with Client(memory_server(db, "alice")) as client:
+        assert (await client.call_tool("memory_stats", {})).structured_content["memories"] == 3
+
+
 async def test_a_drawn_session_agrees_with_a_model_of_it(db: Database):
     """200 calls of a language model; what it stored is there, and nothing else."""
     draw = random.Random(18)
@@ -462,19 +494,12 @@ def test_an_open_door_is_refused(arguments, code, said, tmp_path: Path, monkeypa
 
 
 def test_the_settings_of_a_desktop_client_are_printed():
-    arguments = [
-        "mcp",
-        "--user",
-        "alice",
-        "--read-only",
-        "--print-config",
-        "--dsn",
-        "postgresql:///x",
-    ]
+    options = ["--namespace", "home", "--read-only"]
+    arguments = ["mcp", "--user", "alice", *options, "--print-config", "--dsn", "postgresql:///x"]
     result = CliRunner().invoke(app, arguments)
     server = json.loads(result.output)["mcpServers"]["memory"]
     assert server["command"] == sys.executable
-    assert server["args"] == command("--read-only")
+    assert server["args"] == command(*options)
     assert server["env"] == {"LTM_DATABASE_URL": "postgresql:///x"}
 
 

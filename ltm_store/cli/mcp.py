@@ -22,6 +22,9 @@ _TOKEN_CHARS: Final = 16  # at the least
 @command("mcp", "mcp --user alice --print-config")
 def mcp(
     user: UserOption,
+    namespace: Annotated[
+        str | None, typer.Option(help="Only the memories in it, and new ones go there.")
+    ] = None,
     read_only: Annotated[
         bool, typer.Option("--read-only", help="Only tools that change nothing; no accesses.")
     ] = False,
@@ -43,10 +46,10 @@ def mcp(
     """
     address = _address(http, token_file)
     if print_config:
-        typer.echo(json.dumps(_config(user, read_only, dsn), indent=2))
+        typer.echo(json.dumps(_config(user, namespace, read_only, dsn), indent=2))
     else:
         _log_to_stderr()
-        asyncio.run(_serve(user, read_only, address, dsn))
+        asyncio.run(_serve(user, namespace, read_only, address, dsn))
 
 
 def _address(http: str | None, token_file: Path | None) -> tuple[str, int, str] | None:
@@ -66,8 +69,12 @@ def _address(http: str | None, token_file: Path | None) -> tuple[str, int, str] 
     return host.strip("[]"), int(port), token
 
 
-def _config(user: str, read_only: bool, dsn: str | None) -> dict[str, object]:
-    arguments = ["-m", "ltm_store.cli", "mcp", "--user", user, *["--read-only"] * read_only]
+def _config(
+    user: str, namespace: str | None, read_only: bool, dsn: str | None
+) -> dict[str, object]:
+    arguments = ["-m", "ltm_store.cli", "mcp", "--user", user]
+    arguments += [] if namespace is None else ["--namespace", namespace]
+    arguments += ["--read-only"] if read_only else []
     server: dict[str, object] = {"command": sys.executable, "args": arguments}
     if dsn is not None:  # in the environment, where a list of processes does not show it
         server["env"] = {"LTM_DATABASE_URL": dsn}
@@ -81,7 +88,11 @@ def _log_to_stderr() -> None:
 
 
 async def _serve(
-    user: str, read_only: bool, address: tuple[str, int, str] | None, dsn: str | None
+    user: str,
+    namespace: str | None,
+    read_only: bool,
+    address: tuple[str, int, str] | None,
+    dsn: str | None,
 ) -> None:
     try:
         from ltm_store.integrations.mcp import memory_server, serve_http, serve_stdio
@@ -89,7 +100,7 @@ async def _serve(
         raise LtmError("it needs an extra: pip install 'ltm_store[mcp]'") from None
     tracking: Tracking = "off" if read_only else "deferred"
     async with connect(dsn, access_tracking=tracking, pgbouncer=through_pgbouncer()) as db:
-        server = memory_server(db, user, read_only=read_only)
+        server = memory_server(db, user, namespace=namespace, read_only=read_only)
         if address is None:
             await serve_stdio(server)
         else:

@@ -196,14 +196,15 @@ def _text(text: object, name: str) -> str:
 
 async def _files(db: Database, user_id: UserId, beginning: str = "") -> dict[str, int]:
     """The bytes of each file whose key begins so, by its key."""
-    found = iterate_memories(db, user_id, include_archived=True, include_context=False)
-    return {
-        memory.key: len(memory.content.encode())
-        async for memory in found
-        if memory.key is not None
-        and memory.namespace == NAMESPACE
-        and memory.key.startswith(beginning)
-    }
+    found = iterate_memories(
+        db,
+        user_id,
+        namespace=NAMESPACE,
+        key_prefix=beginning,
+        include_archived=True,
+        include_context=False,
+    )
+    return {memory.key or "": len(memory.content.encode()) async for memory in found}
 
 
 async def _file(db: Database, user_id: UserId, path: _Path) -> Memory | None:

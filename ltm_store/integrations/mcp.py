@@ -51,13 +51,17 @@ Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
 
 def memory_server(
-    db: Database, user_id: int | str | UUID, *, read_only: bool = False
+    db: Database,
+    user_id: int | str | UUID,
+    *,
+    namespace: str | None = None,
+    read_only: bool = False,
 ) -> Server[Any]:
     """An MCP server for the memories of one user: tools, the resource memory://ID and a prompt.
 
-    read_only: only the tools that change nothing.
+    namespace: only the memories in it. read_only: only the tools that change nothing.
     """
-    service = _Service(Scope(db, user_id), read_only)
+    service = _Service(Scope(db, user_id, namespace), read_only)
     return Server(
         "ltm_store",
         version=__version__,
@@ -144,7 +148,9 @@ class _Service:
         if params.name != PROMPT:
             raise MCPError(types.INVALID_PARAMS, "There is no such prompt.")
         try:
-            known = await search_memories(*self._scope, limit=PROMPT_MEMORIES)
+            known = await search_memories(
+                *self._scope.whose, namespace=self._scope.namespace, limit=PROMPT_MEMORIES
+            )
         except Exception:
             raise MCPError(types.INTERNAL_ERROR, "The memory store is not available now.") from None
         told = format_for_prompt(known, max_chars=PROMPT_CHARS) or "Nothing yet."

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -27,6 +28,8 @@ from ltm_store import (
     add_memory,
     delete_memory,
     get_analytics,
+    get_memories,
+    iterate_memories,
     relate,
     search_memories,
     suggest_relationships,
@@ -38,6 +41,7 @@ from ltm_store import list_tags as read_tags
 CONTENT_CHARS: Final = 10_000  # of a memory that a model writes, and of a part that it reads
 SHORT_CHARS: Final = 300  # of a memory in a list
 SIMILAR: Final = 3  # memories that remember tells of
+STAT_TAGS: Final = 20  # that memory_stats tells of
 TOLD_TAGS: Final = 10  # of a memory in a list
 RELATED: Final = 20  # relationships that get_memory tells of
 WINDOWS: Final = (7, 90, 36_500)  # days in which recent memories are looked for, one after another
@@ -70,10 +74,30 @@ class MemoryTool(NamedTuple):
 
 
 class Scope(NamedTuple):
-    """Whose memories a tool works on."""
+    """Whose memories a tool works on: all of a user's, or those of one namespace."""
 
     db: Database
     user_id: int | str | UUID
+    namespace: str | None = None
+
+    @property
+    def whose(self) -> tuple[Database, int | str | UUID]:
+        """What every function takes first."""
+        return self.db, self.user_id
+
+    async def inside(self, memory_ids: Iterable[int]) -> set[int]:
+        """Those of some memories of the user that are in the namespace; not tracked."""
+        ids = list(memory_ids)
+        if self.namespace is None or not ids:
+            return set(ids)
+        async with self.db.transaction() as connection:
+            found = await get_memories(connection, self.user_id, ids)
+        return {memory.id for memory in found if memory.namespace == self.namespace}
+
+    async def require(self, *memory_ids: int) -> None:
+        """Raise ToolFailure where one of the memories is not in the namespace."""
+        if len(await self.inside(memory_ids)) < len(set(memory_ids)):
+            raise _no_memory()
 
 
 class Arguments(BaseModel):
@@ -329,29 +353,32 @@ class Figures(Answer):
 
 async def _remember(scope: Scope, given: Remember) -> Remembered:
     memory = await add_memory(
-        *scope,
+        *scope.whose,
         given.content,
         tags=given.tags,
         importance_score=given.importance,
         memory_type=given.memory_type,
+        namespace=scope.namespace,
         source_type="conversation",
         created_by="assistant",
     )
     similar = await _similar(scope, memory.id)
+    same = memory.duplicate_of
+    if same is not None and not await scope.inside([same]):
+        same = None
     advice = None
-    if memory.duplicate_of is not None:
+    if same is not None:
         advice = "It says what duplicate_of says: forget one of the two."
     elif similar:
         advice = "If one of these is about the same, update it and forget the new one."
-    return Remembered(
-        id=memory.id, duplicate_of=memory.duplicate_of, similar=similar, advice=advice
-    )
+    return Remembered(id=memory.id, duplicate_of=same, similar=similar, advice=advice)
 
 
 async def _similar(scope: Scope, memory_id: int) -> list[SimilarMemory]:
     """Memories that share at least two rare words with a new one."""
     try:
-        found = await suggest_relationships(*scope, memory_id, limit=3 * SIMILAR)
+        found = await suggest_relationships(*scope.whose, memory_id, limit=3 * SIMILAR)
+        inside = await scope.inside(one.related_memory.id for one in found)
     except LtmError:  # the memory is stored, and the hint is none that it depends on
         return []
     told = [
@@ -359,18 +386,19 @@ async def _similar(scope: Scope, memory_id: int) -> list[SimilarMemory]:
             id=one.related_memory.id, content=_short(one.related_memory.content), why=one.reason
         )
         for one in found
-        if len(one.words) > 1
+        if len(one.words) > 1 and one.related_memory.id in inside
     ]
     return told[:SIMILAR]
 
 
 async def _recall(scope: Scope, given: Recall) -> ShortMemories:
     hits = await search_memories(
-        *scope,
+        *scope.whose,
         given.query,
         tags=given.tags,
         memory_type=given.memory_type,
         created_after=given.since,
+        namespace=scope.namespace,
         limit=given.limit,
         include_context=False,
     )
@@ -378,9 +406,11 @@ async def _recall(scope: Scope, given: Recall) -> ShortMemories:
 
 
 async def _get(scope: Scope, given: OneMemory) -> WholeMemory:
-    memory = await read_memory(*scope, given.memory_id, include_relationships=True)
-    if memory is None:
+    memory = await read_memory(*scope.whose, given.memory_id, include_relationships=True)
+    if memory is None or scope.namespace not in (None, memory.namespace):
         raise _no_memory()
+    known = memory.relationships or ()
+    inside = await scope.inside(one.related_memory.id for one in known)
     end = given.start + CONTENT_CHARS
     return WholeMemory(
         id=memory.id,
@@ -396,13 +426,14 @@ async def _get(scope: Scope, given: OneMemory) -> WholeMemory:
         is_archived=memory.is_archived,
         relationships=[
             RelatedMemory(
-                id=known.related_memory.id,
-                content=_short(known.related_memory.content),
-                relationship_type=known.relationship_type,
-                direction=known.direction,
+                id=one.related_memory.id,
+                content=_short(one.related_memory.content),
+                relationship_type=one.relationship_type,
+                direction=one.direction,
             )
-            for known in (memory.relationships or ())[:RELATED]
-        ],
+            for one in known
+            if one.related_memory.id in inside
+        ][:RELATED],
     )
 
 
@@ -411,8 +442,9 @@ async def _update(scope: Scope, given: Update) -> Updated:
     fields = given.model_dump(exclude={"memory_id", "expected_version"}, exclude_none=True)
     if not fields:
         raise ToolFailure("Say what to change: content, tags, importance or memory_type.")
+    await scope.require(given.memory_id)
     memory = await update_memory(
-        *scope,
+        *scope.whose,
         given.memory_id,
         expected_version=given.expected_version,
         **{named.get(name, name): value for name, value in fields.items()},
@@ -423,12 +455,15 @@ async def _update(scope: Scope, given: Update) -> Updated:
 
 
 async def _forget(scope: Scope, given: Forget) -> Forgotten:
-    return Forgotten(id=given.memory_id, forgotten=await delete_memory(*scope, given.memory_id))
+    there = await scope.inside([given.memory_id])
+    forgotten = bool(there) and await delete_memory(*scope.whose, given.memory_id)
+    return Forgotten(id=given.memory_id, forgotten=forgotten)
 
 
 async def _relate(scope: Scope, given: Relate) -> Related:
+    await scope.require(given.source_memory_id, given.target_memory_id)
     known = await relate(
-        *scope,
+        *scope.whose,
         given.source_memory_id,
         given.target_memory_id,
         given.relationship_type,
@@ -444,7 +479,12 @@ async def _relate(scope: Scope, given: Relate) -> Related:
 
 
 async def _tags(scope: Scope, given: Limited) -> TagCounts:
-    found = await read_tags(*scope, limit=given.limit)
+    if scope.namespace is not None:
+        counts = (await _counted(scope)).by_tag.items()
+        return TagCounts(
+            tags=[TagCount(tag=tag, memories=n) for tag, n in list(counts)[: given.limit]]
+        )
+    found = await read_tags(*scope.whose, limit=given.limit)
     return TagCounts(tags=[TagCount(tag=t.tag_name, memories=t.memory_count) for t in found])
 
 
@@ -453,7 +493,11 @@ async def _recent(scope: Scope, given: Recent) -> ShortMemories:
     for days in WINDOWS:
         since = datetime.now(UTC) - timedelta(days=days)
         found = await search_memories(
-            *scope, created_after=since, limit=WINDOW_MEMORIES, include_context=False
+            *scope.whose,
+            created_after=since,
+            namespace=scope.namespace,
+            limit=WINDOW_MEMORIES,
+            include_context=False,
         )
         if len(found) >= given.limit:
             break
@@ -462,15 +506,47 @@ async def _recent(scope: Scope, given: Recent) -> ShortMemories:
 
 
 async def _stats(scope: Scope, _: Nothing) -> Figures:
-    known = await get_analytics(*scope)
+    if scope.namespace is not None:
+        figures = await _counted(scope)
+        return figures.model_copy(update={"by_tag": _first(figures.by_tag)})
+    known = await get_analytics(*scope.whose)
     average = known.average_dynamic_importance
     return Figures(
         memories=known.total_memories,
         archived=known.archived_memories,
         average_importance=None if average is None else round(average, 1),
         by_type=known.type_distribution,
-        by_tag=dict(list(known.tag_distribution.items())[:20]),
+        by_tag=_first(known.tag_distribution),
         by_month=known.growth_by_month,
+    )
+
+
+def _first(counts: Mapping[str, int]) -> dict[str, int]:
+    return dict(list(counts.items())[:STAT_TAGS])
+
+
+async def _counted(scope: Scope) -> Figures:
+    """The figures of a namespace, which is gone through for them."""
+    archived, importance = 0, 0.0
+    types, tags, months = Counter[str](), Counter[str](), Counter[str]()
+    found = iterate_memories(
+        *scope.whose, namespace=scope.namespace, include_archived=True, include_context=False
+    )
+    async for memory in found:
+        archived += memory.is_archived
+        importance += memory.dynamic_importance
+        types[memory.memory_type or "unknown"] += 1
+        tags.update(memory.tags)
+        if memory.created_at is not None:
+            months[f"{memory.created_at:%Y-%m}"] += 1
+    total = types.total()
+    return Figures(
+        memories=total,
+        archived=archived,
+        average_importance=round(importance / total, 1) if total else None,
+        by_type=dict(types.most_common()),
+        by_tag=dict(tags.most_common()),
+        by_month=dict(sorted(months.items())),
     )
 
 
@@ -724,14 +800,19 @@ def definitions(*, read_only: bool = False) -> Sequence[Definition]:
 
 
 def memory_tools(
-    db: Database, user_id: int | str | UUID, *, read_only: bool = False
+    db: Database,
+    user_id: int | str | UUID,
+    *,
+    namespace: str | None = None,
+    read_only: bool = False,
 ) -> list[MemoryTool]:
     """Tools by which a language model remembers and recalls for one user.
 
     They are recall, remember, get_memory, update_memory, forget_memory, relate_memories,
     list_tags, recent_memories and memory_stats; with read_only those that change nothing.
+    namespace: they work on the memories in it and see no others; None is all of the user's.
     """
-    scope = Scope(db, user_id)
+    scope = Scope(db, user_id, namespace)
 
     def tool(definition: Definition) -> MemoryTool:
         async def call(
