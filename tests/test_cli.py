@@ -42,7 +42,18 @@ GONE = "postgresql://x@127.0.0.1:1/x"
 PROGRAM = [sys.executable, "-W", "error", "-m", "ltm_store.cli"]
 VERBS = (
     *("add", "adoption-report", "archive", "delete", "demo", "export", "forget", "graph"),
-    *("health", "import", "migrate", "prune", "psql", "purge", "recall", "report", "restore"),
+    *(
+        "health",
+        "import",
+        "mcp",
+        "migrate",
+        "prune",
+        "psql",
+        "purge",
+        "recall",
+        "report",
+        "restore",
+    ),
     *("rollback", "search", "show", "status", "tags", "users"),
 )
 
