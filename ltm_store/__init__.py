@@ -59,7 +59,7 @@ from ltm_store.model.relationships import (
 from ltm_store.model.search import MemoryHit, SearchExplanation
 from ltm_store.model.tags import RelatedTag, Tag
 from ltm_store.model.transfer import ErasureReport, ImportReport
-from ltm_store.model.users import UserSummary
+from ltm_store.model.users import ClearedKey, MergeReport, UserSummary
 from ltm_store.relationships import (
     get_relationships,
     relate,
@@ -75,13 +75,14 @@ from ltm_store.report import render_report
 from ltm_store.search import explain_search, iterate_memories, search_memories
 from ltm_store.tags import add_tags, list_tags, related_tags, remove_tags, rename_tag
 from ltm_store.transfer import add_memories, export_user, import_user
-from ltm_store.users import forget_user, list_users
+from ltm_store.users import forget_user, list_users, merge_users, rename_user
 
 __version__ = "0.1.0.dev0"
 
 __all__ = [
     "Access",
     "Analytics",
+    "ClearedKey",
     "Conflict",
     "CustomContext",
     "Database",
@@ -101,6 +102,7 @@ __all__ = [
     "MemoryHit",
     "MemoryPath",
     "MemoryType",
+    "MergeReport",
     "Namespace",
     "NewMemory",
     "ReachedMemory",
@@ -148,6 +150,7 @@ __all__ = [
     "list_tags",
     "list_users",
     "memory_graph",
+    "merge_users",
     "prune_accesses",
     "purge_expired",
     "put_memory",
@@ -158,6 +161,7 @@ __all__ = [
     "remove_tags",
     "rename_key",
     "rename_tag",
+    "rename_user",
     "render_report",
     "restore_memory",
     "search_memories",

@@ -208,14 +208,19 @@ async def insert_memory(
     if new.key is not None and not replace:
         memory = await _kept(db, user, new, now, memory)
     if memory and memory.outcome == "existing" and memory.content != new.content:
-        place = ", and is archived" if memory.is_archived else ""
-        _log.warning(
-            "memory %d has this idempotency_key and another content%s",
-            memory.id,
-            place,
-            extra={"event": "idempotency_key_reused"},
-        )
+        warn_of_other_content(memory.id, is_archived=memory.is_archived)
     return memory
+
+
+def warn_of_other_content(memory_id: int, *, is_archived: bool) -> None:
+    """Log that an add found its idempotency_key with a memory that says something else."""
+    place = ", and is archived" if is_archived else ""
+    _log.warning(
+        "memory %d has this idempotency_key and another content%s",
+        memory_id,
+        place,
+        extra={"event": "idempotency_key_reused"},
+    )
 
 
 async def _kept(
@@ -255,9 +260,6 @@ async def read_by_key(
 
 def _add_arguments(user: User, new: NewMemory, now: datetime, replace: bool) -> dict[str, object]:
     """What add_memory takes."""
-    expires_at = new.expires_at
-    if expires_at is None and new.expires_after is not None:
-        expires_at = now + new.expires_after
     return {
         "user_id": user.number,
         "external": user.is_external,
@@ -278,7 +280,7 @@ def _add_arguments(user: User, new: NewMemory, now: datetime, replace: bool) -> 
         "parent_memory_id": new.parent_memory_id,
         "related_memory_ids": list(new.related_memory_ids) or None,
         "metadata": _json(new.metadata),
-        "expires_at": expires_at,
+        "expires_at": expiry(new, now),
         "expires_after": new.expires_after,
         "idempotency_key": new.idempotency_key,
         "namespace": new.namespace,
@@ -286,6 +288,13 @@ def _add_arguments(user: User, new: NewMemory, now: datetime, replace: bool) -> 
         "replace": replace,
         **_context_arguments(new.enhanced_context),
     }
+
+
+def expiry(new: NewMemory, now: datetime) -> datetime | None:
+    """When a memory that is added now expires."""
+    if new.expires_at is None and new.expires_after is not None:
+        return now + new.expires_after
+    return new.expires_at
 
 
 async def _add_with_others(db: Executor, arguments: Mapping[str, object]) -> Memory | None:

@@ -73,6 +73,7 @@ CREATE TABLE ltm_external_users (
     ),
     external_id text,
     created_at timestamptz NOT NULL DEFAULT now(),
+    merged_into bigint,
     CONSTRAINT ltm_external_users_pkey PRIMARY KEY (user_id),
     CONSTRAINT ltm_external_users_external_id_key UNIQUE (external_id),
     CONSTRAINT ltm_external_users_user_id_is_negative CHECK (user_id < 0),
@@ -91,6 +92,11 @@ COMMENT ON COLUMN ltm_external_users.external_id IS
 'The user''s name in the application (NFC); NULL once the user is forgotten, the number is '
 'never used again.';
 COMMENT ON COLUMN ltm_external_users.created_at IS 'When the name was first seen.';
+COMMENT ON COLUMN ltm_external_users.merged_into IS
+'The user whom this one was merged into, and who is meant by the name since.';
+CREATE INDEX ltm_external_users_merged_into_idx
+ON ltm_external_users (merged_into) WHERE merged_into IS NOT NULL;
+COMMENT ON INDEX ltm_external_users_merged_into_idx IS 'The names that mean a user by a merge.';
 COMMENT ON INDEX ltm_external_users_pkey IS 'From number to name.';
 COMMENT ON INDEX ltm_external_users_external_id_key IS 'From name to number, one number per name.';
 
@@ -352,6 +358,13 @@ ON ltm_memories USING gin (ltm_user_context(user_id, context_data) jsonb_path_op
 WITH (fastupdate = off);
 COMMENT ON INDEX ltm_memories_context_data_gin IS
 'The memories of one user whose context contains a given JSON object.';
+
+-- 56 bytes a memory and 6 % of an add; without it a filter reads all of a user's memories.
+CREATE INDEX ltm_memories_memory_metadata_gin
+ON ltm_memories USING gin (ltm_user_context(user_id, memory_metadata) jsonb_path_ops)
+WITH (fastupdate = off);
+COMMENT ON INDEX ltm_memories_memory_metadata_gin IS
+'The memories of one user whose metadata contains a given JSON object.';
 
 CREATE INDEX ltm_memories_search_terms_gin
 ON ltm_memories USING gin (ltm_search_terms(user_id, search_vector)) WITH (fastupdate = off);

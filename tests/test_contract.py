@@ -73,6 +73,9 @@ SIGNATURES = {
     "export_user": "db, user_id",
     "import_user": "db, user_id, lines",
     "forget_user": "db, user_id",
+    "list_users": "db, *, after=None, limit=100",
+    "rename_user": "db, external_id, new",
+    "merge_users": "db, from_user, into_user",
     "format_for_prompt": "hits, *, max_chars",
     "connect": "dsn=None, *, access_tracking='deferred', timeout=10.0, min_size=1, max_size=10, "
     "pgbouncer=False, check_schema=True, trust_schema=False, "

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sized
 from typing import Final, TypeVar
 
 from ltm_store.db.telemetry import Telemetry
 
 _log: Final = logging.getLogger("ltm_store.statements")
-Rows = TypeVar("Rows", bound=list[object])
+Rows = TypeVar("Rows", bound=Sized)
 
 
 def observed(name: str, rows: Awaitable[Rows], telemetry: Telemetry | None) -> Awaitable[Rows]:

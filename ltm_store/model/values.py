@@ -194,9 +194,12 @@ def read_json(text: str | None) -> JsonValue:
     return None if text is None else load_json(text)
 
 
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+
+
 def dump_json(value: object) -> str:
     """JSON text as statements take it."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return _ENCODER.encode(value)
 
 
 def moment(value: datetime | None, field: str = "as_of") -> datetime:
