@@ -113,9 +113,12 @@ class AccessQueue:
             if self._task is not None:
                 self._task.cancel()
                 await asyncio.wait([self._task])
-            if lost := self.queued:
-                self._drop_beyond(0)
-                _log.warning("%d accesses were not recorded", lost, extra={"event": LOST})
+            lost = self.queued
+            self._drop_beyond(0)
+            if lost and not self._failing:  # which was told
+                _log.warning(
+                    "%d accesses were not recorded: no more time", lost, extra={"event": LOST}
+                )
 
     def _start_in(self, seconds: float) -> None:
         # In a context of its own: the deadline of the call that began it is not its own.
@@ -176,11 +179,13 @@ class AccessQueue:
         error = None if task.cancelled() else task.exception()
         if error is not None and not self._failing:
             reason = error if isinstance(error, LtmError) else type(error).__name__
+            when = "were not recorded" if self._closing else "are not recorded yet"
             _log.warning(
-                "%d accesses are not recorded yet: %s",
+                "%d accesses %s: %s",
                 len(self._waiting),
+                when,
                 reason,
-                extra={"event": "accesses_delayed"},
+                extra={"event": LOST if self._closing else "accesses_delayed"},
             )
         self._failing = error is not None
         if self._waiting and not self._closed:
@@ -246,10 +251,13 @@ class Tracker:
         try:
             await record(self._db, user, details)
             self._failing = False
-        except Unavailable:  # a replica, say: what was read is worth more than its count
+        except Unavailable as error:  # a standby, say: what was read is worth more than its count
             if not self._failing:
                 _log.warning(
-                    "%d accesses were not recorded", len(memory_ids), extra={"event": LOST}
+                    "%d accesses were not recorded: %s",
+                    len(memory_ids),
+                    error,
+                    extra={"event": LOST},
                 )
             self._failing = True
 

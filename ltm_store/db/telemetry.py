@@ -7,7 +7,7 @@ is imported where a provider is handed in.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib.metadata import version
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Link, Span, TracerProvider
     from opentelemetry.util.types import AttributeValue
 
-Rows = TypeVar("Rows", bound=list[object])
+Rows = TypeVar("Rows", bound=Sized)
 Load: TypeAlias = Mapping[str, int]
 """What a Database is doing: the fields of its Stats."""
 Observed: TypeAlias = Sequence[tuple[int, dict[str, str]]]
