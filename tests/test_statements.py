@@ -318,8 +318,8 @@ def shape_for(statement: Statement, given: Container[str]) -> Shape:
 # What is sorted by, or is the least or the greatest, without a collation: it is no text.
 NO_TEXT = re.compile(
     r"(\w+_)?(id|ids|rank|place|strength|score|count|memories|user_id|step|depth|month|point|seen)$"
-    r"|(\w+_)?(at|timestamp|used|accessed|modified|attnum|size|importance|relationships|is_lent)$"
-    r"|(\w+_)?(jaccard|positions|terms)$"
+    r"|(\w+_)?(at|timestamp|used|modified|accessed|attnum|size|importance|relationships)$"
+    r"|(\w+_)?(is_lent|jaccard|positions|terms)$"
 )
 
 
