@@ -102,7 +102,6 @@ def _labelled(namespace: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(storable)]
-Content = Annotated[Text, Field(min_length=1), AfterValidator(within_content)]
 LongText = Annotated[Text, AfterValidator(within_content)]
 Note = Annotated[Text, Field(max_length=limits.NOTE_CHARS)]
 Word = Annotated[Text, Field(min_length=1, max_length=limits.WORD_CHARS), BeforeValidator(word)]
