@@ -75,12 +75,13 @@ COMMENT ON FUNCTION ltm_user_context(bigint, jsonb) IS
 -- is never called: compared with a column it is never true. It is not inlined, because it is STRICT and
 -- its body is not; so a generic plan counts its cost and is never the cheaper one, while a custom plan
 -- knows the argument and folds the call away.
+-- PARALLEL UNSAFE: a walk in the order of ranks that ends after ten rows is not for workers.
 CREATE FUNCTION ltm_prefer_custom_plan(row_limit bigint)
 RETURNS bigint
 LANGUAGE sql
 IMMUTABLE
 STRICT
-PARALLEL SAFE
+PARALLEL UNSAFE
 COST 1000000
 RETURN CASE WHEN row_limit IS NULL THEN row_limit END;
 

@@ -89,16 +89,22 @@ FROM
     (
         (
             SELECT m.*
-            FROM ltm_memories AS m
+            FROM (
+                SELECT
+                    m.*  -- columns: ranked
+                FROM ltm_memory_ranks AS k
+                INNER JOIN ltm_memories AS m ON k.memory_id = m.id
+                WHERE k.user_id = $1 AND m.user_id = $1
+            ) AS m
             WHERE
-                m.user_id = $1
+                TRUE  -- conditions: filters
                 AND m.is_archived IS NOT TRUE  -- if include_archived
-                -- (Else the filters say so.) Of these only their values tell how many rows they find: see
-                -- ltm_prefer_custom_plan.
                 -- if tags or tags_any or context_data or metadata
+                -- Only their values tell how many rows these find: see ltm_prefer_custom_plan. On a
+                -- column of each table, whichever is read first.
                 AND m.id IS DISTINCT FROM ltm_prefer_custom_plan($3)
+                AND m.version IS DISTINCT FROM ltm_prefer_custom_plan($3)
                 -- end if
-                AND TRUE  -- conditions: filters
             ORDER BY m.importance_rank DESC, m.id DESC
             LIMIT $3
         )
@@ -106,12 +112,18 @@ FROM
         UNION ALL
         (
             SELECT m.*
-            FROM ltm_memories AS m
+            FROM (
+                SELECT
+                    m.*  -- columns: ranked
+                FROM ltm_memory_ranks AS k
+                INNER JOIN ltm_memories AS m ON k.memory_id = m.id
+                WHERE k.user_id = $1 AND m.user_id = $1
+            ) AS m
             WHERE
-                m.user_id = $1
-                AND m.is_archived
+                m.is_archived
                 -- if tags or tags_any or context_data or metadata
                 AND m.id IS DISTINCT FROM ltm_prefer_custom_plan($3)
+                AND m.version IS DISTINCT FROM ltm_prefer_custom_plan($3)
                 -- end if
                 AND TRUE  -- conditions: filters
             ORDER BY m.importance_rank DESC, m.id DESC

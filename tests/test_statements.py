@@ -351,7 +351,7 @@ def index_names(plan: object) -> set[str]:
 
 
 ONE = "ltm_memories_pkey or ltm_memories_id_idx"  # both find one memory
-RANK = "ltm_memories_importance_rank_idx"
+RANK = "ltm_memory_ranks_importance_rank_idx"
 ENDS = "ltm_memory_relationships_ends_and_type_key"
 SOURCE = "ltm_memory_relationships_source_memory_id_idx"
 TARGET = "ltm_memory_relationships_target_memory_id_idx"
@@ -365,7 +365,7 @@ INDEXES: dict[tuple[str, frozenset[str]], set[str]] = {
     ("get_relationships", frozenset()): {ONE, f"{ENDS} or {SOURCE}", TARGET},
     ("get_relationships_of_many", frozenset()): {ONE, f"{ENDS} or {SOURCE}", TARGET},
     ("list_memories", frozenset()): {RANK},
-    ("list_memories", frozenset({"include_archived"})): {RANK, "ltm_memories_archived_rank_idx"},
+    ("list_memories", frozenset({"include_archived"})): {RANK, "ltm_memory_ranks_archived_rank_idx"},
     ("list_memories", frozenset({"tags"})): {TAGS},
     ("list_memories", frozenset({"tags_any"})): {TAGS},
     ("list_memories", frozenset({"context_data"})): {"ltm_memories_context_data_gin"},

@@ -416,11 +416,11 @@ async def test_a_view_of_one_user_scans_no_table(view, user, filled):
         (
             "ltm_memory_overview WHERE user_id = 5 AND NOT is_archived "
             "ORDER BY importance_rank DESC LIMIT 10",
-            "ltm_memories_importance_rank_idx",
+            "ltm_memory_ranks_importance_rank_idx",
         ),
         (
             "ltm_never_recalled WHERE user_id = 5 ORDER BY importance_rank DESC LIMIT 10",
-            "ltm_memories_importance_rank_idx",
+            "ltm_memory_ranks_importance_rank_idx",
         ),
         ("ltm_suspected_duplicates WHERE user_id = 5", "ltm_memories_content_hash_idx"),
         (
