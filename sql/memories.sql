@@ -62,7 +62,8 @@ SELECT
     m.idempotency_key,
     m.version,
     m.expires_at
-FROM ltm_memory_ranks AS k INNER JOIN ltm_memories AS m ON k.user_id = m.user_id AND k.memory_id = m.id;
+FROM ltm_memory_ranks AS k
+INNER JOIN ltm_memories AS m ON k.user_id = m.user_id AND k.memory_id = m.id;
 
 -- name: add_memory(
 --     user_id bigint, now timestamptz, content text, tags text, memory_type varchar, category varchar,
