@@ -1,0 +1,171 @@
+"""ltm_memory_ranks, the order of importance beside the memories: whoever writes, it is in step."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+
+import asyncpg
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ltm_store import (
+    Memory,
+    NewMemory,
+    add_memories,
+    add_memory,
+    add_tags,
+    archive_memory,
+    archive_stale,
+    check_health,
+    connect,
+    delete_memory,
+    export_user,
+    forget_user,
+    get_memory,
+    import_user,
+    record_access,
+    restore_memory,
+    search_memories,
+    update_importance,
+    update_memory,
+)
+
+LATER = datetime(2030, 1, 1, tzinfo=UTC)
+COLUMNS = (
+    "user_id, {id}, importance_rank, importance_score, created_at, memory_type, category, "
+    "source_type, is_archived"
+)
+BY_HAND = (
+    "INSERT INTO ltm_memories (user_id, content) VALUES (1, 'by hand'), (2, 'by hand')",
+    "UPDATE ltm_memories SET is_archived = NULL, importance_score = NULL WHERE id % 2 = 0",
+    "UPDATE ltm_memories SET category = 'moved', created_at = NULL, source_type = 'manual'",
+    "UPDATE ltm_memories SET access_count = access_count + 7, memory_type = 'fact'",
+    "UPDATE ltm_memories SET is_archived = TRUE, confidence_score = 0 WHERE id % 3 = 0",
+    "DELETE FROM ltm_memories WHERE parent_memory_id IS NULL AND id % 5 = 0",
+)
+
+
+async def ranks(conn: asyncpg.Connection, table: str, name: str) -> list[tuple[object, ...]]:
+    query = f"SELECT {COLUMNS.format(id=name)} FROM {table} ORDER BY user_id, {name}"
+    return [tuple(row) for row in await conn.fetch(query)]
+
+
+async def is_in_step(conn: asyncpg.Connection) -> bool:
+    """Whether both tables say the same; ltm_health must think so too."""
+    same = await ranks(conn, "ltm_memories", "id") == await ranks(
+        conn, "ltm_memory_ranks", "memory_id"
+    )
+    found = {problem.check_name for problem in await check_health(conn)}
+    assert ("rank_out_of_step" in found) is not same
+    return same
+
+
+async def write(conn: asyncpg.Connection, step: str, known: list[Memory], drawn: int) -> None:
+    """One step of a history."""
+    memory = known[drawn % len(known)] if known else None
+    match step:
+        case "add":
+            await add_memory(conn, 1, f"memory {drawn}", importance_score=1 + drawn % 10)
+        case "add many":
+            await add_memories(conn, 1, [NewMemory(content=f"{n} of {drawn}") for n in range(3)])
+        case "import":
+            lines = [line async for line in export_user(conn, 1)]
+            await import_user(conn, 2, lines)
+        case "by hand":
+            await conn.execute(BY_HAND[drawn % len(BY_HAND)])
+        case "archive stale":
+            await archive_stale(conn, 1, below=drawn % 8, as_of=LATER)
+        case "forget":
+            await forget_user(conn, 2)
+        case "update" if memory:
+            await update_memory(conn, 1, memory.id, category=f"c{drawn % 3}", importance_score=7)
+        case "update importance" if memory:
+            await update_importance(conn, 1, memory.id, 1 + drawn % 10)
+        case "access" if memory:
+            await record_access(conn, 1, [memory.id])
+        case "archive" if memory:
+            await archive_memory(conn, 1, memory.id)
+        case "restore" if memory:
+            await restore_memory(conn, 1, memory.id)
+        case "tag" if memory:
+            await add_tags(conn, 1, memory.id, [f"t{drawn % 4}"])
+        case "delete" if memory:
+            await delete_memory(conn, 1, memory.id)
+
+
+STEPS = (
+    "add",
+    "add many",
+    "import",
+    "by hand",
+    "archive stale",
+    "forget",
+    "update",
+    "update importance",
+    "access",
+    "archive",
+    "restore",
+    "tag",
+    "delete",
+)
+
+
+@settings(max_examples=25)
+@given(st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 1000)), max_size=25))
+async def test_every_writing_function_leaves_the_ranks_in_step(conn, history):
+    for step, drawn in [("add", 1), *history]:
+        known = await search_memories(conn, 1, limit=100, include_archived=True)
+        await write(conn, step, list(known), drawn)
+        assert await is_in_step(conn), step
+
+
+@pytest.fixture
+async def committing(dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection to the database of `dsn`."""
+    connection = await asyncpg.connect(dsn)
+    yield connection
+    await connection.close()
+
+
+@pytest.mark.parametrize("tracking", ["immediate", "deferred"])
+async def test_a_tracked_read_leaves_the_ranks_in_step(tracking, dsn, committing):
+    memory = await add_memory(committing, 1, "old", created_at=datetime(2025, 1, 1, tzinfo=UTC))
+    async with connect(dsn, access_tracking=tracking) as db:
+        await get_memory(db, 1, memory.id)
+    assert await is_in_step(committing)
+    after = await committing.fetchval("SELECT importance_rank FROM ltm_memory_ranks")
+    assert after > memory.importance_rank
+
+
+async def test_what_others_insert_is_listed(conn):
+    await conn.execute("INSERT INTO ltm_memories (user_id, content) VALUES (1, 'in psql')")
+    assert [hit.content for hit in await search_memories(conn, 1)] == ["in psql"]
+
+
+async def test_a_disabled_trigger_is_found(own_dsn):
+    conn = await asyncpg.connect(own_dsn)
+    await conn.execute("ALTER TABLE ltm_memories DISABLE TRIGGER ltm_memories_keep_rank")
+    await add_memory(conn, 1, "lost")
+    assert not await is_in_step(conn)
+    await conn.execute("ALTER TABLE ltm_memories ENABLE TRIGGER ltm_memories_keep_rank")
+    await update_importance(conn, 1, 1, 9)  # makes the missing row
+    assert await is_in_step(conn)
+    await conn.execute("ALTER TABLE ltm_memories DISABLE TRIGGER ltm_memories_keep_changed_rank")
+    await update_importance(conn, 1, 1, 2)
+    assert not await is_in_step(conn)
+    await conn.close()
+
+
+async def test_an_access_enters_no_index_of_the_memories_anew(conn):
+    """Whether it moves the rank or not, and the row of ranks is written only where it does."""
+    old = datetime.now(UTC) - timedelta(days=100)
+    memory = await add_memory(conn, 1, "x", created_at=old)
+    written = []
+    for _ in range(3):
+        await record_access(conn, 1, [memory.id])
+        counts = await conn.fetch(
+            "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_xact_user_tables "
+            "WHERE relname IN ('ltm_memories', 'ltm_memory_ranks') ORDER BY relname"
+        )
+        written.append([tuple(row)[: 2 - place] for place, row in enumerate(counts)])
+    assert written == [[(1, 1), (1,)], [(2, 2), (1,)], [(3, 3), (2,)]]  # steps at 1 and 3
