@@ -365,7 +365,10 @@ INDEXES: dict[tuple[str, frozenset[str]], set[str]] = {
     ("get_relationships", frozenset()): {ONE, f"{ENDS} or {SOURCE}", TARGET},
     ("get_relationships_of_many", frozenset()): {ONE, f"{ENDS} or {SOURCE}", TARGET},
     ("list_memories", frozenset()): {RANK},
-    ("list_memories", frozenset({"include_archived"})): {RANK, "ltm_memory_ranks_archived_rank_idx"},
+    ("list_memories", frozenset({"include_archived"})): {
+        RANK,
+        "ltm_memory_ranks_archived_rank_idx",
+    },
     ("list_memories", frozenset({"tags"})): {TAGS},
     ("list_memories", frozenset({"tags_any"})): {TAGS},
     ("list_memories", frozenset({"context_data"})): {"ltm_memories_context_data_gin"},
