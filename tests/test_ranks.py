@@ -74,7 +74,7 @@ async def write(conn: asyncpg.Connection, step: str, known: list[Memory], drawn:
         case "by hand":
             await conn.execute(BY_HAND[drawn % len(BY_HAND)])
         case "archive stale":
-            await archive_stale(conn, 1, below=drawn % 8, as_of=LATER)
+            await archive_stale(conn, 1, below=1 + drawn % 8, as_of=LATER)
         case "forget":
             await forget_user(conn, 2)
         case "update" if memory:

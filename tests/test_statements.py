@@ -540,6 +540,22 @@ async def test_a_plan_for_any_values_of_some_filters_is_never_cheap(argument, fi
     assert json.loads(plan)[0]["Plan"]["Total Cost"] > one_call
 
 
+@pytest.mark.parametrize("argument", ["accessed_after", "tags", "tags_any", "context_data"])
+async def test_a_walk_in_the_order_of_ranks_is_not_for_workers(argument, filled):
+    """Starting them costs more than the ten rows."""
+    shape = shape_for(ALL["list_memories"], {argument})
+    arguments = [ARGUMENTS.get(name, ARGUMENTS["as_of"]) for name in shape.names]
+    async with filled.transaction():
+        for setting in (
+            "parallel_setup_cost",
+            "parallel_tuple_cost",
+            "min_parallel_table_scan_size",
+        ):
+            await filled.execute(f"SET LOCAL {setting} = 0")
+        plan = await filled.fetchval(f"EXPLAIN (FORMAT JSON) {shape.sql}", *arguments)
+    assert "Workers Planned" not in plan
+
+
 CHEAP = [
     ("search_memories", frozenset()),
     ("list_memories", frozenset()),
