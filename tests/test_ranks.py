@@ -156,16 +156,19 @@ async def test_a_disabled_trigger_is_found(own_dsn):
     await conn.close()
 
 
-async def test_an_access_enters_no_index_of_the_memories_anew(conn):
+async def test_an_access_enters_no_index_of_the_memories_anew(own_dsn):
     """Whether it moves the rank or not, and the row of ranks is written only where it does."""
-    old = datetime.now(UTC) - timedelta(days=100)
-    memory = await add_memory(conn, 1, "x", created_at=old)
+    conn = await asyncpg.connect(own_dsn)
+    memory = await add_memory(conn, 1, "x", created_at=datetime.now(UTC) - timedelta(days=100))
     written = []
     for _ in range(3):
         await record_access(conn, 1, [memory.id])
-        counts = await conn.fetch(
-            "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_xact_user_tables "
-            "WHERE relname IN ('ltm_memories', 'ltm_memory_ranks') ORDER BY relname"
+        await conn.execute("SELECT pg_stat_force_next_flush()")
+        counts = await conn.fetchrow(
+            "SELECT m.n_tup_upd, m.n_tup_hot_upd, k.n_tup_upd "
+            "FROM pg_stat_user_tables AS m CROSS JOIN pg_stat_user_tables AS k "
+            "WHERE m.relname = 'ltm_memories' AND k.relname = 'ltm_memory_ranks'"
         )
-        written.append([tuple(row)[: 2 - place] for place, row in enumerate(counts)])
-    assert written == [[(1, 1), (1,)], [(2, 2), (1,)], [(3, 3), (2,)]]  # steps at 1 and 3
+        written.append(tuple(counts))
+    await conn.close()
+    assert written == [(1, 1, 1), (2, 2, 1), (3, 3, 2)]  # the count's steps are at 1 and 3
