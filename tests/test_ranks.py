@@ -164,7 +164,7 @@ async def test_an_access_enters_no_index_of_the_memories_anew(own_dsn):
     for _ in range(3):
         await record_access(conn, 1, [memory.id])
         await conn.execute("SELECT pg_stat_force_next_flush()")
-        counts = await conn.fetchrow(
+        (counts,) = await conn.fetch(
             "SELECT m.n_tup_upd, m.n_tup_hot_upd, k.n_tup_upd "
             "FROM pg_stat_user_tables AS m CROSS JOIN pg_stat_user_tables AS k "
             "WHERE m.relname = 'ltm_memories' AND k.relname = 'ltm_memory_ranks'"
