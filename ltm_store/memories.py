@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from itertools import islice
 from typing import Final, TypedDict, Unpack
 
 from pydantic import JsonValue
@@ -12,8 +13,10 @@ from pydantic import JsonValue
 from ltm_store import limits
 from ltm_store.db.execute import (
     Executor,
+    Read,
     fetch_many,
     fetch_one,
+    fetch_rows,
     fetch_value,
     one_deadline,
     session_of,
@@ -34,6 +37,34 @@ from ltm_store.model.values import (
 )
 
 FORGOTTEN: Final = "this user is being forgotten"
+SHARED_IDS: Final = 64  # that a call may ask for and share a statement
+SHARED_BYTES: Final = 1_048_576  # of such a statement
+SHARED_BYTES_EACH: Final = 16_384  # of a memory in it
+_CONTEXT_COLUMNS: Final = (
+    "context_types",
+    "context_keys",
+    "context_values",
+    "context_confidences",
+)
+# Those of add_memories_together, with the argument of add_memory that each is a list of.
+_COLUMNS: Final = {
+    "contents": "content",
+    "tag_lists": "tags",
+    "memory_types": "memory_type",
+    "categories": "category",
+    "importance_scores": "importance_score",
+    "confidence_scores": "confidence_score",
+    "contexts": "context",
+    "context_objects": "context_data",
+    "source_types": "source_type",
+    "source_ids": "source_id",
+    "source_positions": "source_position",
+    "creators": "created_by",
+    "creations": "created_at",
+    "parent_memory_ids": "parent_memory_id",
+    "metadata_objects": "metadata",
+    "expiries": "expires_at",
+}
 _ATTEMPTS: Final = 100  # of an update, where others come in between
 _PLAIN_FIELDS: Final = set(MemoryChanges.model_fields).difference(
     {"tags", "enhanced_context", "metadata", "remove_metadata"}
@@ -68,12 +99,11 @@ def _json(value: object) -> str | None:
 
 def _context_arguments(context: EnhancedContext | None) -> dict[str, object]:
     """The JSON object's text, and the columns of the rows, as statements name them."""
-    names = ("context_types", "context_keys", "context_values", "context_confidences")
     if context is None:
-        return dict.fromkeys(("context_data", *names))
+        return dict.fromkeys(("context_data", *_CONTEXT_COLUMNS))
     text, rows = store_context(context)
-    columns = ([row[i] for row in rows] for i in range(len(names)))
-    return {"context_data": text, **dict(zip(names, columns, strict=True))}
+    columns = ([row[i] for row in rows] for i in range(len(_CONTEXT_COLUMNS)))
+    return {"context_data": text, **dict(zip(_CONTEXT_COLUMNS, columns, strict=True))}
 
 
 @one_deadline
@@ -123,9 +153,8 @@ async def add_memory(
     two adds at the same instant neither may tell. Raises InvalidMemory naming the field that is
     refused, among them related and parent memories that this user does not have.
     """
-    given = dict(
-        locals()
-    )  # the model checks them; naming each of them again would be one more list
+    # The model checks them; naming each of them again would be one more list.
+    given = dict(locals())
     new = NewMemory.checked({name: given[name] for name in NewMemory.model_fields})
     for refresh in (False, True):
         memory = await insert_memory(db, await ensure_user(db, user_id, refresh=refresh), new)
@@ -139,35 +168,9 @@ async def insert_memory(db: Executor, user: User, new: NewMemory) -> Memory | No
 
     None when the number is nobody's any more, because its user was forgotten.
     """
-    now = moment(None)
+    arguments = _add_arguments(user, new, moment(None))
     try:
-        memory = await fetch_one(
-            db,
-            "add_memory",
-            Memory,
-            user_id=user.number,
-            external=user.is_external,
-            now=now,
-            content=new.content,
-            tags=dump_json(new.tags),
-            tag_names=list(new.tags) or None,
-            memory_type=new.memory_type,
-            category=new.category,
-            importance_score=new.importance_score,
-            confidence_score=new.confidence_score,
-            context=new.context,
-            source_type=new.source_type,
-            source_id=new.source_id,
-            source_position=new.source_position,
-            created_by=new.created_by,
-            created_at=new.created_at or now,
-            parent_memory_id=new.parent_memory_id,
-            related_memory_ids=list(new.related_memory_ids) or None,
-            metadata=_json(new.metadata),
-            expires_at=new.expires_at,
-            idempotency_key=new.idempotency_key,
-            **_context_arguments(new.enhanced_context),
-        )
+        memory = await _add_with_others(db, arguments)
     except InvalidMemory as error:
         if error.field != "target_memory_id":
             raise
@@ -176,6 +179,94 @@ async def insert_memory(db: Executor, user: User, new: NewMemory) -> Memory | No
         place = ", and is archived" if memory.is_archived else ""
         _log.warning("memory %d has this idempotency_key and another content%s", memory.id, place)
     return memory
+
+
+def _add_arguments(user: User, new: NewMemory, now: datetime) -> dict[str, object]:
+    """What add_memory takes."""
+    return {
+        "user_id": user.number,
+        "external": user.is_external,
+        "now": now,
+        "content": new.content,
+        "tags": dump_json(new.tags),
+        "tag_names": list(new.tags) or None,
+        "memory_type": new.memory_type,
+        "category": new.category,
+        "importance_score": new.importance_score,
+        "confidence_score": new.confidence_score,
+        "context": new.context,
+        "source_type": new.source_type,
+        "source_id": new.source_id,
+        "source_position": new.source_position,
+        "created_by": new.created_by,
+        "created_at": new.created_at or now,
+        "parent_memory_id": new.parent_memory_id,
+        "related_memory_ids": list(new.related_memory_ids) or None,
+        "metadata": _json(new.metadata),
+        "expires_at": new.expires_at,
+        "idempotency_key": new.idempotency_key,
+        **_context_arguments(new.enhanced_context),
+    }
+
+
+async def _add_with_others(db: Executor, arguments: Mapping[str, object]) -> Memory | None:
+    """Store one memory: by a statement of several calls of one user, or by one of its own."""
+    session = session_of(db)
+    if session.adds is None or arguments["idempotency_key"] is not None or _is_large(arguments):
+        return await _add_alone(db, arguments)
+    part = await session.adds.part(arguments, session.deadline())
+    if part is not None:
+        return Memory.from_record(part)
+    with session.adds:
+        return await _add_alone(db, arguments)
+
+
+async def _add_alone(db: Executor, arguments: Mapping[str, object]) -> Memory | None:
+    return await fetch_one(db, "add_memory", Memory, **arguments)
+
+
+def _is_large(arguments: Mapping[str, object]) -> bool:
+    texts = (arguments[name] for name in ("content", "context", "metadata", "context_data"))
+    return sum(len(text) for text in texts if isinstance(text, str)) > SHARED_BYTES_EACH
+
+
+async def add_together(
+    db: Executor, calls: list[Mapping[str, object]]
+) -> list[Mapping[str, object] | None]:
+    """Store the memories of some calls of one user; none, where the user was forgotten."""
+    tag_places, (tag_names,) = _placed(calls, ["tag_names"])
+    related_places, (related_ids,) = _placed(calls, ["related_memory_ids"])
+    context_places, described = _placed(calls, _CONTEXT_COLUMNS)
+    rows = await fetch_rows(
+        db,
+        "add_memories_together",
+        user_id=calls[0]["user_id"],
+        external=calls[0]["external"],
+        now=calls[-1]["now"],
+        related_lists=[_json(call["related_memory_ids"]) for call in calls],
+        tag_places=tag_places or None,
+        tag_names=tag_names,
+        related_places=related_places or None,
+        related_ids=related_ids,
+        context_places=context_places,
+        **dict(zip(_CONTEXT_COLUMNS, described, strict=True)),
+        **{many: [call[one] for call in calls] for many, one in _COLUMNS.items()},
+    )
+    return list(rows) or [None] * len(calls)
+
+
+def _placed(
+    calls: list[Mapping[str, object]], names: Sequence[str]
+) -> tuple[list[int], list[list[object]]]:
+    """Lists of some calls as one each, and the place of the call that each element is of."""
+    places: list[int] = []
+    columns: list[list[object]] = [[] for _ in names]
+    for place, call in enumerate(calls, 1):
+        for column, name in zip(columns, names, strict=True):
+            values = call[name]
+            column += values if isinstance(values, list) else ()
+        places += [place] * (len(columns[0]) - len(places))
+    return places, columns
 
 
 @one_deadline
@@ -202,7 +293,16 @@ async def get_memory(
     user = await find_user(db, user_id)
     if user is None:
         return None
-    memory = await _read(db, user, number, now, include_relationships)
+
+    async def alone() -> list[Memory]:
+        memory = await _read(db, user, number, now, include_relationships)
+        return [] if memory is None else [memory]
+
+    if include_relationships:
+        found = await alone()
+    else:
+        found = await _read_with_others(db, Read(user.number, [number], now), alone)
+    memory = found[0] if found else None
     if memory is not None:
         session = session_of(db)
         await session.track_access(user.number, [memory.id], "direct", context=access_context)
@@ -235,9 +335,48 @@ async def get_memories(db: Executor, user_id: UserId, memory_ids: Sequence[int])
     user = await find_user(db, user_id)
     if user is None:
         return []
-    found = await memories_of(db, user, numbers, moment(None))
+    now = moment(None)
+    found = await _read_with_others(
+        db, Read(user.number, numbers, now), lambda: memories_of(db, user, numbers, now)
+    )
     await session_of(db).track_access(user.number, [memory.id for memory in found], "direct")
     return found
+
+
+async def _read_with_others(
+    db: Executor, read: Read, alone: Callable[[], Awaitable[list[Memory]]]
+) -> list[Memory]:
+    """The memories that a call asks for: its part of a statement of many calls, or `alone`."""
+    session = session_of(db)
+    rows = len(read.memory_ids)
+    if session.reads is None or not 0 < rows <= SHARED_IDS:
+        return await alone()
+    part = await session.reads.part(read, session.deadline(), rows)
+    if part is not None and not any(row["is_large"] for row in part):
+        return [_memory(row) for row in part if row["id"] is not None]
+    with session.reads:
+        return await alone()
+
+
+def _memory(row: Mapping[str, object]) -> Memory:
+    values = dict(row)
+    del values["is_large"]
+    return Memory.from_record(values)
+
+
+async def read_together(db: Executor, reads: list[Read]) -> list[list[Mapping[str, object]] | None]:
+    """For each of some calls its rows of one statement, one for each memory it asks for."""
+    memory_ids = [memory_id for read in reads for memory_id in read.memory_ids]
+    rows = await fetch_rows(
+        db,
+        "get_memories_together",
+        user_ids=[read.user for read in reads for _ in read.memory_ids],
+        memory_ids=memory_ids,
+        moments=[read.as_of for read in reads for _ in read.memory_ids],
+        most_bytes=min(SHARED_BYTES_EACH, SHARED_BYTES // len(memory_ids)),
+    )
+    following = iter(rows)
+    return [list(islice(following, len(read.memory_ids))) for read in reads]
 
 
 async def memories_of(

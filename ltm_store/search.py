@@ -109,41 +109,24 @@ async def search_memories(
 async def _hits(
     db: Executor, user: User, now: datetime, search: Search, limit: int
 ) -> list[MemoryHit]:
+    arguments = {
+        "user_id": user.number,
+        "as_of": now,
+        "row_limit": limit,
+        "importance_weight": search.importance_weight,
+        "include_context": search.include_context,
+        **search.arguments(),
+    }
     if search.query is None:
-        return await _list(db, user, now, search, limit)
+        return await fetch_many(db, "list_memories", MemoryHit, **arguments)
     return await fetch_many(
         db,
         "search_memories",
         MemoryHit,
-        user_id=user.number,
-        as_of=now,
-        row_limit=limit,
-        importance_weight=search.importance_weight,
-        include_context=search.include_context,
         neighbours=search.neighbours,
         distinct=search.distinct,
         **_query_arguments(search.query),
-        **search.arguments(),
-    )
-
-
-async def _list(
-    db: Executor,
-    user: User,
-    now: datetime,
-    search: Search,
-    limit: int,
-) -> list[MemoryHit]:
-    return await fetch_many(
-        db,
-        "list_memories",
-        MemoryHit,
-        user_id=user.number,
-        as_of=now,
-        row_limit=limit,
-        importance_weight=search.importance_weight,
-        include_context=search.include_context,
-        **search.arguments(),
+        **arguments,
     )
 
 

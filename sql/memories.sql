@@ -197,6 +197,146 @@ SELECT
     ) AS duplicate_of
 FROM added AS a;
 
+-- name: add_memories_together(
+--     user_id bigint, now timestamptz, contents text[], tag_lists text[], memory_types varchar[],
+--     categories varchar[], importance_scores integer[], confidence_scores double precision[],
+--     contexts text[], context_objects text[], source_types varchar[], source_ids text[],
+--     source_positions integer[], creators varchar[], creations timestamptz[],
+--     parent_memory_ids bigint[], metadata_objects text[], expiries timestamptz[],
+--     related_lists text[], tag_places integer[], tag_names text[], related_places integer[],
+--     related_ids bigint[], context_places integer[], context_types text[], context_keys text[],
+--     context_values text[], context_confidences double precision[], external flag
+-- ) :many Memory
+-- Store the memories of some calls of one user, as add_memory does each, without idempotency keys.
+-- added are the memories, in the order of the calls and so of their ids; tagged, related and described
+-- are their rows in the other tables, each with the place of its memory.
+WITH
+added AS (
+    INSERT INTO ltm_memories AS m (
+        user_id, content, tags, memory_type, category, importance_score, confidence_score, context,
+        context_data, source_type, source_id, source_position, created_by, created_at,
+        last_modified, parent_memory_id, memory_metadata, expires_at, related_memory_ids,
+        dynamic_importance
+    )
+    SELECT
+        $1, r.content, r.tags::jsonb, r.memory_type, r.category, r.importance_score,
+        r.confidence_score, r.context, r.context_data::jsonb, r.source_type, r.source_id,
+        r.source_position, r.created_by, timezone('utc', r.created_at),
+        timezone('utc', $2::timestamptz), r.parent_memory_id, r.metadata::jsonb, r.expires_at,
+        r.related_memory_ids::jsonb,
+        ltm_dynamic_importance(
+            ltm_importance_rank(
+                r.importance_score, r.confidence_score, 0, NULL, timezone('utc', r.created_at)
+            ),
+            $2
+        )
+    FROM
+        unnest(
+            $3::text[], $4::text[], $5::varchar[], $6::varchar[], $7::integer[],
+            $8::double precision[], $9::text[], $10::text[], $11::varchar[], $12::text[],
+            $13::integer[], $14::varchar[], $15::timestamptz[], $16::bigint[], $17::text[],
+            $18::timestamptz[], $19::text[]
+        )
+        WITH ORDINALITY AS r (
+            content, tags, memory_type, category, importance_score, confidence_score, context,
+            context_data, source_type, source_id, source_position, created_by, created_at,
+            parent_memory_id, metadata, expires_at, related_memory_ids, place
+        )
+    WHERE
+        TRUE
+        -- if external
+        AND EXISTS (
+            SELECT 1
+            FROM ltm_external_users AS u
+            WHERE u.user_id = $1 AND u.external_id IS NOT NULL
+            FOR KEY SHARE
+        )
+        -- end if
+    ORDER BY r.place
+    RETURNING
+        m.*,  -- columns: memory
+        m.context_data::text AS enhanced_context,
+        ltm_dynamic_importance(m.importance_rank, $2) AS dynamic_importance,
+        'created' AS outcome
+),
+
+placed AS (
+    SELECT
+        a.id,
+        row_number() OVER (ORDER BY a.id) AS place
+    FROM added AS a
+),
+
+-- if tag_places
+tagged AS (
+    INSERT INTO ltm_memory_tags (user_id, memory_id, tag_name, first_used, last_used)
+    SELECT
+        $1,
+        p.id,
+        t.tag_name,
+        timezone('utc', c.created_at),
+        timezone('utc', c.created_at)
+    FROM unnest($20::integer[], $21::text[]) AS t (place, tag_name)
+    INNER JOIN placed AS p ON p.place = t.place
+    INNER JOIN unnest($15::timestamptz[]) WITH ORDINALITY AS c (created_at, place)
+        ON c.place = t.place
+    ON CONFLICT DO NOTHING
+),
+-- end if
+
+-- if related_places
+related AS (
+    INSERT INTO ltm_memory_relationships (
+        user_id, source_memory_id, target_memory_id, relationship_type, strength, created_at
+    )
+    SELECT
+        $1,
+        p.id,
+        r.id,
+        'related',
+        0.5,
+        timezone('utc', $2)
+    FROM unnest($22::integer[], $23::bigint[]) AS r (place, id)
+    INNER JOIN placed AS p ON p.place = r.place
+),
+-- end if
+
+described AS (
+    INSERT INTO ltm_contexts (
+        user_id, memory_id, context_type, context_key, context_value, confidence, created_at
+    )
+    SELECT
+        $1,
+        p.id,
+        c.context_type,
+        c.context_key,
+        c.context_value,
+        c.confidence,
+        timezone('utc', $2)
+    FROM
+        unnest($24::integer[], $25::text[], $26::text[], $27::text[], $28::double precision[])
+            AS c (place, context_type, context_key, context_value, confidence)
+    INNER JOIN placed AS p ON p.place = c.place
+)
+
+SELECT
+    a.*,
+    (
+        SELECT m.id
+        FROM ltm_memories AS m
+        WHERE
+            m.user_id = $1
+            AND m.content_hash = hashtextextended(ltm_normalized_content(a.content), 0)
+            AND ltm_normalized_content(m.content) = ltm_normalized_content(a.content)
+            AND m.is_archived IS NOT TRUE
+            AND ltm_is_current(m.expires_at, $2)
+        ORDER BY m.id
+        LIMIT 1
+    ) AS duplicate_of
+FROM added AS a
+ORDER BY a.id
+LIMIT cardinality($3);
+
 -- name: get_memory(
 --     user_id bigint, memory_id bigint, as_of timestamptz, include_relationships flag
 -- ) :one Memory
@@ -231,6 +371,56 @@ INNER JOIN ltm_memories AS m ON m.user_id = $1 AND m.id = a.id
 WHERE ltm_is_current(m.expires_at, $3)
 ORDER BY a.place
 LIMIT cardinality($2);
+
+-- name: get_memories_together(
+--     user_ids bigint[], memory_ids bigint[], moments timestamptz[], most_bytes integer
+-- ) :many-users
+-- The memories that some calls ask for, each of its own user and moment: a row for each, in order.
+-- A row is empty where there is no such memory, and where it is large, so that nobody waits for the bytes
+-- of others: is_large tells, and the call reads it alone. Sizes are those stored, which cost nothing to
+-- read; as text JSON may be several times as long, and compressed metadata many times.
+SELECT
+    m.*,  -- columns: memory
+    m.context_data::text AS enhanced_context,
+    ltm_dynamic_importance(m.importance_rank, r.as_of) AS dynamic_importance,
+    (
+        m.id IS NULL
+        AND EXISTS (
+            SELECT 1
+            FROM ltm_memories AS l
+            WHERE
+                l.user_id = r.user_id
+                AND l.id = r.memory_id
+                AND ltm_is_current(l.expires_at, r.as_of)
+        )
+    ) AS is_large
+FROM
+    unnest($1::bigint[], $2::bigint[], $3::timestamptz[])
+    WITH ORDINALITY AS r (user_id, memory_id, as_of, place)
+LEFT JOIN
+    LATERAL (
+        SELECT m.*
+        FROM ltm_memories AS m
+        WHERE
+            m.user_id = r.user_id
+            AND m.id = r.memory_id
+            AND ltm_is_current(m.expires_at, r.as_of)
+            AND octet_length(m.content)
+            + coalesce(octet_length(m.context), 0)
+            + coalesce(octet_length(m.last_access_context), 0)
+            + 4 * (
+                coalesce(pg_column_size(m.tags), 0)
+                + coalesce(pg_column_size(m.context_data), 0)
+                + coalesce(pg_column_size(m.related_memory_ids), 0)
+                + coalesce(pg_column_size(m.memory_metadata), 0)
+                * CASE WHEN pg_column_compression(m.memory_metadata) IS NULL THEN 1 ELSE 4 END
+            ) <= $4
+        -- One look-up a row, also in a plan that was made while the table was empty.
+        LIMIT 1
+    ) AS m
+    ON TRUE
+ORDER BY r.place
+LIMIT cardinality($1);
 
 -- name: update_memory(
 --     user_id bigint, memory_id bigint, now timestamptz, expected_version integer, given text[],

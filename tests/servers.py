@@ -216,15 +216,15 @@ def _local(wish: Wish) -> Choice:
 def _installed(binaries: Path) -> Iterator[str]:
     """initdb and pg_ctl, which refuse to run as root."""
     with _directory() as directory:
-        as_user: list[str] = []
+        become: dict[str, Any] = {}
         if os.geteuid() == 0:
             owner = pwd.getpwnam("postgres")
             os.chown(directory, owner.pw_uid, owner.pw_gid)
-            as_user = ["runuser", "-u", "postgres", "--"]
+            become = {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []}
 
         def run(program: str, *arguments: str) -> None:
-            command = [*as_user, str(binaries / program), "-D", str(directory / "pg"), *arguments]
-            subprocess.run(command, check=True, cwd=directory, stdout=subprocess.DEVNULL)
+            command = [str(binaries / program), "-D", str(directory / "pg"), *arguments]
+            subprocess.run(command, check=True, cwd=directory, stdout=subprocess.DEVNULL, **become)
 
         run("initdb", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8")
         log = str(directory / "log")

@@ -69,7 +69,8 @@ SIGNATURES = {
     "forget_user": "db, user_id",
     "format_for_prompt": "hits, *, max_chars",
     "connect": "dsn=None, *, access_tracking='deferred', timeout=10.0, min_size=1, max_size=10, "
-    "pgbouncer=False, check_schema=True, trust_schema=False",
+    "pgbouncer=False, check_schema=True, trust_schema=False, "
+    "coalesce=True",
 }
 COMPAT = {
     "add_enhanced_ltm_memory": "user_id, content, tags, importance_score=1, context=None, "

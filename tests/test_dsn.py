@@ -91,6 +91,9 @@ def test_the_variables_have_one_order(monkeypatch):
     assert dsns.target("postgresql://c") == ("postgresql://c", "postgresql://c", False)
 
 
+BOTH = "-csearch_path%3Da%20-cjit%3Doff"
+
+
 @pytest.mark.parametrize(
     ("given", "asyncpg_form", "libpq_form"),
     [
@@ -99,6 +102,9 @@ def test_the_variables_have_one_order(monkeypatch):
         ("postgresql://[::1]:5/d", "[::1]:5/d", None),
         ("postgresql://a:1,b:2/d?sslmode=prefer", "a:1,b:2/d?sslmode=prefer", None),
         ("postgresql://h/d?channel_binding=require", "h/d", "h/d?channel_binding=require"),
+        ("postgresql:///d?password=a+b", "/d?password=a%2Bb", None),
+        ("postgresql://h/d?schema=a&options=-cjit%3Doff", f"h/d?options={BOTH}", None),
+        ("hostaddr=127.0.0.1 dbname=d", "?dbname=d&host=127.0.0.1", "?dbname=d&hostaddr=127.0.0.1"),
         ("postgresql:///d?host=/tmp", "/d?host=/tmp", None),
         ("host=h dbname='a b' password='it''s'", None, None),
     ],
@@ -123,6 +129,12 @@ async def test_a_parameter_that_is_not_known_is_named_without_its_value(query):
     assert "secret" not in str(refused.value)
     assert "hidden" not in str(refused.value)
     assert main(["status", "--dsn", f"postgresql://h/d?{query}"]) == 1
+
+
+@pytest.mark.parametrize("query", ["require_auth=scram-sha-256", "gssencmode=require"])
+def test_a_demand_that_asyncpg_cannot_meet_is_refused(query):
+    with pytest.raises(InvalidArgument, match=query.partition("=")[0]):
+        connect(f"postgresql://h/d?{query}")
 
 
 DEBIAN = Path("/usr/lib/postgresql/15/bin")
@@ -161,12 +173,14 @@ def tls_server():
         settings += f" -c ssl_cert_file={known} -c ssl_key_file={folder}/example.org.key"
 
         def run(program: str, *arguments: str) -> None:
-            command = ["runuser", "-u", "postgres", "--", str(DEBIAN / program), "-D"]
             subprocess.run(
-                [*command, f"{folder}/pg", *arguments],
+                [str(DEBIAN / program), "-D", f"{folder}/pg", *arguments],
                 check=True,
                 cwd=folder,
                 stdout=subprocess.DEVNULL,
+                user="postgres",
+                group="postgres",
+                extra_groups=[],
             )
 
         run("initdb", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8")

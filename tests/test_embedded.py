@@ -1,6 +1,8 @@
 """The server of the embedded extra."""
 
+import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -60,3 +62,94 @@ def test_a_path_too_long_for_a_socket_is_refused(monkeypatch):
     monkeypatch.setenv("LTM_DATA_DIR", "/tmp/" + "x" * 100)
     with pytest.raises(LtmError, match="too long for a socket"):
         embedded.start()
+
+
+HOLD = """
+from ltm_store import embedded
+embedded.start()
+print("started", flush=True)
+input()
+"""
+
+
+def cli(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "ltm_store.cli", "embedded", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+def holding(*command: str) -> subprocess.Popen[str]:
+    """A program that uses the server and waits."""
+    program = command or ("-c", HOLD)
+    held = subprocess.Popen(
+        [sys.executable, *program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert held.stdout is not None
+    assert held.stdout.readline() == "started\n"
+    return held
+
+
+def test_a_program_that_was_killed_does_not_keep_the_server_for_ever(directory):
+    killed = holding()
+    killed.kill()
+    killed.communicate(timeout=100)
+    assert embedded.is_running(), "nobody was left to stop it"
+    last = holding()
+    assert json.loads((directory / ".handle_pids.json").read_text()) == [last.pid]
+    last.communicate("\n", timeout=100)
+    assert not embedded.is_running()
+
+
+def test_the_server_is_told_of_and_stopped_from_outside(directory):
+    assert cli("path").stdout == f"{directory}\n"
+    told = cli("status")
+    assert (told.returncode, told.stdout) == (1, "")
+    assert f"no server runs in {directory}" in told.stderr
+    assert cli("stop").stdout == "it was not running\n"
+    held = holding()
+    assert cli("status").stdout == f"running in {directory}\n"
+    assert cli("stop").stdout == "stopped\n"
+    held.communicate("\n", timeout=100)
+    assert cli("status").returncode == 1
+    assert not embedded.is_running()
+
+
+TERMINATED = """
+import signal
+import ltm_store.cli.app as cli
+from ltm_store import embedded
+def app(**_):
+    embedded.start()
+    print("started", flush=True)
+    input()
+cli.app = app
+from ltm_store.cli.__main__ import main
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_command_that_is_terminated_stops_its_server(directory, number):
+    held = holding("-c", f"{TERMINATED}main()")
+    held.send_signal(number)
+    held.communicate(timeout=100)
+    assert held.returncode == 128 + number
+    assert not embedded.is_running()
+
+
+def test_a_command_under_nohup_goes_on_without_its_terminal(directory):
+    held = holding("-c", f"{TERMINATED}signal.signal(signal.SIGHUP, signal.SIG_IGN)\nmain()")
+    held.send_signal(signal.SIGHUP)
+    held.communicate("\n", timeout=100)
+    assert held.returncode == 0
+
+
+def test_accounts_do_not_share_a_lock(directory):
+    held = holding()
+    try:
+        assert (directory.parent / f".{directory.name}.lock").exists()
+    finally:
+        held.communicate("\n", timeout=100)

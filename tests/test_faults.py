@@ -198,10 +198,11 @@ async def test_calls_wait_for_a_server_that_is_full_for_a_moment(own_dsn, server
         await admin.execute("GRANT pg_read_all_data TO ltm_plain")
         plain = with_user(own_dsn, "ltm_plain", "plain")
         first = await asyncpg.connect(plain)
-        async with connect(own_dsn, min_size=0, access_tracking="off", check_schema=False) as db:
-            db._dsn = plain
+        unasked = {"check_schema": False, "trust_schema": True}
+        async with connect(plain, min_size=0, access_tracking="off", **unasked) as db:
             call = asyncio.ensure_future(search_memories(db, 1))
-            while not db.stats().waiting:  # noqa: ASYNC110
+            while not db.stats().waiting:
+                assert not call.done()
                 await asyncio.sleep(0)
             await first.close()
             assert await asyncio.wait_for(call, HANG) == []

@@ -9,6 +9,8 @@ from ltm_store.migrate.__main__ import main
 from tests.servers import with_database
 
 PLANTED = """
+CREATE FUNCTION public.format(text, text) RETURNS text LANGUAGE plpgsql IMMUTABLE
+AS $$ BEGIN RAISE EXCEPTION 'captured'; END $$;
 CREATE FUNCTION public.jsonb_build_object(text, jsonb) RETURNS jsonb LANGUAGE plpgsql IMMUTABLE
 AS $$ BEGIN RAISE EXCEPTION 'captured'; END $$;
 CREATE FUNCTION public.to_jsonb(bigint[]) RETURNS jsonb LANGUAGE plpgsql IMMUTABLE
@@ -57,6 +59,12 @@ async def test_a_schema_that_is_open_to_all_is_refused_by_name(opened, capsys):
         assert await get_memory(db, 1, memory.id) is not None
         problems = {(problem.check_name, problem.subject) for problem in await check_health(db)}
     assert ("unsafe_schema", "schema public") in problems
+
+
+async def test_what_was_planted_does_not_run_in_what_looks_for_it(opened, stranger):
+    await plant(opened, stranger)
+    with pytest.raises(MigrationFailed, match=r"(?s)function format\(text,text\).*schema public"):
+        apply(opened)
 
 
 async def test_what_was_planted_before_the_schema_was_closed_is_refused_by_name(opened, stranger):

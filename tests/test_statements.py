@@ -89,8 +89,12 @@ async def test_parameters_and_columns_are_what_the_header_and_the_model_say(
             assert required <= set(names) <= allowed
         elif statement.kind == "one":
             assert len(names) == 1
-        elif statement.kind == "many-users":
+        elif statement.name == "write_accesses":
             assert names == ["recorded", "busy"]
+        elif statement.name == "get_memories_together":
+            required, allowed = columns_of("Memory")
+            assert required <= set(names[:-1]) <= allowed
+            assert names[-1] == "is_large"
 
 
 @each(s for s in ALL.values() if s.model)
@@ -201,7 +205,7 @@ def test_every_table_reference_is_of_one_user(statement):
 @each(s for s in ALL.values() if s.kind == "many-users")
 def test_every_table_reference_is_of_a_user_of_the_driving_list(statement):
     """Each is joined to the list, or to a part of it, by user_id."""
-    assert statement.name == "write_accesses"
+    assert statement.name in ("get_memories_together", "write_accesses")
     assert statement.parameters[0] == ("user_ids", "bigint[]")
     for shape in shapes(statement):
         tables = parsed(shape)
@@ -362,6 +366,7 @@ INDEXES: dict[tuple[str, frozenset[str]], set[str]] = {
     ("get_memory", frozenset()): {ONE},
     ("get_memory", frozenset({"include_relationships"})): {ONE, f"{ENDS} or {SOURCE}", TARGET},
     ("get_memories", frozenset()): {ONE},
+    ("get_memories_together", frozenset()): {ONE},
     ("get_relationships", frozenset()): {ONE, f"{ENDS} or {SOURCE}", TARGET},
     ("get_relationships_of_many", frozenset()): {ONE, f"{ENDS} or {SOURCE}", TARGET},
     ("list_memories", frozenset()): {RANK},
@@ -423,6 +428,7 @@ INDEXES: dict[tuple[str, frozenset[str]], set[str]] = {
     ("record_feedback", frozenset()): {ONE, "ltm_memory_access_memory_id_idx"},
     ("access_history", frozenset()): {ONE, "ltm_memory_access_memory_id_idx"},
     ("add_memory", frozenset()): {"ltm_memories_content_hash_idx"},
+    ("add_memories_together", frozenset()): {"ltm_memories_content_hash_idx"},
     ("adoption_report", frozenset({"of_user_id"})): {"ltm_adoption_report_user_id_idx"},
     ("adoption_repairs", frozenset()): {"ltm_adoption_report_pkey"},
     ("expired_memories", frozenset()): {"ltm_memories_expires_at_idx"},
@@ -437,6 +443,7 @@ ARGUMENTS: dict[str, object] = {
     "source_memory_id": 1,
     "target_memory_id": 41,
     "memory_ids": [1, 41, 81],
+    "most_bytes": 16_384,
     "as_of": datetime(2026, 6, 1, tzinfo=UTC),
     "now": datetime(2026, 6, 1, tzinfo=UTC),
     "row_limit": 10,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import sys
+
 
 def main() -> None:
     """Run the command line. Without the `cli` extra it ends in a sentence that names it."""
@@ -13,6 +16,10 @@ def main() -> None:
         raise SystemExit(reason) from None
     from ltm_store.cli.app import app
 
+    for name in ("SIGTERM", "SIGHUP"):  # end as at the last line, so that the server stops too
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # as by nohup
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
     app(prog_name="ltm-store")
 
 

@@ -25,10 +25,11 @@ def _words_of(text: str) -> frozenset[str]:
 _BOTH: Final = _words_of("""
     host port dbname user password passfile service sslmode sslcert sslkey sslrootcert
     sslcrl sslpassword sslnegotiation ssl_min_protocol_version ssl_max_protocol_version
-    target_session_attrs krbsrvname gsslib application_name options
+    target_session_attrs krbsrvname gsslib application_name
 """)
 # What libpq reads and asyncpg would send to the server as a setting. A connection is as good
 # without: connect() has a timeout of its own, keeps connections alive, and TLS stands by itself.
+# (That of channel_binding=require is not, but services hand it out to everyone.)
 _LIBPQ_ALONE: Final = _words_of("""
     channel_binding connect_timeout keepalives keepalives_idle keepalives_interval
     keepalives_count tcp_user_timeout gssencmode gssdelegation sslcompression sslsni
@@ -37,9 +38,10 @@ _LIBPQ_ALONE: Final = _words_of("""
 """)
 # Of other programs and of hosting services, which neither library knows.
 _OTHERS: Final = _words_of("""
-    connection_limit pool_timeout socket_timeout statement_cache_size supa workaround
+    connection_limit pool_timeout socket_timeout supa workaround
     prepared_statement_name_func async_fallback
 """)
+_DEMANDS: Final = ("require_auth", "requirepeer")
 _FILES: Final = ("sslrootcert", "sslcert", "sslkey")
 _RENAMED: Final = {"database": "dbname", "fallback_application_name": "application_name"}
 _SSL: Final = {"true": "require", "1": "require", "false": "disable", "0": "disable"}
@@ -73,29 +75,40 @@ def _unquoted(dsn: str) -> str:
 def _read(dsn: str) -> Target:
     if url := _URL.fullmatch(dsn):
         place, name = url["place"], url["name"]
-        given: dict[str, str] = dict(parse_qsl(url["query"] or "", keep_blank_values=True))
+        query = (url["query"] or "").replace("+", "%2B")  # libpq reads no blank there
+        given: dict[str, str] = dict(parse_qsl(query, keep_blank_values=True))
     else:
         place, name, given = "", None, _words(dsn)
     both: dict[str, str] = {}
     libpq: dict[str, str] = {}
+    options: list[str] = []
     pgbouncer = False
     for parameter, value in given.items():
         known = _RENAMED.get(parameter, parameter)
         if known == "ssl":
             both["sslmode"] = _SSL.get(value.lower(), value)
         elif known == "schema":
-            both["options"] = f"-csearch_path={value}"
-        elif known in ("pgbouncer", "prepared_statement_cache_size"):
+            options.append(f"-csearch_path={value}")
+        elif known == "options":
+            options.append(value)
+        elif known == "pgbouncer" or known.endswith("statement_cache_size"):
             pgbouncer |= value.lower() in (("true", "1") if known == "pgbouncer" else ("0",))
         elif known in _BOTH:
             if known in _FILES and value != "system" and not os.path.exists(value):
                 raise InvalidArgument("dsn", f"TLS: the file of {known} (a certificate) is missing")
             both[known] = value
         elif known in _LIBPQ_ALONE:
+            if known in _DEMANDS or (known.endswith("mode") and value == "require"):
+                raise InvalidArgument("dsn", f"{known} demands what asyncpg cannot promise")
             libpq[known] = value
         elif known not in _OTHERS:
             raise InvalidArgument("dsn", f"the parameter {known[:50]!a} is not known")
-    return Target(_url(place, name, both), _url(place, name, both | libpq), pgbouncer)
+    if options:
+        both["options"] = " ".join(options)
+    named = dict(both)
+    if "hostaddr" in libpq and not place:  # asyncpg resolves a name by itself
+        named.setdefault("host", libpq["hostaddr"])
+    return Target(_url(place, name, named), _url(place, name, both | libpq), pgbouncer)
 
 
 def _words(dsn: str) -> dict[str, str]:

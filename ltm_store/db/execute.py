@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, MutableMapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import ContextVar
+from datetime import datetime
 from functools import wraps
 from math import inf
-from typing import Any, Final, TypeAlias, TypeVar, cast
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar, cast
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
+from ltm_store.db.coalesce import Together
 from ltm_store.db.observe import observed
 from ltm_store.db.statements import statements
 from ltm_store.db.transactions import Connection, begun, translated
@@ -26,6 +28,14 @@ Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 One = TypeVar("One")
 Function = TypeVar("Function", bound=Callable[..., Coroutine[Any, Any, Any]])
 Model = TypeVar("Model", bound=Row)
+
+
+class Read(NamedTuple):
+    """Memories of one user that a call asks for, as of a moment."""
+
+    user: int
+    memory_ids: list[int]
+    as_of: datetime
 
 
 _deadline: ContextVar[float | None] = ContextVar("ltm_store_deadline", default=None)
@@ -58,6 +68,12 @@ class Session(ABC):
     """The numbers of users known by a string, and when each was found."""
 
     timeout: float = inf
+
+    reads: Together[Read, list[Mapping[str, object]]] | None = None
+    """Reads of memories by id that share statements; None where each is a statement of its own."""
+
+    adds: Together[Mapping[str, object], Mapping[str, object]] | None = None
+    """The same for adds."""
 
     def deadline(self) -> float:
         """Until when the present call may take, on the clock of the event loop."""

@@ -140,10 +140,9 @@ def applied_ids(connection: Session) -> list[str]:
     return [name for (name,) in ask(connection, "applied_ids")]
 
 
-def stored_memories(connection: psycopg.Connection[Any]) -> int:
+def stored_memories(connection: Session) -> int:
     """How many memories are stored, of all users."""
-    found = connection.execute("SELECT count(*) FROM ltm_memories").fetchone()
-    return found[0] if found else 0
+    return int(value(connection, "stored_memories"))
 
 
 @contextmanager

@@ -42,16 +42,23 @@ FROM (
         )
     ),
     (
-        NOT coalesce(has_schema_privilege(current_schema(), 'CREATE'), TRUE),
+        -- (The survey of an adoption tells all rights that it needs.)
+        to_regclass('ltm_memories') IS NULL
+        AND NOT coalesce(has_schema_privilege(current_schema(), 'CREATE'), TRUE),
         format(
             'the role %1$s may not create tables in the schema %2$I: '
             || 'GRANT CREATE ON SCHEMA %2$I TO %1$I',
             current_user,
-            current_schema()
+            coalesce(current_schema(), '')
         )
     )
 ) AS s (is_so, sentence)
 WHERE s.is_so;
+
+-- name: stored_memories() :one
+-- How many memories a rollback would drop, of all users.
+SELECT count(*)
+FROM ltm_memories;
 
 -- name: schema_dangers() :many
 -- What makes the schema unsafe, as connections of the library look at it too.
