@@ -87,3 +87,16 @@ RETURN CASE WHEN row_limit IS NULL THEN row_limit END;
 
 COMMENT ON FUNCTION ltm_prefer_custom_plan(bigint) IS
 'NULL; compared with a column, it makes the planner look at the values of a statement each time.';
+
+-- The opposite, for a walk in the order of ranks that ends after a few rows: planning it costs more than
+-- the walk. No rank is outside of these bounds, which a custom plan sees; a generic plan takes them for a
+-- narrow range, expects the few rows that will be read, and is the cheaper one for every user.
+CREATE FUNCTION ltm_prefer_generic_plan(importance_rank integer, row_limit bigint)
+RETURNS boolean
+LANGUAGE sql
+IMMUTABLE
+PARALLEL UNSAFE
+RETURN importance_rank BETWEEN -10000000000 - row_limit AND 10000000000 + row_limit;
+
+COMMENT ON FUNCTION ltm_prefer_generic_plan(integer, bigint) IS
+'TRUE; it makes the planner keep one plan for all values of a statement.';

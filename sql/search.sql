@@ -99,6 +99,9 @@ FROM
             WHERE
                 TRUE  -- conditions: filters
                 AND m.is_archived IS NOT TRUE  -- if include_archived
+                -- if not source_id or tags or tags_any or context_data or metadata
+                AND ltm_prefer_generic_plan(m.importance_rank, $3)
+                -- end if
                 -- if tags or tags_any or context_data or metadata
                 -- Only their values tell how many rows these find: see ltm_prefer_custom_plan. On a
                 -- column of each table, whichever is read first.
@@ -121,6 +124,9 @@ FROM
             ) AS m
             WHERE
                 m.is_archived
+                -- if not source_id or tags or tags_any or context_data or metadata
+                AND ltm_prefer_generic_plan(m.importance_rank, $3)
+                -- end if
                 -- if tags or tags_any or context_data or metadata
                 AND m.id IS DISTINCT FROM ltm_prefer_custom_plan($3)
                 AND m.version IS DISTINCT FROM ltm_prefer_custom_plan($3)

@@ -563,6 +563,29 @@ async def test_a_walk_in_the_order_of_ranks_is_not_for_workers(argument, filled)
     assert "Workers Planned" not in plan
 
 
+@pytest.mark.parametrize("argument", [None, "include_archived", "memory_type", "min_importance"])
+async def test_a_walk_in_the_order_of_ranks_is_not_planned_each_time(argument, filled):
+    """Neither for few nor for many memories: a plan takes longer than the walk."""
+    shape, held = shape_for(ALL["list_memories"], {argument} - {None}), []
+    async with filled.transaction():
+        await filled.execute(
+            "INSERT INTO ltm_memories (user_id, content) "
+            "SELECT 1000 + 1000 / n, 'x' FROM generate_series(1, 1000) AS n"
+        )
+        await filled.execute("ANALYZE ltm_memories, ltm_memory_ranks")
+        users = (1, 1001, 2000)  # with 500 memories, 500, and 1
+        for user in users:
+            listed = await filled.prepare(shape.sql, name=f"of_{user}")
+            held.append(listed)  # else it is closed
+            arguments = ARGUMENTS | {"user_id": user, "memory_type": "fact", "min_importance": 2}
+            for _ in range(7):
+                await listed.fetch(*[arguments[name] for name in shape.names])
+        kept = await filled.fetch(
+            "SELECT generic_plans, custom_plans FROM pg_prepared_statements WHERE name ~ '^of_'"
+        )
+    assert [tuple(row) for row in kept] == [(2, 5)] * len(users)
+
+
 CHEAP = [
     ("search_memories", frozenset()),
     ("list_memories", frozenset()),
