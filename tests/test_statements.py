@@ -575,13 +575,14 @@ async def test_a_walk_in_the_order_of_ranks_is_not_planned_each_time(argument, f
         await filled.execute("ANALYZE ltm_memories, ltm_memory_ranks")
         users = (1, 1001, 2000)  # with 500 memories, 500, and 1
         for user in users:
-            listed = await filled.prepare(shape.sql, name=f"of_{user}")
+            listed = await filled.prepare(shape.sql, name=f"{argument} of {user}")
             held.append(listed)  # else it is closed
             arguments = ARGUMENTS | {"user_id": user, "memory_type": "fact", "min_importance": 2}
             for _ in range(7):
                 await listed.fetch(*[arguments[name] for name in shape.names])
         kept = await filled.fetch(
-            "SELECT generic_plans, custom_plans FROM pg_prepared_statements WHERE name ~ '^of_'"
+            "SELECT generic_plans, custom_plans FROM pg_prepared_statements WHERE name ~ $1",
+            f"^{argument} of ",
         )
     assert [tuple(row) for row in kept] == [(2, 5)] * len(users)
 
