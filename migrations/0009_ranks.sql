@@ -1,6 +1,7 @@
 -- The order of importance beside the memories, so that an access leaves their own indexes alone.
 -- depends: 0008_adoption_report
 
+-- No foreign key: triggers keep it as exactly, and checking it would be half of what a row costs.
 CREATE TABLE ltm_memory_ranks (
     user_id bigint NOT NULL,
     memory_id bigint NOT NULL,
@@ -11,14 +12,12 @@ CREATE TABLE ltm_memory_ranks (
     category varchar(100),
     source_type varchar(50),
     is_archived boolean,
-    CONSTRAINT ltm_memory_ranks_pkey PRIMARY KEY (user_id, memory_id),
-    CONSTRAINT ltm_memory_ranks_memory_id_fkey FOREIGN KEY (user_id, memory_id)
-    REFERENCES ltm_memories (user_id, id) ON DELETE CASCADE
+    CONSTRAINT ltm_memory_ranks_pkey PRIMARY KEY (user_id, memory_id)
 ) WITH (fillfactor = 80);
 
 COMMENT ON TABLE ltm_memory_ranks IS
-'The order of memories by importance: for each its columns of the same names, kept by the trigger '
-'ltm_memories_keep_rank.';
+'The order of memories by importance: for each its columns of the same names, kept by triggers on '
+'ltm_memories.';
 COMMENT ON COLUMN ltm_memory_ranks.user_id IS 'Whose memory it is.';
 COMMENT ON COLUMN ltm_memory_ranks.memory_id IS 'The memory.';
 COMMENT ON COLUMN ltm_memory_ranks.importance_rank IS
@@ -52,14 +51,18 @@ WHERE is_archived;
 COMMENT ON INDEX ltm_memory_ranks_archived_rank_idx IS
 'The archived ones in the same order, for a reader that wants them too.';
 
+-- With the rights of its owner: who may write memories needs none here.
 CREATE FUNCTION ltm_keep_rank()
 RETURNS trigger
 LANGUAGE plpgsql
+SECURITY DEFINER
 AS $$
 BEGIN
     IF TG_OP = 'UPDATE' THEN
         UPDATE ltm_memory_ranks AS k
         SET
+            user_id = NEW.user_id,
+            memory_id = NEW.id,
             importance_rank = NEW.importance_rank,
             importance_score = NEW.importance_score,
             created_at = NEW.created_at,
@@ -67,10 +70,17 @@ BEGIN
             category = NEW.category,
             source_type = NEW.source_type,
             is_archived = NEW.is_archived
-        WHERE k.user_id = NEW.user_id AND k.memory_id = NEW.id;
+        WHERE k.user_id = OLD.user_id AND k.memory_id = OLD.id;
         IF FOUND THEN
             RETURN NULL;
         END IF;
+    ELSIF TG_OP = 'DELETE' THEN
+        DELETE FROM ltm_memory_ranks AS k
+        WHERE k.user_id = OLD.user_id AND k.memory_id = OLD.id;
+        RETURN NULL;
+    ELSIF TG_OP = 'TRUNCATE' THEN
+        TRUNCATE ltm_memory_ranks;
+        RETURN NULL;
     END IF;
     INSERT INTO ltm_memory_ranks (
         user_id, memory_id, importance_rank, importance_score, created_at, memory_type, category,
@@ -85,10 +95,18 @@ END
 $$;
 
 COMMENT ON FUNCTION ltm_keep_rank() IS
-'Keeps the row of a memory in ltm_memory_ranks, whoever writes the memory.';
+'Keeps the row of a memory in ltm_memory_ranks, whoever writes the memory, from any search_path.';
+
+DO $$
+BEGIN
+    EXECUTE format(
+        'ALTER FUNCTION ltm_keep_rank() SET search_path = %I, pg_temp', current_schema()
+    );
+END
+$$;
 
 CREATE TRIGGER ltm_memories_keep_rank
-AFTER INSERT ON ltm_memories
+AFTER INSERT OR DELETE ON ltm_memories
 FOR EACH ROW EXECUTE FUNCTION ltm_keep_rank();
 
 -- A generated column cannot be listed behind UPDATE OF.
@@ -97,13 +115,17 @@ AFTER UPDATE ON ltm_memories
 FOR EACH ROW
 WHEN (
     (
-        old.importance_rank, old.importance_score, old.created_at, old.memory_type, old.category,
-        old.source_type, old.is_archived
+        old.user_id, old.id, old.importance_rank, old.importance_score, old.created_at,
+        old.memory_type, old.category, old.source_type, old.is_archived
     )
     IS DISTINCT FROM
     (
-        new.importance_rank, new.importance_score, new.created_at, new.memory_type, new.category,
-        new.source_type, new.is_archived
+        new.user_id, new.id, new.importance_rank, new.importance_score, new.created_at,
+        new.memory_type, new.category, new.source_type, new.is_archived
     )
 )
 EXECUTE FUNCTION ltm_keep_rank();
+
+CREATE TRIGGER ltm_memories_keep_no_rank
+AFTER TRUNCATE ON ltm_memories
+FOR EACH STATEMENT EXECUTE FUNCTION ltm_keep_rank();

@@ -172,3 +172,51 @@ async def test_an_access_enters_no_index_of_the_memories_anew(own_dsn):
         written.append(tuple(counts))
     await conn.close()
     assert written == [(1, 1, 1), (2, 2, 1), (3, 3, 2)]  # the count's steps are at 1 and 3
+
+
+async def test_whoever_may_write_memories_needs_no_right_on_ranks(own_dsn):
+    """Nor the schema in search_path, and what it puts there itself is not taken."""
+    owner = await asyncpg.connect(own_dsn)
+    await owner.execute(
+        "CREATE ROLE ltm_test_writer; GRANT USAGE ON SCHEMA public TO ltm_test_writer; "
+        "GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON ltm_memories, ltm_contexts, "
+        "ltm_memory_relationships, ltm_memory_access, ltm_memory_tags TO ltm_test_writer"
+    )
+    writer = await asyncpg.connect(own_dsn)
+    await writer.execute("SET ROLE ltm_test_writer; SET search_path = pg_catalog")
+    await writer.execute("CREATE TEMP TABLE ltm_memory_ranks (memory_id bigint)")
+    insert = "INSERT INTO public.ltm_memories (user_id, content) VALUES (1, 'theirs')"
+    for statement in (
+        f"{insert}, (1, 'twice')",
+        "UPDATE public.ltm_memories SET importance_score = 7 WHERE content = 'twice'",
+        "DELETE FROM public.ltm_memories WHERE content = 'theirs'",
+    ):
+        await writer.execute(statement)
+        assert await is_in_step(owner)
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await writer.execute("DELETE FROM public.ltm_memory_ranks")
+    assert await owner.fetchval("SELECT count(*) FROM ltm_memory_ranks") == 1
+    await writer.execute(
+        "TRUNCATE public.ltm_memories, public.ltm_contexts, public.ltm_memory_relationships, "
+        "public.ltm_memory_access, public.ltm_memory_tags"
+    )
+    assert await owner.fetchval("SELECT count(*) FROM ltm_memory_ranks") == 0
+    await writer.close()
+    await owner.execute("DROP OWNED BY ltm_test_writer; DROP ROLE ltm_test_writer")
+    await owner.close()
+
+
+async def test_a_memory_that_moves_keeps_its_rank(conn):
+    memory = await add_memory(conn, 1, "x")
+    await conn.execute("UPDATE ltm_memories SET user_id = 2, id = id + 1000")
+    assert await is_in_step(conn)
+    assert [hit.id for hit in await search_memories(conn, 2)] == [memory.id + 1000]
+    assert await search_memories(conn, 1) == []
+
+
+async def test_rows_that_are_copied_in_are_listed(conn):
+    await conn.copy_records_to_table(
+        "ltm_memories", records=[(1, f"line {n}") for n in range(3)], columns=["user_id", "content"]
+    )
+    assert await is_in_step(conn)
+    assert len(await search_memories(conn, 1)) == 3
