@@ -1,5 +1,3 @@
-DROP TRIGGER ltm_memories_keep_no_rank ON ltm_memories;
-
 DROP TRIGGER ltm_memories_keep_changed_rank ON ltm_memories;
 
 DROP TRIGGER ltm_memories_keep_rank ON ltm_memories;

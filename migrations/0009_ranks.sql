@@ -1,7 +1,7 @@
 -- The order of importance beside the memories, so that an access leaves their own indexes alone.
 -- depends: 0008_adoption_report
 
--- No foreign key: triggers keep it as exactly, and checking it would be half of what a row costs.
+-- The foreign key also tells the planner that each memory has one row here.
 CREATE TABLE ltm_memory_ranks (
     user_id bigint NOT NULL,
     memory_id bigint NOT NULL,
@@ -12,7 +12,9 @@ CREATE TABLE ltm_memory_ranks (
     category varchar(100),
     source_type varchar(50),
     is_archived boolean,
-    CONSTRAINT ltm_memory_ranks_pkey PRIMARY KEY (user_id, memory_id)
+    CONSTRAINT ltm_memory_ranks_pkey PRIMARY KEY (user_id, memory_id),
+    CONSTRAINT ltm_memory_ranks_memory_id_fkey FOREIGN KEY (user_id, memory_id)
+    REFERENCES ltm_memories (user_id, id) ON UPDATE CASCADE ON DELETE CASCADE
 ) WITH (fillfactor = 80);
 
 COMMENT ON TABLE ltm_memory_ranks IS
@@ -61,8 +63,6 @@ BEGIN
     IF TG_OP = 'UPDATE' THEN
         UPDATE ltm_memory_ranks AS k
         SET
-            user_id = NEW.user_id,
-            memory_id = NEW.id,
             importance_rank = NEW.importance_rank,
             importance_score = NEW.importance_score,
             created_at = NEW.created_at,
@@ -70,17 +70,10 @@ BEGIN
             category = NEW.category,
             source_type = NEW.source_type,
             is_archived = NEW.is_archived
-        WHERE k.user_id = OLD.user_id AND k.memory_id = OLD.id;
+        WHERE k.user_id = NEW.user_id AND k.memory_id = NEW.id;
         IF FOUND THEN
             RETURN NULL;
         END IF;
-    ELSIF TG_OP = 'DELETE' THEN
-        DELETE FROM ltm_memory_ranks AS k
-        WHERE k.user_id = OLD.user_id AND k.memory_id = OLD.id;
-        RETURN NULL;
-    ELSIF TG_OP = 'TRUNCATE' THEN
-        TRUNCATE ltm_memory_ranks;
-        RETURN NULL;
     END IF;
     INSERT INTO ltm_memory_ranks (
         user_id, memory_id, importance_rank, importance_score, created_at, memory_type, category,
@@ -106,7 +99,7 @@ END
 $$;
 
 CREATE TRIGGER ltm_memories_keep_rank
-AFTER INSERT OR DELETE ON ltm_memories
+AFTER INSERT ON ltm_memories
 FOR EACH ROW EXECUTE FUNCTION ltm_keep_rank();
 
 -- A generated column cannot be listed behind UPDATE OF.
@@ -115,17 +108,13 @@ AFTER UPDATE ON ltm_memories
 FOR EACH ROW
 WHEN (
     (
-        old.user_id, old.id, old.importance_rank, old.importance_score, old.created_at,
-        old.memory_type, old.category, old.source_type, old.is_archived
+        old.importance_rank, old.importance_score, old.created_at, old.memory_type, old.category,
+        old.source_type, old.is_archived
     )
     IS DISTINCT FROM
     (
-        new.user_id, new.id, new.importance_rank, new.importance_score, new.created_at,
-        new.memory_type, new.category, new.source_type, new.is_archived
+        new.importance_rank, new.importance_score, new.created_at, new.memory_type, new.category,
+        new.source_type, new.is_archived
     )
 )
 EXECUTE FUNCTION ltm_keep_rank();
-
-CREATE TRIGGER ltm_memories_keep_no_rank
-AFTER TRUNCATE ON ltm_memories
-FOR EACH STATEMENT EXECUTE FUNCTION ltm_keep_rank();

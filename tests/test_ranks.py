@@ -179,7 +179,7 @@ async def test_whoever_may_write_memories_needs_no_right_on_ranks(own_dsn):
     owner = await asyncpg.connect(own_dsn)
     await owner.execute(
         "CREATE ROLE ltm_test_writer; GRANT USAGE ON SCHEMA public TO ltm_test_writer; "
-        "GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON ltm_memories, ltm_contexts, "
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON ltm_memories, ltm_contexts, "
         "ltm_memory_relationships, ltm_memory_access, ltm_memory_tags TO ltm_test_writer"
     )
     writer = await asyncpg.connect(own_dsn)
@@ -196,11 +196,6 @@ async def test_whoever_may_write_memories_needs_no_right_on_ranks(own_dsn):
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         await writer.execute("DELETE FROM public.ltm_memory_ranks")
     assert await owner.fetchval("SELECT count(*) FROM ltm_memory_ranks") == 1
-    await writer.execute(
-        "TRUNCATE public.ltm_memories, public.ltm_contexts, public.ltm_memory_relationships, "
-        "public.ltm_memory_access, public.ltm_memory_tags"
-    )
-    assert await owner.fetchval("SELECT count(*) FROM ltm_memory_ranks") == 0
     await writer.close()
     await owner.execute("DROP OWNED BY ltm_test_writer; DROP ROLE ltm_test_writer")
     await owner.close()

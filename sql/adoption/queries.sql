@@ -591,11 +591,3 @@ FROM (
 SELECT
     ltm_adoption.complete_memories($1),
     ltm_adoption.complete_details($1);
-
--- name: drop_lost_ranks() :exec
--- Delete the ranks of memories that are gone.
-DELETE FROM ltm_memory_ranks AS k
-WHERE NOT EXISTS (
-    SELECT 1 FROM ltm_memories AS m
-    WHERE m.user_id = k.user_id AND m.id = k.memory_id
-);

@@ -362,6 +362,8 @@ BEGIN
     WHERE m.id = ANY(ids) AND c.user_id = m.user_id AND c.memory_id = m.id;
     DELETE FROM ltm_memory_relationships AS r USING ltm_memories AS m
     WHERE m.id = ANY(ids) AND r.user_id = m.user_id AND r.source_memory_id = m.id;
+    DELETE FROM ltm_memory_ranks AS k USING ltm_memories AS m
+    WHERE m.id = ANY(ids) AND k.user_id = m.user_id AND k.memory_id = m.id;
     DELETE FROM ltm_memories AS m WHERE m.id = ANY(ids);
     DELETE FROM ltm_adoption_report AS p
     WHERE (p.table_name = 'ltm_memories' AND p.row_id = ANY(ids))

@@ -26,6 +26,5 @@ def reconcile_mirrors(session: Session, report: Report, *, everything: bool) -> 
     ):
         ask(session, "complete", memory_ids=ids)
         last = ids[-1]
-    ask(session, "drop_lost_ranks")
     ask(session, "set_search_path", schemas=[home])
     report("details and memories are in step")
