@@ -570,10 +570,10 @@ async def test_a_walk_in_the_order_of_ranks_is_not_planned_each_time(argument, f
     async with filled.transaction():
         await filled.execute(
             "INSERT INTO ltm_memories (user_id, content) "
-            "SELECT 1000 + 1000 / n, 'x' FROM generate_series(1, 1000) AS n"
+            "SELECT CASE n WHEN 1 THEN 2000 ELSE 1001 END, 'x' FROM generate_series(1, 20000) AS n"
         )
         await filled.execute("ANALYZE ltm_memories, ltm_memory_ranks")
-        users = (1, 1001, 2000)  # with 500 memories, 500, and 1
+        users = (1, 1001, 2000)  # with 500 memories, 19,999, and 1
         for user in users:
             listed = await filled.prepare(shape.sql, name=f"{argument} of {user}")
             held.append(listed)  # else it is closed
