@@ -11,6 +11,8 @@ CREATE TABLE ltm_memory_ranks (
     memory_type varchar(50),
     category varchar(100),
     source_type varchar(50),
+    created_by varchar(50),
+    namespace text COLLATE "C" NOT NULL,
     is_archived boolean,
     CONSTRAINT ltm_memory_ranks_pkey PRIMARY KEY (user_id, memory_id),
     CONSTRAINT ltm_memory_ranks_memory_id_fkey FOREIGN KEY (user_id, memory_id)
@@ -30,6 +32,8 @@ COMMENT ON COLUMN ltm_memory_ranks.memory_type IS 'preference, fact, ..., or ano
 COMMENT ON COLUMN ltm_memory_ranks.category IS 'The caller''s own grouping.';
 COMMENT ON COLUMN ltm_memory_ranks.source_type IS
 'conversation, tool_usage, ..., or another word.';
+COMMENT ON COLUMN ltm_memory_ranks.created_by IS 'Who wrote it.';
+COMMENT ON COLUMN ltm_memory_ranks.namespace IS 'What of the user''s it belongs to; empty: none.';
 COMMENT ON COLUMN ltm_memory_ranks.is_archived IS 'Whether the memory is put away; may be NULL.';
 COMMENT ON INDEX ltm_memory_ranks_pkey IS 'One row of one memory.';
 
@@ -38,7 +42,7 @@ COMMENT ON INDEX ltm_memory_ranks_pkey IS 'One row of one memory.';
 CREATE INDEX ltm_memory_ranks_importance_rank_idx
 ON ltm_memory_ranks (
     user_id, importance_rank DESC, memory_id DESC,
-    importance_score, created_at, memory_type, category, source_type
+    importance_score, created_at, memory_type, category, source_type, created_by, namespace
 )
 WHERE is_archived IS NOT TRUE;
 COMMENT ON INDEX ltm_memory_ranks_importance_rank_idx IS
@@ -47,7 +51,7 @@ COMMENT ON INDEX ltm_memory_ranks_importance_rank_idx IS
 CREATE INDEX ltm_memory_ranks_archived_rank_idx
 ON ltm_memory_ranks (
     user_id, importance_rank DESC, memory_id DESC,
-    importance_score, created_at, memory_type, category, source_type
+    importance_score, created_at, memory_type, category, source_type, created_by, namespace
 )
 WHERE is_archived;
 COMMENT ON INDEX ltm_memory_ranks_archived_rank_idx IS
@@ -69,6 +73,8 @@ BEGIN
             memory_type = NEW.memory_type,
             category = NEW.category,
             source_type = NEW.source_type,
+            created_by = NEW.created_by,
+            namespace = NEW.namespace,
             is_archived = NEW.is_archived
         WHERE k.user_id = NEW.user_id AND k.memory_id = NEW.id;
         IF FOUND THEN
@@ -77,11 +83,12 @@ BEGIN
     END IF;
     INSERT INTO ltm_memory_ranks (
         user_id, memory_id, importance_rank, importance_score, created_at, memory_type, category,
-        source_type, is_archived
+        source_type, created_by, namespace, is_archived
     )
     VALUES (
         NEW.user_id, NEW.id, NEW.importance_rank, NEW.importance_score, NEW.created_at,
-        NEW.memory_type, NEW.category, NEW.source_type, NEW.is_archived
+        NEW.memory_type, NEW.category, NEW.source_type, NEW.created_by, NEW.namespace,
+        NEW.is_archived
     );
     RETURN NULL;
 END
@@ -109,12 +116,12 @@ FOR EACH ROW
 WHEN (
     (
         old.importance_rank, old.importance_score, old.created_at, old.memory_type, old.category,
-        old.source_type, old.is_archived
+        old.source_type, old.created_by, old.namespace, old.is_archived
     )
     IS DISTINCT FROM
     (
         new.importance_rank, new.importance_score, new.created_at, new.memory_type, new.category,
-        new.source_type, new.is_archived
+        new.source_type, new.created_by, new.namespace, new.is_archived
     )
 )
 EXECUTE FUNCTION ltm_keep_rank();

@@ -51,7 +51,7 @@ SELECT
     k.source_type,
     m.source_id,
     m.source_position,
-    m.created_by,
+    k.created_by,
     k.created_at,
     m.last_accessed,
     m.last_modified,
@@ -66,7 +66,7 @@ SELECT
     m.version,
     m.expires_at,
     m.expires_after,
-    m.namespace,
+    k.namespace,
     m.key
 FROM ltm_memory_ranks AS k
 INNER JOIN ltm_memories AS m ON k.user_id = m.user_id AND k.memory_id = m.id;

@@ -75,18 +75,18 @@ WHERE
 
 -- conditions: planned(
 --     row_limit bigint, source_id text, source_ids text[], tags text, tags_any text,
---     context_data text, metadata text, modified_after timestamptz, namespace text,
---     namespaces text[], namespace_prefix text, key_prefix text
+--     context_data text, metadata text, modified_after timestamptz, namespace_prefix text,
+--     key_prefix text
 -- )
--- How often a walk in the order of ranks is planned: once, or where filters that have an index of their
--- own are given, each time, as only their values tell how many rows they find. See the functions.
+-- How often a walk in the order of ranks is planned: once, or where filters have an index of their own,
+-- each time, as only their values tell how many rows they find. See the functions.
 SELECT 1 FROM ltm_memories AS m
 WHERE
     TRUE
-    -- if not source_id or source_ids or tags or tags_any or context_data or metadata or modified_after or namespace or namespaces or namespace_prefix or key_prefix
+    -- if not source_id or source_ids or tags or tags_any or context_data or metadata or modified_after or namespace_prefix or key_prefix
     AND ltm_prefer_generic_plan(m.importance_rank, :row_limit)
     -- end if
-    -- if tags or tags_any or context_data or metadata or modified_after or namespace or namespaces or namespace_prefix or key_prefix
+    -- if tags or tags_any or context_data or metadata or modified_after or namespace_prefix or key_prefix
     -- On a column of each table, whichever is read first.
     AND m.id IS DISTINCT FROM ltm_prefer_custom_plan(:row_limit)
     AND m.version IS DISTINCT FROM ltm_prefer_custom_plan(:row_limit)

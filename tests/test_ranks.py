@@ -33,7 +33,7 @@ from ltm_store import (
 LATER = datetime(2030, 1, 1, tzinfo=UTC)
 COLUMNS = (
     "user_id, {id}, importance_rank, importance_score, created_at, memory_type, category, "
-    "source_type, is_archived"
+    "source_type, created_by, namespace, is_archived"
 )
 BY_HAND = (
     "INSERT INTO ltm_memories (user_id, content) VALUES (1, 'by hand'), (2, 'by hand')",
@@ -41,6 +41,7 @@ BY_HAND = (
     "UPDATE ltm_memories SET category = 'moved', created_at = NULL, source_type = 'manual'",
     "UPDATE ltm_memories SET access_count = access_count + 7, memory_type = 'fact'",
     "UPDATE ltm_memories SET is_archived = TRUE, confidence_score = 0 WHERE id % 3 = 0",
+    "UPDATE ltm_memories SET created_by = NULL, namespace = 'moved.' || id",
     "DELETE FROM ltm_memories WHERE parent_memory_id IS NULL AND id % 5 = 0",
 )
 

@@ -512,8 +512,10 @@ INDEXES: dict[tuple[str, frozenset[str]], set[str]] = {
     ("rename_user", frozenset()): {"ltm_external_users_external_id_key"},
     ("lock_names", frozenset()): {"ltm_external_users_pkey"},
     ("free_expired_keys", frozenset()): set(),
-    ("list_memories", frozenset({"namespace"})): {"ltm_memories_namespace_idx"},
-    ("list_memories", frozenset({"namespaces"})): {"ltm_memories_namespace_idx"},
+    ("list_memories", frozenset({"namespace"})): {RANK},
+    ("list_memories", frozenset({"namespaces"})): {RANK},
+    ("list_memories", frozenset({"created_by"})): {RANK},
+    ("list_memories", frozenset({"creators"})): {RANK},
     ("list_memories", frozenset({"namespace_prefix"})): {"ltm_memories_namespace_idx"},
     ("list_users", frozenset()): {"ltm_memories_pkey or ltm_memories_namespace_idx"},
 }

@@ -320,16 +320,17 @@ BEGIN
 
     INSERT INTO ltm_memory_ranks AS k (
         user_id, memory_id, importance_rank, importance_score, created_at, memory_type, category,
-        source_type, is_archived
+        source_type, created_by, namespace, is_archived
     )
     SELECT m.user_id, m.id, m.importance_rank, m.importance_score, m.created_at, m.memory_type,
-        m.category, m.source_type, m.is_archived
+        m.category, m.source_type, m.created_by, m.namespace, m.is_archived
     FROM ltm_memories AS m
     WHERE m.id = ANY(ids)
     ON CONFLICT (user_id, memory_id) DO UPDATE SET
         importance_rank = excluded.importance_rank, importance_score = excluded.importance_score,
         created_at = excluded.created_at, memory_type = excluded.memory_type,
         category = excluded.category, source_type = excluded.source_type,
+        created_by = excluded.created_by, namespace = excluded.namespace,
         is_archived = excluded.is_archived
     WHERE (k.*) IS DISTINCT FROM (excluded.*);
 END

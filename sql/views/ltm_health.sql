@@ -226,12 +226,12 @@ ranks_out_of_step AS (
     WHERE
         (
             m.id, m.importance_rank, m.importance_score, m.created_at, m.memory_type, m.category,
-            m.source_type, m.is_archived
+            m.source_type, m.created_by, m.namespace, m.is_archived
         )
         IS DISTINCT FROM
         (
             k.memory_id, k.importance_rank, k.importance_score, k.created_at, k.memory_type,
-            k.category, k.source_type, k.is_archived
+            k.category, k.source_type, k.created_by, k.namespace, k.is_archived
         )
     UNION ALL
     SELECT k.user_id, k.memory_id, 'it is gone, but ltm_memory_ranks has a row of it'
