@@ -21,6 +21,7 @@ from ltm_store.db.identity import User, find_user
 from ltm_store.memories import memories_of
 from ltm_store.model.memories import Memory
 from ltm_store.model.search import (
+    FILTER_OF,
     FilterOptions,
     Filters,
     MemoryHit,
@@ -196,7 +197,7 @@ def _causes(
     if rank is not None:
         return () if rank <= search.limit else ("limit",)
     if findings.causes:
-        return findings.causes
+        return tuple(FILTER_OF.get(cause, cause) for cause in findings.causes)
     if search.query is None:
         return ("cut",)
     if any(memory_id in hit.duplicate_ids for hit in hits):

@@ -4,7 +4,9 @@
 --     user_id bigint, as_of timestamptz, include_archived flag, memory_type text, category text,
 --     source_type text, source_id text, min_importance integer, min_confidence double precision,
 --     created_after timestamptz, created_before timestamptz, accessed_after timestamptz,
---     tags text, tags_any text, tags_none text, context_data text, metadata text, created_by text
+--     tags text, tags_any text, tags_none text, context_data text, metadata text, created_by text,
+--     modified_after timestamptz, memory_types text[], categories text[], source_types text[],
+--     source_ids text[], creators text[], metadata_path jsonpath, metadata_variables text
 -- )
 SELECT 1 FROM ltm_memories AS m
 WHERE
@@ -14,10 +16,18 @@ WHERE
     AND m.category = :category  -- if category
     AND m.source_type = :source_type  -- if source_type
     AND m.source_id = :source_id  -- if source_id
+    AND m.memory_type = any(:memory_types)  -- if memory_types
+    AND m.category = any(:categories)  -- if categories
+    AND m.source_type = any(:source_types)  -- if source_types
+    AND m.source_id = any(:source_ids)  -- if source_ids
+    AND m.created_by = any(:creators)  -- if creators
     AND m.importance_score >= :min_importance  -- if min_importance
     AND coalesce(m.confidence_score, 1) >= :min_confidence  -- if min_confidence
     AND m.created_at >= timezone('utc', :created_after::timestamptz)  -- if created_after
     AND m.created_at < timezone('utc', :created_before::timestamptz)  -- if created_before
+    -- if modified_after
+    AND m.last_modified >= timezone('utc', :modified_after::timestamptz)
+    -- end if
     -- if accessed_after
     AND m.last_accessed >= timezone('utc', :accessed_after::timestamptz)
     -- The least rank that an access on that day gives: a bound on the index of ranks.
@@ -36,6 +46,14 @@ WHERE
     -- if context_data
     AND ltm_user_context(m.user_id, m.context_data)
     @> jsonb_build_object(:user_id::bigint::text, :context_data::text::jsonb)
+    -- end if
+    -- if metadata_path
+    -- The variables by a subquery: read once, not for each row.
+    AND jsonb_path_exists(
+        coalesce(nullif(m.memory_metadata, 'null'), '{}'),
+        :metadata_path,
+        (SELECT :metadata_variables::text::jsonb)
+    )
     -- end if
     AND m.memory_metadata @> :metadata::text::jsonb;  -- if metadata
 

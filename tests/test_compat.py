@@ -183,6 +183,8 @@ async def test_search(default):
     )
     assert (bare["context_data"], bare["enhanced_context"]) == (None, {})
     assert len(await search_enhanced_ltm_memories("1", "tea", limit=1)) == 1
+    empty = {"tags": [], "memory_type": "", "category": "", "source_type": ""}
+    assert len(await search_enhanced_ltm_memories("1", "tea", limit=1, **empty)) == 1
 
 
 async def test_changes_tell_whether_there_was_a_memory(default):

@@ -25,7 +25,7 @@ from ltm_store import (
     update_importance,
 )
 from ltm_store.db.statements import shared_blocks
-from ltm_store.model.search import FilterOptions, Filters
+from ltm_store.model.search import FILTER_OF, FilterOptions, Filters
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 DEADLINE = 10  # seconds that connect() allows a call
@@ -83,6 +83,15 @@ FILTERS = [
     ({"tags_none": ["GARDEN", "x"]}, "ac"),
     ({"tags_none": ["coffee"], "tags_any": ["garden"]}, "b"),
     ({"created_by": "assistant"}, "b"),
+    ({"created_by": ["assistant", "system"]}, "acb"),
+    ({"memory_type": ["fact", "preference"]}, "ab"),
+    ({"memory_type": ("fact",)}, "b"),
+    ({"category": {"food", "x"}}, "a"),
+    ({"source_id": frozenset({"conv_1", "conv_2"}), "source_type": ["manual", "x"]}, "b"),
+    ({"source_id": ["nothing", "none"]}, ""),
+    ({"query": "drinks", "category": ["home", "x"]}, "b"),
+    ({"modified_after": NOW - timedelta(days=9)}, "acb"),
+    ({"modified_after": datetime(2100, 1, 1, tzinfo=UTC)}, ""),
     ({"source_type": "manual"}, "b"),
     ({"source_id": "conv_1"}, "a"),
     ({"context_data": {"spatial": {"city": "Graz"}}}, "a"),
@@ -122,7 +131,8 @@ async def test_filter(conn, memories, filters, expected):
 def test_every_filter_is_an_option_and_a_parameter_of_the_shared_conditions():
     block = {name for name, _ in shared_blocks()["filters"].parameters} - {"user_id", "as_of"}
     assert list(Filters.model_fields) == list(FilterOptions.__annotations__)
-    assert set(Filters.model_fields) == block
+    assert set(Filters().arguments()) == block
+    assert {FILTER_OF.get(name, name) for name in block} == set(Filters.model_fields)
 
 
 async def test_accessed_after_includes_its_moment(conn, memories):
@@ -374,6 +384,12 @@ WHY_NOT = [
     ("coffee", {"created_after": NOW + timedelta(days=1)}, ("created_after",)),
     ("coffee", {"created_before": NOW}, ("created_before",)),
     ("coffee", {"accessed_after": NOW}, ("accessed_after",)),
+    (
+        "coffee",
+        {"memory_type": ["fact", "x"], "created_by": {"a", "b"}},
+        ("memory_type", "created_by"),
+    ),
+    ("coffee", {"modified_after": datetime(2100, 1, 1, tzinfo=UTC)}, ("modified_after",)),
     (None, {}, ()),
     (None, {"category": "home"}, ("category",)),
 ]
@@ -505,6 +521,17 @@ async def test_a_memory_of_long_words_in_a_script_of_many_bytes_spoils_no_search
         ("created_after", "today"),
         ("tags", "work"),
         ("include_archived", "yes"),
+        ("memory_type", []),
+        ("category", ()),
+        ("source_type", set()),
+        ("source_id", frozenset()),
+        ("created_by", iter(())),
+        ("tags_none", []),
+        ("source_id", ["x"] * 10_001),
+        ("memory_type", 5),
+        ("memory_type", ""),
+        ("source_id", {"a": 1}),
+        ("modified_after", "today"),
     ],
     ids=str,
 )

@@ -5,13 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from types import MappingProxyType
-from typing import Annotated, TypedDict
+from typing import Annotated, Final, TypeAlias, TypedDict, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, StrictBool, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    JsonValue,
+    StrictBool,
+    Tag,
+    ValidationError,
+)
 
+from ltm_store import limits
 from ltm_store.model.base import Arguments, Row, RowLimit, refusal
 from ltm_store.model.contexts import EnhancedContext
 from ltm_store.model.memories import Memory
+from ltm_store.model.metadata import compile_metadata, has_operators
 from ltm_store.model.values import (
     STORED,
     Category,
@@ -39,14 +50,62 @@ def _context_part(part: object) -> object:
     raise ValueError(": ".join(refusal(first)))
 
 
-def _not_empty(tags: tuple[str, ...]) -> tuple[str, ...]:
-    """The tags; an empty collection would ask for nothing and be read as no filter."""
-    if not tags:
+def _not_empty(values: tuple[str, ...]) -> tuple[str, ...]:
+    """The values; an empty collection would ask for nothing and be read as no filter."""
+    if not values:
         raise ValueError("should not be empty; None is no filter")
-    return tags
+    if len(values) > limits.LISTED:
+        raise ValueError(f"more than {limits.LISTED} values")
+    return values
 
 
+def _one_or_several(value: object) -> str:
+    several = isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping)
+    return "tuple" if several else "str"
+
+
+def _the_only_one(values: tuple[str, ...]) -> str | tuple[str, ...]:
+    """The value itself, where there is no other one."""
+    different = tuple(dict.fromkeys(values))
+    return different[0] if len(different) == 1 else different
+
+
+Value = TypeVar("Value")
 FilterTags = Annotated[Tags, AfterValidator(_not_empty)]
+# A string, or a collection of strings of which the memory has any. The names say which is refused.
+AnyOf: TypeAlias = Annotated[
+    Annotated[Value, Tag("str")]
+    | Annotated[
+        tuple[Value, ...], AfterValidator(_not_empty), AfterValidator(_the_only_one), Tag("tuple")
+    ],
+    Discriminator(_one_or_several),
+]
+Values: TypeAlias = str | Iterable[str]
+
+SEVERAL: Final = MappingProxyType(
+    {
+        "memory_type": "memory_types",
+        "category": "categories",
+        "source_type": "source_types",
+        "source_id": "source_ids",
+        "created_by": "creators",
+    }
+)
+"""The filters that take a string or several, with the parameter for several: an index serves one
+value in the order of a list, several not."""
+
+_PATH: Final = ("metadata_path", "metadata_variables")
+
+FILTER_OF: Final = MappingProxyType(
+    {parameter: name for name, parameter in SEVERAL.items()} | dict.fromkeys(_PATH, "metadata")
+)
+"""The filters that have another parameter than their name, by that parameter."""
+
+
+def _compilable(conditions: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    if has_operators(conditions):
+        compile_metadata(conditions)
+    return conditions
 
 
 def _narrowing(score: int) -> int | None:
@@ -57,12 +116,12 @@ def _narrowing(score: int) -> int | None:
 class FilterOptions(TypedDict, total=False):
     """The filters as callers give them; None is no filter. See Filters."""
 
-    memory_type: str | None
-    category: str | None
+    memory_type: Values | None
+    category: Values | None
     tags: Iterable[str] | None
     tags_any: Iterable[str] | None
-    source_type: str | None
-    source_id: str | None
+    source_type: Values | None
+    source_id: Values | None
     context_data: EnhancedContext | Mapping[str, object] | None
     metadata: Mapping[str, JsonValue] | None
     min_importance: int | None
@@ -71,8 +130,9 @@ class FilterOptions(TypedDict, total=False):
     created_before: datetime | None
     accessed_after: datetime | None
     include_archived: bool
-    created_by: str | None
+    created_by: Values | None
     tags_none: Iterable[str] | None
+    modified_after: datetime | None
 
 
 class Filters(Arguments):
@@ -80,32 +140,46 @@ class Filters(Arguments):
 
     Each field is a parameter of the shared conditions `filters` in sql/search.sql.
 
-    tags: all of them, tags_any: at least one, tags_none: not one, in any letter case. context_data
-    and metadata: contained in the memory's JSON. min_importance: of the base importance_score.
-    created_after and accessed_after include their moment, created_before does not.
-    include_archived: archived memories too.
+    memory_type, category, source_type, source_id, created_by: a string, or a collection of them of
+    which the memory has any. tags: all of them, tags_any: at least one, tags_none: not one, in any
+    letter case. context_data and metadata: contained in the memory's JSON. Instead of a value in
+    metadata, at any level: {"$gte": 3} and $eq (in depth), $ne, $gt, $lt, $lte, $in, $nin, $exists,
+    $and, $or, $not, at most 200 conditions; a field that is missing is unequal to everything.
+    min_importance: of the base importance_score. created_after, modified_after and accessed_after
+    include their moment, created_before does not. include_archived: archived memories too. An empty
+    collection is refused.
     """
 
-    memory_type: Word | None = None
-    category: Category | None = None
+    memory_type: AnyOf[Word] | None = None
+    category: AnyOf[Category] | None = None
     tags: FilterTags | None = None
     tags_any: FilterTags | None = None
-    source_type: Word | None = None
-    source_id: SourceId | None = None
+    source_type: AnyOf[Word] | None = None
+    source_id: AnyOf[SourceId] | None = None
     context_data: Annotated[JsonObject, BeforeValidator(_context_part)] | None = None
-    metadata: JsonObject | None = None
+    metadata: Annotated[JsonObject, AfterValidator(_compilable)] | None = None
     min_importance: Annotated[Int32, AfterValidator(_narrowing)] | None = None
     min_confidence: Fraction | None = None
     created_after: Moment | None = None
     created_before: Moment | None = None
     accessed_after: Moment | None = None
     include_archived: StrictBool = False
-    created_by: Word | None = None
+    created_by: AnyOf[Word] | None = None
     tags_none: FilterTags | None = None
+    modified_after: Moment | None = None
 
     def arguments(self) -> dict[str, object]:
         """What the shared conditions take, by name: tags and objects as JSON text."""
-        return {name: _argument(getattr(self, name)) for name in Filters.model_fields}
+        given = {name: getattr(self, name) for name in Filters.model_fields}
+        others: dict[str, object] = dict.fromkeys((*SEVERAL.values(), *_PATH))
+        for name, parameter in SEVERAL.items():
+            if isinstance(given[name], tuple):
+                others[parameter], given[name] = list(given[name]), None
+        if given["metadata"] and has_operators(given["metadata"]):
+            path, variables = compile_metadata(given["metadata"])
+            others |= zip(_PATH, (path, dump_json(variables)), strict=True)
+            given["metadata"] = None
+        return {name: _argument(value) for name, value in given.items()} | others
 
 
 def _argument(value: object) -> object:
