@@ -445,7 +445,10 @@ INDEXES: dict[tuple[str, frozenset[str]], set[str]] = {
     ("lock_keys", frozenset()): {"ltm_memories_key_key"},
     ("lock_keys", frozenset({"prefix"})): {"ltm_memories_key_key"},
     ("key_in_the_way", frozenset()): {"ltm_memories_key_key"},
-    ("free_keys", frozenset()): {"ltm_memories_key_key", "ltm_memories_pkey"},
+    ("free_keys", frozenset()): {
+        "ltm_memories_key_key or ltm_memories_expires_at_idx",
+        "ltm_memories_pkey",
+    },
     ("give_keys", frozenset()): {ONE},
     ("list_namespaces", frozenset()): {"ltm_memories_namespace_idx"},
     ("list_namespaces", frozenset({"prefix", "max_depth"})): {"ltm_memories_namespace_idx"},
