@@ -17,7 +17,13 @@ from ltm_store.db.execute import (
 from ltm_store.db.identity import User, ensure_user, find_user
 from ltm_store.db.transactions import Connection
 from ltm_store.errors import InvalidArgument, InvalidMemory, Unavailable
-from ltm_store.memories import NewFields, delete_by_number, insert_memory, read_by_key
+from ltm_store.memories import (
+    NewFields,
+    delete_by_number,
+    insert_memory,
+    read_by_key,
+    track_reads,
+)
 from ltm_store.model.keys import Namespace, NamespaceList, Place, Renaming
 from ltm_store.model.memories import Conflict, Memory, NewMemory
 from ltm_store.model.values import UserId, moment
@@ -105,7 +111,7 @@ async def get_by_key(
         return None
     memory = await read_by_key(db, user, place.namespace, place.key, moment(None))
     if memory is not None:
-        await session_of(db).track_access(user.number, [memory.id], "direct")
+        await track_reads(db, user, [memory], "direct")
     return memory
 
 

@@ -379,9 +379,28 @@ async def get_memory(
         found = await _read_with_others(db, Read(user.number, [number], now), alone)
     memory = found[0] if found else None
     if memory is not None:
-        session = session_of(db)
-        await session.track_access(user.number, [memory.id], "direct", context=access_context)
+        await track_reads(db, user, [memory], "direct", context=access_context)
     return memory
+
+
+async def track_reads(
+    db: Executor,
+    user: User,
+    memories: Sequence[Memory],
+    method: str,
+    *,
+    context: str | None = None,
+    query: str | None = None,
+) -> None:
+    """Record that a call handed these out, as the session does it."""
+    await session_of(db).track_access(
+        user.number,
+        [memory.id for memory in memories],
+        method,
+        context=context,
+        query=query,
+        sliding=[memory.id for memory in memories if memory.expires_after is not None],
+    )
 
 
 async def _read(
@@ -414,7 +433,7 @@ async def get_memories(db: Executor, user_id: UserId, memory_ids: Sequence[int])
     found = await _read_with_others(
         db, Read(user.number, numbers, now), lambda: memories_of(db, user, numbers, now)
     )
-    await session_of(db).track_access(user.number, [memory.id for memory in found], "direct")
+    await track_reads(db, user, found, "direct")
     return found
 
 

@@ -15,10 +15,9 @@ from ltm_store.db.execute import (
     fetch_one,
     fetch_value,
     one_deadline,
-    session_of,
 )
 from ltm_store.db.identity import User, find_user
-from ltm_store.memories import memories_of
+from ltm_store.memories import memories_of, track_reads
 from ltm_store.model.memories import Memory
 from ltm_store.model.search import (
     FILTER_OF,
@@ -101,9 +100,7 @@ async def search_memories(
     if user is None:
         return []
     hits = await _hits(db, user, now, search, search.limit)
-    await session_of(db).track_access(
-        user.number, [hit.id for hit in hits], "search", query=search.query
-    )
+    await track_reads(db, user, hits, "search", query=search.query)
     return hits
 
 

@@ -26,6 +26,30 @@ RETURN expires_at IS NULL OR expires_at > as_of;
 COMMENT ON FUNCTION ltm_is_current(timestamptz, timestamptz) IS
 'Whether a memory that expires at expires_at, or never, is still there at the moment as_of.';
 
+CREATE FUNCTION ltm_extended_expiry(
+    expires_at timestamptz, expires_after interval, accessed_at timestamptz
+)
+RETURNS timestamptz
+LANGUAGE sql
+STABLE
+PARALLEL SAFE
+RETURN CASE
+    -- In seconds: a day of a time zone may have 23 hours.
+    WHEN
+        extract(EPOCH FROM accessed_at - expires_at) >= -0.9 * extract(EPOCH FROM expires_after)
+        OR expires_at IS NULL
+        THEN
+            greatest(
+                expires_at,
+                accessed_at + make_interval(secs => extract(EPOCH FROM expires_after))
+            )
+    ELSE expires_at
+END;
+
+COMMENT ON FUNCTION ltm_extended_expiry(timestamptz, interval, timestamptz) IS
+'When a memory expires that was accessed at a moment: expires_after later, or as before where that '
+'is less than a tenth of it.';
+
 CREATE FUNCTION ltm_memory_summary(
     id bigint, content text, memory_type text, importance_score integer
 )

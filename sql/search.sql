@@ -6,7 +6,8 @@
 --     created_after timestamptz, created_before timestamptz, accessed_after timestamptz,
 --     tags text, tags_any text, tags_none text, context_data text, metadata text, created_by text,
 --     modified_after timestamptz, memory_types text[], categories text[], source_types text[],
---     source_ids text[], creators text[], metadata_path jsonpath, metadata_variables text
+--     source_ids text[], creators text[], metadata_path jsonpath, metadata_variables text,
+--     namespace text, namespaces text[], namespace_prefix text, key_prefix text
 -- )
 SELECT 1 FROM ltm_memories AS m
 WHERE
@@ -21,6 +22,18 @@ WHERE
     AND m.source_type = any(:source_types)  -- if source_types
     AND m.source_id = any(:source_ids)  -- if source_ids
     AND m.created_by = any(:creators)  -- if creators
+    AND m.namespace = :namespace  -- if namespace
+    AND m.namespace = any(:namespaces)  -- if namespaces
+    -- if namespace_prefix
+    AND (
+        m.namespace = :namespace_prefix
+        OR (m.namespace >= :namespace_prefix || '.' AND m.namespace < :namespace_prefix || '/')
+    )
+    -- end if
+    -- if key_prefix
+    AND m.key >= :key_prefix
+    AND m.key <= :key_prefix || repeat(chr(1114111), 255)
+    -- end if
     AND m.importance_score >= :min_importance  -- if min_importance
     AND coalesce(m.confidence_score, 1) >= :min_confidence  -- if min_confidence
     AND m.created_at >= timezone('utc', :created_after::timestamptz)  -- if created_after
@@ -113,7 +126,7 @@ FROM
                 AND m.is_archived IS NOT TRUE  -- if include_archived
                 -- (Else the filters say so.) Of these only their values tell how many rows they find: see
                 -- ltm_prefer_custom_plan.
-                -- if tags or tags_any or context_data or metadata
+                -- if tags or tags_any or context_data or metadata or namespace or namespaces or namespace_prefix or key_prefix
                 AND m.id IS DISTINCT FROM ltm_prefer_custom_plan($3)
                 -- end if
                 AND TRUE  -- conditions: filters
@@ -128,7 +141,7 @@ FROM
             WHERE
                 m.user_id = $1
                 AND m.is_archived
-                -- if tags or tags_any or context_data or metadata
+                -- if tags or tags_any or context_data or metadata or namespace or namespaces or namespace_prefix or key_prefix
                 AND m.id IS DISTINCT FROM ltm_prefer_custom_plan($3)
                 -- end if
                 AND TRUE  -- conditions: filters

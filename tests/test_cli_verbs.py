@@ -54,7 +54,15 @@ async def test_add_takes_what_add_memory_takes(db, cli):
         *("--importance", "8", "--confidence", "0.5", "--type", "preference"),
         *("--category", "food", "--source-type", "manual", "--source", "s", "--created-by", "me"),
         *("--context", '{"spatial": {"city": "Graz"}}', "--metadata", '{"n": 1}'),
-        *("--created-at", "2026-01-02", "--expires-at", "2999-01-01T00:00:00+01:00", "--key", "k"),
+        *(
+            "--created-at",
+            "2026-01-02",
+            "--expires-at",
+            "2999-01-01T00:00:00+01:00",
+            "--idempotency-key",
+            "k",
+        ),
+        *("--namespace", "agents.cook", "--key", "soup"),
     )
     output = cli(*arguments)
     (found,) = [m for m in await search_memories(db, "alice") if m.content == "Prefers tea"]
@@ -84,6 +92,8 @@ EXPECTED = {
     "created_at": datetime(2026, 1, 2, tzinfo=UTC),
     "expires_at": datetime(2998, 12, 31, 23, tzinfo=UTC),
     "idempotency_key": "k",
+    "namespace": "agents.cook",
+    "key": "soup",
 }
 
 

@@ -11,7 +11,8 @@ FILTERS = (
     "memory_type=None, category=None, tags=None, tags_any=None, source_type=None, source_id=None, "
     "context_data=None, metadata=None, min_importance=None, min_confidence=None, "
     "created_after=None, created_before=None, accessed_after=None, include_archived=False, "
-    "created_by=None, tags_none=None, modified_after=None"
+    "created_by=None, tags_none=None, modified_after=None, namespace=None, "
+    "namespace_prefix=None, key_prefix=None"
 )
 SIGNATURES = {
     "add_memory": "db, user_id, content, *, tags=(), importance_score=5, confidence_score=1.0, "

@@ -53,8 +53,10 @@ def add(
     metadata: JsonObject = None,
     created_at: When = None,
     expires_at: When = None,
+    namespace: Annotated[str, typer.Option(help="Labels joined by dots.")] = "",
+    key: Annotated[str | None, typer.Option(help="Its name in the namespace.")] = None,
     idempotency_key: Annotated[
-        str | None, typer.Option("--key", help="Adds it once, however often it is repeated.")
+        str | None, typer.Option(help="Adds it once, however often it is repeated.")
     ] = None,
     as_json: JsonOption = False,
     dsn: DsnOption = None,
@@ -82,6 +84,8 @@ def add(
                 created_at=created_at,
                 expires_at=expires_at,
                 idempotency_key=idempotency_key,
+                namespace=namespace,
+                key=key,
             )
         return memory, unknown
 

@@ -30,6 +30,12 @@ from ltm_store.render.prompts import format_for_prompt
 from ltm_store.search import search_memories
 from ltm_store.tags import list_tags
 
+NamespaceFilter = Annotated[
+    list[str] | None, typer.Option("--namespace", help="One of these (repeat it); '' is none.")
+]
+BelowFilter = Annotated[
+    str | None, typer.Option("--namespace-prefix", help="This namespace and those below it.")
+]
 _HISTORY: Final = 20  # accesses that show lists
 
 
@@ -47,6 +53,9 @@ def search(
     source_type: Annotated[str | None, typer.Option(help="The kind of source.")] = None,
     source_id: Annotated[str | None, typer.Option("--source", help="The source's id.")] = None,
     created_by: Annotated[str | None, typer.Option(help="Who wrote them.")] = None,
+    namespace: NamespaceFilter = None,
+    namespace_prefix: BelowFilter = None,
+    key_prefix: Annotated[str | None, typer.Option(help="What the key begins with.")] = None,
     context: JsonFilter = None,
     metadata: JsonFilter = None,
     min_importance: Annotated[int | None, typer.Option(help="Of the score as written.")] = None,
@@ -70,6 +79,9 @@ def search(
         source_type=source_type,
         source_id=source_id,
         created_by=created_by,
+        namespace=namespace or None,
+        namespace_prefix=namespace_prefix,
+        key_prefix=key_prefix,
         context_data=context,
         metadata=metadata,
         min_importance=min_importance,
@@ -98,6 +110,8 @@ def search(
 def recall(
     user: UserOption,
     query: Annotated[str | None, typer.Argument(help="Words; none: by importance.")] = None,
+    namespace: NamespaceFilter = None,
+    namespace_prefix: BelowFilter = None,
     max_chars: Annotated[int, typer.Option(min=0, help="The longest text.")] = 2000,
     limit: Annotated[int, typer.Option(min=1, max=limits.HITS)] = 10,
     as_json: JsonOption = False,
@@ -107,7 +121,14 @@ def recall(
 
     async def found() -> list[MemoryHit]:
         async with reading(dsn) as db:
-            hits = await search_memories(db, user, query, limit=limit)
+            hits = await search_memories(
+                db,
+                user,
+                query,
+                limit=limit,
+                namespace=namespace or None,
+                namespace_prefix=namespace_prefix,
+            )
             if not hits:
                 await note_unknown(db, user)
             return hits

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from types import MappingProxyType
 from typing import Annotated, Final, TypeAlias, TypedDict, TypeVar
@@ -30,6 +30,8 @@ from ltm_store.model.values import (
     Int32,
     JsonObject,
     Moment,
+    NamespaceName,
+    NamespaceText,
     SourceId,
     Tags,
     Text,
@@ -89,6 +91,7 @@ SEVERAL: Final = MappingProxyType(
         "source_type": "source_types",
         "source_id": "source_ids",
         "created_by": "creators",
+        "namespace": "namespaces",
     }
 )
 """The filters that take a string or several, with the parameter for several: an index serves one
@@ -106,6 +109,11 @@ def _compilable(conditions: dict[str, JsonValue]) -> dict[str, JsonValue]:
     if has_operators(conditions):
         compile_metadata(conditions)
     return conditions
+
+
+def _some(namespace: str) -> str | None:
+    """The namespace; None where it narrows nothing, as all are below it."""
+    return namespace or None
 
 
 def _narrowing(score: int) -> int | None:
@@ -133,6 +141,9 @@ class FilterOptions(TypedDict, total=False):
     created_by: Values | None
     tags_none: Iterable[str] | None
     modified_after: datetime | None
+    namespace: Values | None
+    namespace_prefix: str | Sequence[str] | None
+    key_prefix: str | None
 
 
 class Filters(Arguments):
@@ -146,8 +157,10 @@ class Filters(Arguments):
     metadata, at any level: {"$gte": 3} and $eq (in depth), $ne, $gt, $lt, $lte, $in, $nin, $exists,
     $and, $or, $not, at most 200 conditions; a field that is missing is unequal to everything.
     min_importance: of the base importance_score. created_after, modified_after and accessed_after
-    include their moment, created_before does not. include_archived: archived memories too. An empty
-    collection is refused.
+    include their moment, created_before does not. include_archived: archived memories too.
+    namespace: one, or a collection of which it is any; "" is those without. namespace_prefix: that
+    one and those below it, as labels joined by dots or a tuple of labels. key_prefix: what the key
+    begins with; "" is those with a key. An empty collection is refused.
     """
 
     memory_type: AnyOf[Word] | None = None
@@ -167,6 +180,9 @@ class Filters(Arguments):
     created_by: AnyOf[Word] | None = None
     tags_none: FilterTags | None = None
     modified_after: Moment | None = None
+    namespace: AnyOf[NamespaceText] | None = None
+    namespace_prefix: Annotated[NamespaceName, AfterValidator(_some)] | None = None
+    key_prefix: Annotated[Text, Field(max_length=limits.KEY_CHARS)] | None = None
 
     def arguments(self) -> dict[str, object]:
         """What the shared conditions take, by name: tags and objects as JSON text."""
