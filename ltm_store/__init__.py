@@ -19,6 +19,7 @@ from ltm_store.maintenance import (
     prune_accesses,
     purge_expired,
 )
+from ltm_store.many import add_tags_where, archive_where, delete_where
 from ltm_store.memories import (
     add_memory,
     archive_memory,
@@ -57,9 +58,10 @@ from ltm_store.model.relationships import (
     Suggestion,
 )
 from ltm_store.model.search import MemoryHit, SearchExplanation
+from ltm_store.model.sources import Source
 from ltm_store.model.tags import RelatedTag, Tag
 from ltm_store.model.transfer import ErasureReport, ImportReport
-from ltm_store.model.users import UserSummary
+from ltm_store.model.users import ClearedKey, MergeReport, UserSummary
 from ltm_store.relationships import (
     get_relationships,
     relate,
@@ -72,16 +74,18 @@ from ltm_store.render.flowchart import to_dot, to_mermaid
 from ltm_store.render.prompts import format_for_prompt
 from ltm_store.render.svg import to_svg
 from ltm_store.report import render_report
-from ltm_store.search import explain_search, iterate_memories, search_memories
+from ltm_store.search import count_memories, explain_search, iterate_memories, search_memories
+from ltm_store.sources import get_source, list_sources
 from ltm_store.tags import add_tags, list_tags, related_tags, remove_tags, rename_tag
 from ltm_store.transfer import add_memories, export_user, import_user
-from ltm_store.users import forget_user, list_users
+from ltm_store.users import forget_user, list_users, merge_users, rename_user
 
 __version__ = "0.1.0.dev0"
 
 __all__ = [
     "Access",
     "Analytics",
+    "ClearedKey",
     "Conflict",
     "CustomContext",
     "Database",
@@ -101,6 +105,7 @@ __all__ = [
     "MemoryHit",
     "MemoryPath",
     "MemoryType",
+    "MergeReport",
     "Namespace",
     "NewMemory",
     "ReachedMemory",
@@ -112,6 +117,7 @@ __all__ = [
     "SchemaOutdated",
     "SearchExplanation",
     "SocialContext",
+    "Source",
     "SourceType",
     "SpatialContext",
     "Suggestion",
@@ -124,14 +130,18 @@ __all__ = [
     "add_memories",
     "add_memory",
     "add_tags",
+    "add_tags_where",
     "adoption_repairs",
     "adoption_report",
     "archive_memory",
     "archive_stale",
+    "archive_where",
     "check_health",
     "connect",
+    "count_memories",
     "delete_by_key",
     "delete_memory",
+    "delete_where",
     "explain_search",
     "export_user",
     "forget_user",
@@ -142,12 +152,15 @@ __all__ = [
     "get_memories",
     "get_memory",
     "get_relationships",
+    "get_source",
     "import_user",
     "iterate_memories",
     "list_namespaces",
+    "list_sources",
     "list_tags",
     "list_users",
     "memory_graph",
+    "merge_users",
     "prune_accesses",
     "purge_expired",
     "put_memory",
@@ -158,6 +171,7 @@ __all__ = [
     "remove_tags",
     "rename_key",
     "rename_tag",
+    "rename_user",
     "render_report",
     "restore_memory",
     "search_memories",

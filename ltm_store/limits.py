@@ -28,6 +28,7 @@ NOTE_CHARS: Final = 10_000  # reasons, descriptions, access contexts, recorded q
 RELATED: Final = 1_000  # related memories of one add
 LISTED: Final = 10_000  # ids of one call
 HITS: Final = 1_000
+OFFSET: Final = 10_000
 SHARED_BY: Final = 100  # what more memories share suggests no relationship
 DEPTH: Final = 20  # relationships of a path
 PATH_MEMORIES: Final = 1_000  # of one level, that a search for a path goes on from

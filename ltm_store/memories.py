@@ -208,9 +208,19 @@ async def insert_memory(
     if new.key is not None and not replace:
         memory = await _kept(db, user, new, now, memory)
     if memory and memory.outcome == "existing" and memory.content != new.content:
-        place = ", and is archived" if memory.is_archived else ""
-        _log.warning("memory %d has this idempotency_key and another content%s", memory.id, place)
+        warn_of_other_content(memory.id, is_archived=memory.is_archived)
     return memory
+
+
+def warn_of_other_content(memory_id: int, *, is_archived: bool) -> None:
+    """Log that an add found its idempotency_key with a memory that says something else."""
+    place = ", and is archived" if is_archived else ""
+    _log.warning(
+        "memory %d has this idempotency_key and another content%s",
+        memory_id,
+        place,
+        extra={"event": "idempotency_key_reused"},
+    )
 
 
 async def _kept(
@@ -250,9 +260,6 @@ async def read_by_key(
 
 def _add_arguments(user: User, new: NewMemory, now: datetime, replace: bool) -> dict[str, object]:
     """What add_memory takes."""
-    expires_at = new.expires_at
-    if expires_at is None and new.expires_after is not None:
-        expires_at = now + new.expires_after
     return {
         "user_id": user.number,
         "external": user.is_external,
@@ -273,7 +280,7 @@ def _add_arguments(user: User, new: NewMemory, now: datetime, replace: bool) -> 
         "parent_memory_id": new.parent_memory_id,
         "related_memory_ids": list(new.related_memory_ids) or None,
         "metadata": _json(new.metadata),
-        "expires_at": expires_at,
+        "expires_at": expiry(new, now),
         "expires_after": new.expires_after,
         "idempotency_key": new.idempotency_key,
         "namespace": new.namespace,
@@ -281,6 +288,13 @@ def _add_arguments(user: User, new: NewMemory, now: datetime, replace: bool) -> 
         "replace": replace,
         **_context_arguments(new.enhanced_context),
     }
+
+
+def expiry(new: NewMemory, now: datetime) -> datetime | None:
+    """When a memory that is added now expires."""
+    if new.expires_at is None and new.expires_after is not None:
+        return now + new.expires_after
+    return new.expires_at
 
 
 async def _add_with_others(db: Executor, arguments: Mapping[str, object]) -> Memory | None:
@@ -501,7 +515,7 @@ async def update_memory(
 
     A field that is left out stays, None clears one. tags and enhanced_context replace what was
     there, metadata merges its top-level keys into it, remove_metadata removes some. Ranges are
-    those of add_memory. version goes up by one.
+    those of add_memory; content may be empty where the memory has a key. version goes up by one.
 
     expected_version: change it only if it is still at this version. Raises Conflict carrying the
     memory as it is now when it is not, InvalidMemory naming the field that is refused.
@@ -543,6 +557,8 @@ async def _change(
             return None
         if expected_version is not None and current.version != expected_version:
             raise Conflict(current)
+        if arguments["content"] == "" and current.key is None:
+            raise InvalidMemory("content", "should not be empty")
     raise Unavailable("other updates of this memory came in between each time")
 
 
@@ -689,20 +705,38 @@ async def delete_by_number(
     """
 
     async def delete(connection: Connection) -> int:
-        found = await fetch_value(
-            connection, "lock_for_delete", user_id=user, memory_ids=memory_ids
-        )
-        if not found:
+        if not await lock_for_delete(connection, user, memory_ids):
             return 0
-        deleted: int = await fetch_value(
-            connection,
-            "delete_memories",
-            user_id=user,
-            memory_ids=memory_ids,
-            now=now,
-            only_expired=only_expired,
-            key=key,
+        return await delete_locked(
+            connection, user, memory_ids, now, only_expired=only_expired, key=key
         )
-        return deleted
 
     return await session_of(db).with_locks(delete)
+
+
+async def lock_for_delete(db: Connection, user: int, memory_ids: list[int]) -> int:
+    """Lock memories and those that mention them; return how many of the former are there."""
+    found: int = await fetch_value(db, "lock_for_delete", user_id=user, memory_ids=memory_ids)
+    return found
+
+
+async def delete_locked(
+    db: Connection,
+    user: int,
+    memory_ids: list[int],
+    now: datetime,
+    *,
+    only_expired: bool = False,
+    key: str | None = None,
+) -> int:
+    """Delete memories that lock_for_delete has locked; return how many."""
+    deleted: int = await fetch_value(
+        db,
+        "delete_memories",
+        user_id=user,
+        memory_ids=memory_ids,
+        now=now,
+        only_expired=only_expired,
+        key=key,
+    )
+    return deleted

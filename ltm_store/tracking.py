@@ -27,6 +27,7 @@ LOCKED_SECONDS: Final = 0.5  # that memories which others have locked are tried 
 LOCKED_PAUSE: Final = 0.02  # seconds between these attempts
 RETRY_SECONDS: Final = 1.0  # until what could not be written is tried again
 QUEUED_ACCESSES: Final = 20_000  # at the most; then the oldest go
+LOST: Final = "accesses_lost"
 _log = logging.getLogger(__name__)
 
 
@@ -112,9 +113,12 @@ class AccessQueue:
             if self._task is not None:
                 self._task.cancel()
                 await asyncio.wait([self._task])
-            if lost := self.queued:
-                self._drop_beyond(0)
-                _log.warning("%d accesses were not recorded", lost)
+            lost = self.queued
+            self._drop_beyond(0)
+            if lost and not self._failing:  # which was told
+                _log.warning(
+                    "%d accesses were not recorded: no more time", lost, extra={"event": LOST}
+                )
 
     def _start_in(self, seconds: float) -> None:
         # In a context of its own: the deadline of the call that began it is not its own.
@@ -175,7 +179,14 @@ class AccessQueue:
         error = None if task.cancelled() else task.exception()
         if error is not None and not self._failing:
             reason = error if isinstance(error, LtmError) else type(error).__name__
-            _log.warning("%d accesses are not recorded yet: %s", len(self._waiting), reason)
+            when = "were not recorded" if self._closing else "are not recorded yet"
+            _log.warning(
+                "%d accesses %s: %s",
+                len(self._waiting),
+                when,
+                reason,
+                extra={"event": LOST if self._closing else "accesses_delayed"},
+            )
         self._failing = error is not None
         if self._waiting and not self._closed:
             soon = 0 if len(self._waiting) >= FLUSH_ACCESSES else FLUSH_SECONDS
@@ -240,9 +251,14 @@ class Tracker:
         try:
             await record(self._db, user, details)
             self._failing = False
-        except Unavailable:  # a replica, say: what was read is worth more than its count
+        except Unavailable as error:  # a standby, say: what was read is worth more than its count
             if not self._failing:
-                _log.warning("%d accesses were not recorded", len(memory_ids))
+                _log.warning(
+                    "%d accesses were not recorded: %s",
+                    len(memory_ids),
+                    error,
+                    extra={"event": LOST},
+                )
             self._failing = True
 
     async def write_pending(self, user: int, memory_id: int | None) -> None:

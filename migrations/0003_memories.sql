@@ -73,6 +73,7 @@ CREATE TABLE ltm_external_users (
     ),
     external_id text,
     created_at timestamptz NOT NULL DEFAULT now(),
+    merged_into bigint,
     CONSTRAINT ltm_external_users_pkey PRIMARY KEY (user_id),
     CONSTRAINT ltm_external_users_external_id_key UNIQUE (external_id),
     CONSTRAINT ltm_external_users_user_id_is_negative CHECK (user_id < 0),
@@ -91,6 +92,11 @@ COMMENT ON COLUMN ltm_external_users.external_id IS
 'The user''s name in the application (NFC); NULL once the user is forgotten, the number is '
 'never used again.';
 COMMENT ON COLUMN ltm_external_users.created_at IS 'When the name was first seen.';
+COMMENT ON COLUMN ltm_external_users.merged_into IS
+'The user whom this one was merged into, and who is meant by the name since.';
+CREATE INDEX ltm_external_users_merged_into_idx
+ON ltm_external_users (merged_into) WHERE merged_into IS NOT NULL;
+COMMENT ON INDEX ltm_external_users_merged_into_idx IS 'The names that mean a user by a merge.';
 COMMENT ON INDEX ltm_external_users_pkey IS 'From number to name.';
 COMMENT ON INDEX ltm_external_users_external_id_key IS 'From name to number, one number per name.';
 
@@ -312,6 +318,15 @@ WHERE is_archived;
 COMMENT ON INDEX ltm_memories_archived_rank_idx IS
 'The archived ones in the same order, for a reader that wants them too.';
 
+CREATE INDEX ltm_memories_created_at_idx
+ON ltm_memories (user_id, created_at NULLS FIRST, id);
+COMMENT ON INDEX ltm_memories_created_at_idx IS 'A user''s memories by when they were created.';
+
+CREATE INDEX ltm_memories_last_modified_idx
+ON ltm_memories (user_id, last_modified NULLS FIRST, id);
+COMMENT ON INDEX ltm_memories_last_modified_idx IS
+'A user''s memories by when they were last changed, which accesses do not.';
+
 CREATE INDEX ltm_memories_source_idx
 ON ltm_memories (user_id, source_id, source_position) WHERE source_id IS NOT NULL;
 COMMENT ON INDEX ltm_memories_source_idx IS 'The memories of one source in their order.';
@@ -352,6 +367,13 @@ ON ltm_memories USING gin (ltm_user_context(user_id, context_data) jsonb_path_op
 WITH (fastupdate = off);
 COMMENT ON INDEX ltm_memories_context_data_gin IS
 'The memories of one user whose context contains a given JSON object.';
+
+-- 56 bytes a memory and 6 % of an add; without it a filter reads all of a user's memories.
+CREATE INDEX ltm_memories_memory_metadata_gin
+ON ltm_memories USING gin (ltm_user_context(user_id, memory_metadata) jsonb_path_ops)
+WITH (fastupdate = off);
+COMMENT ON INDEX ltm_memories_memory_metadata_gin IS
+'The memories of one user whose metadata contains a given JSON object.';
 
 CREATE INDEX ltm_memories_search_terms_gin
 ON ltm_memories USING gin (ltm_search_terms(user_id, search_vector)) WITH (fastupdate = off);

@@ -100,7 +100,7 @@ added AS (
         AND EXISTS (
             SELECT 1
             FROM ltm_external_users AS u
-            WHERE u.user_id = $1 AND u.external_id IS NOT NULL
+            WHERE u.user_id = $1 AND u.external_id IS NOT NULL AND u.merged_into IS NULL
             FOR KEY SHARE
         )
         -- end if
@@ -343,7 +343,7 @@ added AS (
         AND EXISTS (
             SELECT 1
             FROM ltm_external_users AS u
-            WHERE u.user_id = $1 AND u.external_id IS NOT NULL
+            WHERE u.user_id = $1 AND u.external_id IS NOT NULL AND u.merged_into IS NULL
             FOR KEY SHARE
         )
         -- end if
@@ -567,6 +567,7 @@ locked AS (
         AND m.id = $2
         AND ltm_is_current(m.expires_at, $3)
         AND ($4::integer IS NULL OR m.version = $4)
+        AND (m.key IS NOT NULL OR coalesce(length($6::text), 1) > 0)
         AND m.version = (SELECT s.version FROM seen AS s)  -- if guarded
     FOR NO KEY UPDATE
 ),

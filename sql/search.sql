@@ -55,7 +55,6 @@ WHERE
     AND NOT coalesce(ltm_tag_terms(m.user_id, m.tags), '{}')
     && ltm_tag_terms(:user_id, :tags_none::text::jsonb)
     -- end if
-    AND m.created_by = :created_by  -- if created_by
     -- if context_data
     AND ltm_user_context(m.user_id, m.context_data)
     @> jsonb_build_object(:user_id::bigint::text, :context_data::text::jsonb)
@@ -68,7 +67,11 @@ WHERE
         (SELECT :metadata_variables::text::jsonb)
     )
     -- end if
-    AND m.memory_metadata @> :metadata::text::jsonb;  -- if metadata
+    -- if metadata
+    AND ltm_user_context(m.user_id, m.memory_metadata)
+    @> jsonb_build_object(:user_id::bigint::text, :metadata::text::jsonb)
+    -- end if
+    AND m.created_by = :created_by;  -- if created_by
 
 -- query: query_words(query text, term_limit bigint)
 SELECT u.lexeme
@@ -107,7 +110,7 @@ FROM (
 
 -- name: list_memories(
 --     user_id bigint, as_of timestamptz, row_limit bigint, importance_weight double precision,
---     include_context boolean, include_archived flag
+--     include_context boolean, row_offset bigint, include_archived flag
 -- ) :many MemoryHit
 -- Memories by dynamic importance, most important first.
 SELECT
@@ -126,12 +129,12 @@ FROM
                 AND m.is_archived IS NOT TRUE  -- if include_archived
                 -- (Else the filters say so.) Of these only their values tell how many rows they find: see
                 -- ltm_prefer_custom_plan.
-                -- if tags or tags_any or context_data or metadata or namespace or namespaces or namespace_prefix or key_prefix
+                -- if tags or tags_any or context_data or metadata or modified_after or namespace or namespaces or namespace_prefix or key_prefix
                 AND m.id IS DISTINCT FROM ltm_prefer_custom_plan($3)
                 -- end if
                 AND TRUE  -- conditions: filters
             ORDER BY m.importance_rank DESC, m.id DESC
-            LIMIT $3
+            LIMIT $3::bigint + $6::bigint
         )
         -- if include_archived
         UNION ALL
@@ -141,12 +144,12 @@ FROM
             WHERE
                 m.user_id = $1
                 AND m.is_archived
-                -- if tags or tags_any or context_data or metadata or namespace or namespaces or namespace_prefix or key_prefix
+                -- if tags or tags_any or context_data or metadata or modified_after or namespace or namespaces or namespace_prefix or key_prefix
                 AND m.id IS DISTINCT FROM ltm_prefer_custom_plan($3)
                 -- end if
                 AND TRUE  -- conditions: filters
             ORDER BY m.importance_rank DESC, m.id DESC
-            LIMIT $3
+            LIMIT $3::bigint + $6::bigint
         )
         -- end if
     ) AS m
@@ -155,11 +158,88 @@ CROSS JOIN
         SELECT ltm_dynamic_importance(m.importance_rank, $2) AS dynamic_importance
     ) AS d
 ORDER BY m.importance_rank DESC, m.id DESC
+LIMIT $3 OFFSET $6;
+
+-- name: list_by_moment(
+--     user_id bigint, as_of timestamptz, row_limit bigint, importance_weight double precision,
+--     include_context boolean, row_offset bigint, oldest flag, modified flag
+-- ) :many MemoryHit
+-- Memories by when they were created or last changed, the newest first or the oldest.
+SELECT
+    m.*,  -- columns: memory
+    CASE WHEN $5 THEN m.context_data::text END AS enhanced_context,
+    d.dynamic_importance,
+    d.dynamic_importance AS score,
+    1 + $4 * d.dynamic_importance / 10 AS boost
+FROM (
+    SELECT m.*
+    FROM ltm_memories AS m
+    WHERE
+        m.user_id = $1
+        -- if tags or tags_any or context_data or metadata or namespace or namespaces or namespace_prefix or key_prefix
+        AND m.id IS DISTINCT FROM ltm_prefer_custom_plan($3)
+        -- end if
+        AND TRUE  -- conditions: filters
+    ORDER BY
+        m.last_modified DESC NULLS LAST,  -- if modified
+        m.created_at DESC NULLS LAST,  -- if not oldest or modified
+        m.created_at ASC NULLS FIRST,  -- if oldest
+        m.id DESC,  -- if not oldest
+        m.id ASC
+    LIMIT $3 OFFSET $6
+) AS m
+CROSS JOIN
+    LATERAL (
+        SELECT ltm_dynamic_importance(m.importance_rank, $2) AS dynamic_importance
+    ) AS d
+ORDER BY
+    m.last_modified DESC NULLS LAST,  -- if modified
+    m.created_at DESC NULLS LAST,  -- if not oldest or modified
+    m.created_at ASC NULLS FIRST,  -- if oldest
+    m.id DESC,  -- if not oldest
+    m.id ASC
 LIMIT $3;
 
--- name: list_ids(user_id bigint) :one
--- The ids of all memories that pass the filters, by dynamic importance, most important first.
-SELECT coalesce(array_agg(m.id ORDER BY m.importance_rank DESC, m.id DESC), '{}') AS ids
+-- name: count_memories(user_id bigint, as_of timestamptz) :one
+-- How many memories pass the filters and, where there is a query, hold a word of it.
+SELECT count(*) AS memories
+FROM ltm_memories AS m
+-- if query
+CROSS JOIN (
+    SELECT NULL  -- query: demanded
+) AS d
+-- end if
+WHERE
+    m.user_id = $1
+    -- if query
+    AND ltm_search_terms(m.user_id, m.search_vector)
+    && (
+        SELECT array_agg($1::bigint || ':' || a.lexeme)
+        FROM (
+            SELECT NULL  -- query: query_words
+        ) AS a
+    )
+    AND (d.phrases IS NULL OR m.search_vector @@ d.phrases)
+    AND (d.exclusions IS NULL OR NOT m.search_vector @@ d.exclusions)
+    -- end if
+    AND TRUE;  -- conditions: filters
+
+-- name: list_ids(user_id bigint, newest flag, oldest flag, modified flag) :one
+-- The ids of all memories that pass the filters, most important first unless told otherwise.
+SELECT
+    coalesce(
+        array_agg(
+            m.id
+            ORDER BY
+                m.importance_rank DESC,  -- if not newest or oldest or modified
+                m.last_modified DESC NULLS LAST,  -- if modified
+                m.created_at DESC NULLS LAST,  -- if newest
+                m.created_at ASC NULLS FIRST,  -- if oldest
+                m.id DESC,  -- if not oldest
+                m.id ASC
+        ),
+        '{}'
+    ) AS ids
 FROM ltm_memories AS m
 WHERE
     m.user_id = $1
@@ -167,7 +247,7 @@ WHERE
 
 -- name: search_memories(
 --     user_id bigint, as_of timestamptz, row_limit bigint, importance_weight double precision,
---     include_context boolean, neighbours boolean, distinct flag
+--     include_context boolean, neighbours boolean, row_offset bigint, distinct flag
 -- ) :many MemoryHit
 -- Memories that hold words of the query, by how rare those are among the user's memories.
 -- asked and demanded read the query; candidates are found by one scan of the index of words and
@@ -322,7 +402,7 @@ pool AS MATERIALIZED (
     GROUP BY t.id
     HAVING bool_and(t.passes) IS NOT FALSE
     ORDER BY sum(t.score ORDER BY t.is_lent) DESC, t.id DESC
-    LIMIT greatest(200, $3::bigint) + 800
+    LIMIT greatest(200, $3::bigint + $7::bigint) + 800
 ),
 
 ranked AS (
@@ -358,7 +438,7 @@ best AS (
     FROM ranked AS r
     WHERE r.place = 1  -- if distinct
     ORDER BY r.score DESC, r.importance_rank DESC, r.id DESC
-    LIMIT $3
+    LIMIT $3 OFFSET $7
 )
 
 SELECT

@@ -25,10 +25,21 @@ SIGNATURES = {
     "access_context=None",
     "get_memories": "db, user_id, memory_ids",
     "search_memories": f"db, user_id, query=None, *, {FILTERS}, include_context=True, "
-    "neighbours=True, distinct=True, importance_weight=0.1, limit=10, as_of=None",
+    "neighbours=True, distinct=True, importance_weight=0.1, limit=10, order=None, offset=0, "
+    "as_of=None",
     "explain_search": f"db, user_id, query, memory_id, *, {FILTERS}, include_context=True, "
-    "neighbours=True, distinct=True, importance_weight=0.1, limit=10, as_of=None",
-    "iterate_memories": f"db, user_id, *, {FILTERS}, include_context=True, as_of=None",
+    "neighbours=True, distinct=True, importance_weight=0.1, limit=10, order=None, offset=0, "
+    "as_of=None",
+    "iterate_memories": f"db, user_id, *, {FILTERS}, include_context=True, order='importance', "
+    "as_of=None",
+    "count_memories": f"db, user_id, query=None, *, {FILTERS}, as_of=None",
+    "delete_where": f"db, user_id, *, {FILTERS}, limit=10000, as_of=None",
+    "archive_where": f"db, user_id, *, {FILTERS}, reason=None, limit=10000, as_of=None",
+    "add_tags_where": "db, user_id, tags, *, "
+    + FILTERS.replace(" tags=None,", "")
+    + ", limit=10000, as_of=None",
+    "list_sources": "db, user_id, *, limit=100, after=None",
+    "get_source": "db, user_id, source_id, *, limit=1000",
     "update_memory": "db, user_id, memory_id, *, expected_version=None, **fields",
     "put_memory": "db, user_id, key, content, *, namespace=None, **fields",
     "get_by_key": "db, user_id, key, *, namespace=None",
@@ -73,10 +84,13 @@ SIGNATURES = {
     "export_user": "db, user_id",
     "import_user": "db, user_id, lines",
     "forget_user": "db, user_id",
+    "list_users": "db, *, after=None, limit=100",
+    "rename_user": "db, external_id, new",
+    "merge_users": "db, from_user, into_user",
     "format_for_prompt": "hits, *, max_chars",
     "connect": "dsn=None, *, access_tracking='deferred', timeout=10.0, min_size=1, max_size=10, "
     "pgbouncer=False, check_schema=True, trust_schema=False, "
-    "coalesce=True",
+    "coalesce=True, tracer_provider=None, meter_provider=None",
 }
 COMPAT = {
     "add_enhanced_ltm_memory": "user_id, content, tags, importance_score=1, context=None, "

@@ -176,7 +176,14 @@ async def test_drawn_conditions_pass_what_an_evaluator_passes(conn, documents, w
     assert {int(hit.content) for hit in hits} == expected
 
 
-OF_A = {"a": 3, "lang": "de", "deep": {"b": 1}, "list": [1, 3], "none": None, "$k": 1}
+OF_A: dict[str, Any] = {
+    "a": 3,
+    "lang": "de",
+    "deep": {"b": 1},
+    "list": [1, 3],
+    "none": None,
+    "$k": 1,
+}
 
 
 @pytest.mark.parametrize(
@@ -244,5 +251,5 @@ async def test_conditions_that_are_none_are_refused_without_their_values(conn, w
 
 async def test_200_conditions_are_asked_for(conn):
     memory = await add_memory(conn, 1, "x", metadata={"k199": 199})
-    wanted = {"$or": [{f"k{n}": {"$gte": n}} for n in range(200)]}
+    wanted: Any = {"$or": [{f"k{n}": {"$gte": n}} for n in range(200)]}
     assert [hit.id for hit in await search_memories(conn, 1, metadata=wanted)] == [memory.id]

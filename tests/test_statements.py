@@ -20,7 +20,9 @@ from pglast.stream import RawStream
 from pglast.visitors import Visitor
 
 import ltm_store.model
+from ltm_store.db.resources import resource_dir
 from ltm_store.db.statements import Shape, Statement, shared_blocks, statements
+from ltm_store.migrate.views import views
 from tests.populate import populate
 
 ALL = statements()
@@ -228,11 +230,18 @@ def test_statements_for_all_users_are_few_and_known():
         "expired_memories",
         "find_schema_dangers",
         "find_user",
+        "forget_name",
+        "free_expired_keys",
         "intern_user",
         "list_users",
         "lift_timeouts",
+        "draw_memories",
+        "lock_names",
         "lock_user",
+        "may_copy",
+        "move_user",
         "prune_accesses",
+        "rename_user",
     }
 
 
@@ -247,7 +256,10 @@ def test_columns_are_named(statement):
             )
 
 
-UNIQUE = {"id", "place", "tag_name", "migration_id", "detail", "rule", "user_id", "namespace"}
+UNIQUE = {
+    *("id", "place", "tag_name", "migration_id", "detail", "rule", "user_id", "namespace"),
+    "source_id",
+}
 
 
 @each(s for s in ALL.values() if s.kind == "many")
@@ -308,9 +320,9 @@ def shape_for(statement: Statement, given: Container[str]) -> Shape:
 
 # What is sorted by, or is the least or the greatest, without a collation: it is no text.
 NO_TEXT = re.compile(
-    r"(\w+_)?(id|ids|rank|place|strength|score|count|memories|user_id|step|depth|month|point|seen)$"
-    r"|(\w+_)?(at|timestamp|used|modified|size|importance|relationships|is_lent|jaccard)$"
-    r"|(\w+_)?(positions|terms)$"
+    r"(\w+_)?(id|ids|rank|place|position|strength|score|count|memories|user_id|step|depth|month)$"
+    r"|(\w+_)?(point|seen|at|modified|timestamp|used|accessed|attnum|size|importance)$"
+    r"|(\w+_)?(relationships|is_lent|jaccard|positions|terms)$"
 )
 
 
@@ -321,10 +333,19 @@ class _Sorts(Visitor):
         super().__init__()
         self.found: list[ast.Node] = []
 
-    def visit_SortBy(self, ancestors, node):
-        self.found.append(node.node)
+    def visit_SelectStmt(self, ancestors, node):
+        first = node
+        while first.larg:
+            first = first.larg
+        columns = {target.name: target.val for target in first.targetList or () if target.name}
+        for sort in node.sortClause or ():
+            self.found.append(columns.get(RawStream()(sort.node), sort.node))
+
+    def visit_WindowDef(self, ancestors, node):
+        self.found += [sort.node for sort in node.orderClause or ()]
 
     def visit_FuncCall(self, ancestors, node):
+        self.found += [sort.node for sort in node.agg_order or ()]
         if node.funcname[-1].sval in ("min", "max"):
             self.found += node.args
 
@@ -340,16 +361,30 @@ def is_free_of_the_collation(node: ast.Node) -> bool:
             return str(node.funcname[-1].sval) in ("count", "sum", "abs", "ltm_path_strength")
         case ast.CoalesceExpr():
             return is_free_of_the_collation(node.args[0])
-    return isinstance(node, ast.A_Indirection | ast.NullTest)
+        case ast.A_Expr():  # what is explicit for one side is for the result
+            return any(isinstance(side, ast.CollateClause) for side in (node.lexpr, node.rexpr))
+    return isinstance(node, ast.A_Const | ast.A_Indirection | ast.NullTest)
 
 
-@every_statement
-def test_nothing_is_sorted_in_the_collation_of_the_database(statement):
-    for shape in shapes(statement):
+def every_text() -> Iterator[tuple[str, str]]:
+    """Each text of SQL that is run, by its name."""
+    for folder in ("sql", "sql/migrate", "sql/adoption"):
+        for statement in statements(folder).values():
+            yield from ((statement.name, shape.sql) for shape in shapes(statement))
+    yield from ((view.name, view.text) for view in views())
+    for folder in ("migrations", "migrations/optional"):
+        for file in resource_dir(folder).glob("*.sql"):
+            yield file.stem, file.read_text()
+
+
+def test_nothing_is_sorted_in_the_collation_of_the_database():
+    dependent: set[str] = set()
+    for name, text in every_text():
         sorts = _Sorts()
-        sorts(pglast.parse_sql(shape.sql))
-        for node in sorts.found:
-            assert is_free_of_the_collation(node), RawStream()(node)
+        sorts(pglast.parse_sql(text))
+        nodes = (node for node in sorts.found if not is_free_of_the_collation(node))
+        dependent.update(f"{name}: {RawStream()(node)}" for node in nodes)
+    assert dependent == set()
 
 
 def index_names(plan: object) -> set[str]:
@@ -381,12 +416,29 @@ INDEXES: dict[tuple[str, frozenset[str]], set[str]] = {
     ("list_memories", frozenset({"tags"})): {TAGS},
     ("list_memories", frozenset({"tags_any"})): {TAGS},
     ("list_memories", frozenset({"context_data"})): {"ltm_memories_context_data_gin"},
+    ("list_memories", frozenset({"metadata"})): {"ltm_memories_memory_metadata_gin"},
     ("list_memories", frozenset({"source_id"})): {"ltm_memories_source_idx"},
     ("search_memories", frozenset()): {
         "ltm_memories_search_terms_gin",
         "ltm_memories_source_idx",
         ONE,
     },
+    ("list_by_moment", frozenset()): {"ltm_memories_created_at_idx"},
+    ("list_by_moment", frozenset({"oldest"})): {"ltm_memories_created_at_idx"},
+    ("list_by_moment", frozenset({"modified"})): {"ltm_memories_last_modified_idx"},
+    ("list_by_moment", frozenset({"oldest", "include_archived"})): {"ltm_memories_created_at_idx"},
+    ("list_by_moment", frozenset({"source_id"})): {"ltm_memories_source_idx"},
+    ("list_memories", frozenset({"source_ids"})): {"ltm_memories_source_idx"},
+    ("count_memories", frozenset({"query"})): {"ltm_memories_search_terms_gin"},
+    ("count_memories", frozenset({"tags"})): {TAGS},
+    ("count_memories", frozenset({"source_id"})): {"ltm_memories_source_idx"},
+    ("passing_ids", frozenset({"source_id"})): {"ltm_memories_source_idx"},
+    ("passing_ids", frozenset({"tags", "locked"})): {TAGS},
+    ("passing_ids", frozenset({"memory_ids"})): {ONE},
+    ("archive_memories", frozenset()): {ONE},
+    ("tag_memories", frozenset()): {ONE},
+    ("last_of_source", frozenset()): {"ltm_memories_source_idx"},
+    ("get_source", frozenset()): {"ltm_memories_source_idx"},
     ("explain_search", frozenset()): {ONE},
     ("update_memory", frozenset()): {ONE},
     ("update_memory", frozenset({"tags"})): {ONE, MEMORY_TAGS},
@@ -404,7 +456,9 @@ INDEXES: dict[tuple[str, frozenset[str]], set[str]] = {
         "ltm_memory_access_memory_id_idx",
         MEMORY_TAGS,
     },
+    ("hold_keys", frozenset()): {"ltm_memories_idempotency_key_key"},
     ("import_details", frozenset()): {ONE, MEMORY_TAGS},
+    ("link_memories", frozenset()): {ONE},
     ("forget_memories", frozenset()): {"ltm_memories_pkey", "ltm_contexts_memory_id_idx"},
     ("forget_repairs", frozenset()): {"ltm_adoption_report_user_id_idx"},
     ("forget_name", frozenset()): {"ltm_external_users_pkey"},
@@ -425,7 +479,7 @@ INDEXES: dict[tuple[str, frozenset[str]], set[str]] = {
     ("memory_version", frozenset()): {ONE},
     ("lock_tagged", frozenset()): {TAGS},
     ("rename_tag", frozenset()): {ONE, MEMORY_TAGS},
-    ("list_tags", frozenset({"memory_id"})): {ONE, MEMORY_TAGS},
+    ("list_tags", frozenset({"memory_id"})): {MEMORY_TAGS},
     ("related_tags", frozenset()): {TAGS},
     ("record_accesses", frozenset()): {ONE},
     ("write_accesses", frozenset()): {ONE},
@@ -452,6 +506,12 @@ INDEXES: dict[tuple[str, frozenset[str]], set[str]] = {
     ("give_keys", frozenset()): {ONE},
     ("list_namespaces", frozenset()): {"ltm_memories_namespace_idx"},
     ("list_namespaces", frozenset({"prefix", "max_depth"})): {"ltm_memories_namespace_idx"},
+    ("rename_user", frozenset()): {"ltm_external_users_external_id_key"},
+    ("lock_names", frozenset()): {"ltm_external_users_pkey"},
+    ("free_expired_keys", frozenset()): set(),
+    ("list_memories", frozenset({"namespace"})): {"ltm_memories_namespace_idx"},
+    ("list_memories", frozenset({"namespaces"})): {"ltm_memories_namespace_idx"},
+    ("list_memories", frozenset({"namespace_prefix"})): {"ltm_memories_namespace_idx"},
     ("list_users", frozenset()): {"ltm_memories_pkey or ltm_memories_namespace_idx"},
 }
 ARGUMENTS: dict[str, object] = {
@@ -464,10 +524,15 @@ ARGUMENTS: dict[str, object] = {
     "as_of": datetime(2026, 6, 1, tzinfo=UTC),
     "now": datetime(2026, 6, 1, tzinfo=UTC),
     "row_limit": 10,
+    "row_offset": 0,
     "importance_weight": 0.1,
     "include_context": True,
     "given": ["content"],
+    "idempotency_keys": ["a", "b"],
     "namespace": "agents.cook",
+    "namespaces": ["agents.cook", "agents.old"],
+    "namespace_prefix": "agents",
+    "new_external_id": "user x",
     "key": "soup",
     "keys": ["soup"],
     "ids": [1, 41],
@@ -485,7 +550,9 @@ ARGUMENTS: dict[str, object] = {
     "tags": '["rare77"]',
     "tags_any": '["rare77"]',
     "context_data": '{"spatial": {"city": "city5"}}',
+    "metadata": '{"n": 5}',
     "source_id": "conversation5",
+    "source_ids": ["conversation5", "conversation6"],
     "external_id": "user 5",
     "query": "words about memory",
     "term_limit": 64,
@@ -556,7 +623,9 @@ async def test_a_filter_that_few_pass_reads_few_of_a_users_rows(argument, column
     assert any(column in condition for condition in conditions)
 
 
-@pytest.mark.parametrize("argument", ["tags", "tags_any", "context_data", "metadata"])
+@pytest.mark.parametrize(
+    "argument", ["tags", "tags_any", "context_data", "metadata", "modified_after"]
+)
 async def test_a_plan_for_any_values_of_some_filters_is_never_cheap(argument, filled):
     """Only their values tell how many rows pass, so the planner should not come to it."""
     shape = shape_for(ALL["list_memories"], {argument})
@@ -622,7 +691,12 @@ def test_every_statement_has_a_plan_test():
         "exported_ids",
         "find_schema_dangers",
         "list_ids",
+        "list_sources",
+        "lock_whole_user",
+        "move_user",
         "lift_timeouts",
+        "draw_memories",
         "lock_user",
+        "may_copy",
     }  # read all there is
     assert {name for name, _ in INDEXES} | whole == set(ALL)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from types import MappingProxyType
-from typing import Annotated, Final, TypeAlias, TypedDict, TypeVar
+from typing import Annotated, Final, Literal, Self, TypeAlias, TypedDict, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from ltm_store import limits
+from ltm_store.errors import InvalidArgument
 from ltm_store.model.base import Arguments, Row, RowLimit, refusal
 from ltm_store.model.contexts import EnhancedContext
 from ltm_store.model.memories import Memory
@@ -62,8 +63,15 @@ def _not_empty(values: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _one_or_several(value: object) -> str:
-    several = isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping)
-    return "tuple" if several else "str"
+    return "tuple" if isinstance(value, tuple) else "str"
+
+
+def _listed(value: object) -> object:
+    """A collection as a tuple, and a string in it that is alone by itself."""
+    if not isinstance(value, Iterable) or isinstance(value, str | bytes | Mapping):
+        return value
+    values = tuple(value)
+    return values[0] if len(values) == 1 and isinstance(values[0], str) else values
 
 
 def _the_only_one(values: tuple[str, ...]) -> str | tuple[str, ...]:
@@ -81,6 +89,7 @@ AnyOf: TypeAlias = Annotated[
         tuple[Value, ...], AfterValidator(_not_empty), AfterValidator(_the_only_one), Tag("tuple")
     ],
     Discriminator(_one_or_several),
+    BeforeValidator(_listed),
 ]
 Values: TypeAlias = str | Iterable[str]
 
@@ -121,12 +130,15 @@ def _narrowing(score: int) -> int | None:
     return score if score > 1 else None
 
 
-class FilterOptions(TypedDict, total=False):
-    """The filters as callers give them; None is no filter. See Filters."""
+def _narrowing_fraction(score: float) -> float | None:
+    return score if score > 0 else None
+
+
+class OtherFilterOptions(TypedDict, total=False):
+    """The filters but `tags` as callers give them; None is no filter. See Filters."""
 
     memory_type: Values | None
     category: Values | None
-    tags: Iterable[str] | None
     tags_any: Iterable[str] | None
     source_type: Values | None
     source_id: Values | None
@@ -144,6 +156,12 @@ class FilterOptions(TypedDict, total=False):
     namespace: Values | None
     namespace_prefix: str | Sequence[str] | None
     key_prefix: str | None
+
+
+class FilterOptions(OtherFilterOptions, total=False):
+    """The filters as callers give them; None is no filter. See Filters."""
+
+    tags: Iterable[str] | None
 
 
 class Filters(Arguments):
@@ -172,7 +190,7 @@ class Filters(Arguments):
     context_data: Annotated[JsonObject, BeforeValidator(_context_part)] | None = None
     metadata: Annotated[JsonObject, AfterValidator(_compilable)] | None = None
     min_importance: Annotated[Int32, AfterValidator(_narrowing)] | None = None
-    min_confidence: Fraction | None = None
+    min_confidence: Annotated[Fraction, AfterValidator(_narrowing_fraction)] | None = None
     created_after: Moment | None = None
     created_before: Moment | None = None
     accessed_after: Moment | None = None
@@ -202,22 +220,61 @@ def _argument(value: object) -> object:
     return (dump_json(value) if value else None) if isinstance(value, tuple | dict) else value
 
 
+class Many(Filters):
+    """Which memories are changed together: those that pass, if a filter narrows."""
+
+    limit: Annotated[int, Field(strict=True, ge=1, le=limits.LISTED)] = limits.LISTED
+
+    @classmethod
+    def checked(cls, arguments: Mapping[str, object]) -> Self:
+        """See Arguments; also refused where no filter narrows."""
+        many = super().checked(arguments)
+        given = {**many.arguments(), "include_archived": None}
+        if all(value is None for value in given.values()):
+            raise InvalidArgument("filters", "give at least one that narrows")
+        return many
+
+
+Order = Literal["importance", "newest", "oldest", "modified"]
+Query = Annotated[
+    Text,
+    AfterValidator(within_query),
+    AfterValidator(lambda query: query if query.strip() else None),
+]
+
+
+class Count(Filters):
+    """What is counted."""
+
+    query: Query | None = None
+
+
+class Listing(Filters):
+    """What is gone through, and in which order."""
+
+    order: Order = "importance"
+    include_context: StrictBool = True
+
+
 class Search(Filters):
     """A search: its query, its filters, and how its hits are ranked and shown."""
 
-    query: (
-        Annotated[
-            Text,
-            AfterValidator(within_query),
-            AfterValidator(lambda query: query if query.strip() else None),
-        ]
-        | None
-    ) = None
+    query: Query | None = None
+    order: Order | None = None
     include_context: StrictBool = True
     neighbours: StrictBool = True
     distinct: StrictBool = True
     importance_weight: Annotated[float, Field(strict=True, ge=0, le=100)] = 0.1
     limit: RowLimit = 10
+    offset: Annotated[int, Field(strict=True, ge=0, le=limits.OFFSET)] = 0
+
+    @classmethod
+    def checked(cls, arguments: Mapping[str, object]) -> Self:
+        """See Arguments; also refused where a query and an order are given."""
+        search = super().checked(arguments)
+        if search.query is not None and search.order is not None:
+            raise InvalidArgument("order", "is by score with a query; leave it out")
+        return search
 
 
 class MemoryHit(Memory):
@@ -249,13 +306,14 @@ class SearchFindings(Row):
 class SearchExplanation(Row):
     """Why a search returns a memory, or why not.
 
-    `hit` is the memory with its score parts where it is among the first 1000, `rank` its place from
-    1; `is_returned` when that is within the limit. Otherwise `causes` names what keeps it out:
+    `hit` is the memory with its score parts where it is among the first 1000 (or as many as offset
+    and limit reach), `rank` its place from 1; `is_returned` when that is beyond the offset and
+    within the limit. Otherwise `causes` names what keeps it out:
     "missing" (no such memory of this user), "expires_at", the arguments that it does not pass
     ("memory_type", "tags", "include_archived", ...), "phrases" and "exclusions" of the query,
     "query" (no word in common), "distinct" (a more important hit has an equal content),
-    "common_words" (the words in common are in most memories, and rarer ones were found), "limit"
-    (its rank is beyond it), "cut" (it is beyond the first 1000).
+    "common_words" (the words in common are in most memories, and rarer ones were found), "offset"
+    or "limit" (its rank is before or beyond), "cut" (it is beyond all hits that were looked at).
     """
 
     is_returned: bool

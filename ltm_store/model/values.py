@@ -102,7 +102,6 @@ def _labelled(namespace: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(storable)]
-Content = Annotated[Text, Field(min_length=1), AfterValidator(within_content)]
 LongText = Annotated[Text, AfterValidator(within_content)]
 Note = Annotated[Text, Field(max_length=limits.NOTE_CHARS)]
 Word = Annotated[Text, Field(min_length=1, max_length=limits.WORD_CHARS), BeforeValidator(word)]
@@ -195,9 +194,12 @@ def read_json(text: str | None) -> JsonValue:
     return None if text is None else load_json(text)
 
 
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+
+
 def dump_json(value: object) -> str:
     """JSON text as statements take it."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return _ENCODER.encode(value)
 
 
 def moment(value: datetime | None, field: str = "as_of") -> datetime:
