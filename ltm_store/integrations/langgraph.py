@@ -190,7 +190,7 @@ class LtmStore(AsyncBatchedBaseStore):
                     db,
                     user,
                     query,
-                    namespace_prefix=labels or None,
+                    namespace_prefix=".".join(labels) or None,
                     key_prefix="",
                     metadata=conditions or None,
                     include_archived=True,
