@@ -73,8 +73,8 @@ async def search_memories(
     none of the memories holds is looked for as the beginning of one, and with a typing error.
 
     query: at most 250,000 bytes, of which the first 64 different words are looked for.
-    filters: see Filters; all of them must hold. With phrases and no query their words rank; with
-    exclude alone the order is that of importance.
+    filters: see Filters; all of them must hold. The words of phrases rank too; with exclude alone
+    the order is that of importance.
     include_context: whether hits carry their enhanced_context.
     neighbours: whether a word also counts, for less, for memories up to two places beside one in
     the same source that holds it.
@@ -83,8 +83,8 @@ async def search_memories(
     importance_weight: 0 .. 100, how much dynamic importance lifts a score: a tenth of it per point.
     limit: 1 .. 1000. as_of: the moment that dynamic importance and expiry are for, default now.
 
-    Tracked as "search" accesses, neighbours as "related". Raises InvalidArgument naming the argument
-    that is refused.
+    Tracked as "search" accesses, neighbours as "related". Raises InvalidArgument naming the
+    argument that is refused.
     """
     search = Search.checked(
         {
@@ -121,9 +121,7 @@ async def _hits(
         "include_context": search.include_context,
         **search.arguments(),
     }
-    if search.words is None:
-        return await fetch_many(db, "list_memories", MemoryHit, **arguments)
-    hits = await fetch_many(
+    hits = search.words and await fetch_many(
         db,
         "search_memories",
         MemoryHit,
@@ -133,7 +131,10 @@ async def _hits(
         term_limit=limits.QUERY_TERMS,
         **arguments,
     )
-    return [_as_written(hit) for hit in hits]
+    if hits or search.query is not None:
+        return [_as_written(hit) for hit in hits or ()]
+    # No query, or phrases of words that are in every sentence.
+    return await fetch_many(db, "list_memories", MemoryHit, **arguments)
 
 
 def _as_written(hit: MemoryHit) -> MemoryHit:
@@ -214,7 +215,7 @@ def _causes(
         return () if rank <= search.limit else ("limit",)
     if findings.causes:
         return findings.causes
-    if search.words is None:
+    if search.query is None:
         return ("cut",)
     if any(memory_id in hit.duplicate_ids for hit in hits):
         return ("distinct",)
