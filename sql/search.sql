@@ -175,6 +175,7 @@ walked AS MATERIALIZED (
     SELECT
         m.id,
         m.importance_rank,
+        ARRAY[m.importance_rank, m.id] AS full_rank,
         m.content_hash
     FROM (
         SELECT m.*
@@ -428,7 +429,7 @@ scored AS MATERIALIZED (
         WHERE (SELECT k.is_enough FROM known AS k)
         GROUP BY w.content_hash  -- if distinct
         ORDER BY w.importance_rank DESC, w.id DESC  -- if not distinct
-        ORDER BY max(ARRAY[w.importance_rank, w.id]) DESC  -- if distinct
+        ORDER BY max(w.full_rank) DESC  -- if distinct
         LIMIT $3
     ) AS w
     INNER JOIN ltm_memories AS m
