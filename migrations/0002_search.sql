@@ -169,8 +169,8 @@ END
 $function$;
 
 COMMENT ON FUNCTION ltm_text_forms(text, text, boolean) IS
-'The words of a text, beside it in lower case by ltm_lower: as they are written, parted at every sign; '
-'other forms (joined, parted at capitals, without marks); capitalised ones; single signs.';
+'The words of a text, beside it in lower case by ltm_lower: as they are written, parted at every '
+'sign; other forms (joined, parted at capitals, without marks); capitalised ones; single signs.';
 
 CREATE FUNCTION ltm_words_vector(config regconfig, forms text[], asked boolean)
 RETURNS tsvector
@@ -206,8 +206,9 @@ END
 $function$;
 
 COMMENT ON FUNCTION ltm_words_vector(regconfig, text[], boolean) IS
-'The words of a text, by its ltm_text_forms: those written (weight A), other forms of them (B), and '
-'without a position names that are stop words and single signs. A query of stop words alone has those.';
+'The words of a text, by its ltm_text_forms: those written (weight A), other forms of them (B), '
+'and without a position names that are stop words and single signs. A query of stop words alone '
+'has those.';
 
 CREATE FUNCTION ltm_labels(tags jsonb, category text)
 RETURNS text
@@ -274,7 +275,8 @@ END
 $function$;
 
 COMMENT ON FUNCTION ltm_labels_vector(regconfig, text[], text[]) IS
-'The words of tags and category (weight D), and those of who wrote the memory, each with @ in front.';
+'The words of tags and category (weight D), and those of who wrote the memory, each with @ in '
+'front.';
 
 CREATE FUNCTION ltm_search_terms(user_id bigint, search_vector tsvector)
 RETURNS tsvector
@@ -394,7 +396,9 @@ IMMUTABLE
 PARALLEL SAFE
 RETURN regexp_replace(
     regexp_replace(
-        normalize(' ' || (ltm_text_forms(value, ltm_lower(value), TRUE))[1] || ' ', NFD),
+        normalize(  -- noqa: CP02
+            ' ' || (ltm_text_forms(value, ltm_lower(value), TRUE))[1] || ' ', NFD  -- noqa: CP02
+        ),
         U&'[\0300-\036F]+', '', 'g'
     ),
     '[\x01-/:-@[-`{-\x7f]+', ' ', 'g'
