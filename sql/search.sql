@@ -436,7 +436,7 @@ scored AS MATERIALIZED (
     WHERE
         m.search_vector @@ (SELECT a.as_written FROM asked AS a)
         AND TRUE  -- conditions: filters
-    -- end if
+-- end if
 ),
 
 -- if distinct
