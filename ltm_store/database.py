@@ -158,10 +158,10 @@ class Database(Session):
             opened = [await self._acquire(deadline, patient=False) for _ in range(self._min_size)]
             for connection in opened:
                 self._pool.release(connection)
-            if self._check_schema:
-                await self._refuse_outdated_schema()
             if not self._trust_schema:
                 await self._refuse_unsafe_schema()
+            if self._check_schema:
+                await self._refuse_outdated_schema()
         except BaseException:
             await self.close()
             raise
@@ -218,7 +218,7 @@ class Database(Session):
         )
         if dangers:
             told = "; ".join(f"{danger.subject}: {danger.detail}" for danger in dangers)
-            raise LtmError(f"{told}; or accept it: connect(trust_schema=True)")
+            raise LtmError(f"{told}; or accept it: connect(trust_schema=True), --trust-schema")
 
     async def _acquire(self, deadline: float, *, patient: bool = True) -> PooledConnection:
         return await translated(lambda: self._pool.acquire(deadline, patient=patient))
@@ -449,8 +449,9 @@ def connect(
     "immediate": before the read returns, in a statement of its own. "off": not at all.
 
     Opening raises Unavailable when the server cannot be reached, SchemaOutdated when it lacks
-    migrations (unless check_schema is false), and LtmError where other roles may create functions
-    in a schema of the search_path, which statements would call (unless trust_schema).
+    migrations (unless check_schema is false), and LtmError where other roles may create functions,
+    or have created some, in a schema of the search_path, which statements would call (unless
+    trust_schema).
     """
     target = dsns.target(dsn)
     return Database(

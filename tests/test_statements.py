@@ -20,7 +20,9 @@ from pglast.stream import RawStream
 from pglast.visitors import Visitor
 
 import ltm_store.model
+from ltm_store.db.resources import resource_dir
 from ltm_store.db.statements import Shape, Statement, statements
+from ltm_store.migrate.views import views
 from tests.populate import populate
 
 ALL = statements()
@@ -228,7 +230,9 @@ def test_statements_for_all_users_are_few_and_known():
         "intern_user",
         "list_users",
         "lift_timeouts",
+        "draw_memories",
         "lock_user",
+        "may_copy",
         "prune_accesses",
     }
 
@@ -303,7 +307,7 @@ def shape_for(statement: Statement, given: Container[str]) -> Shape:
 # What is sorted by, or is the least or the greatest, without a collation: it is no text.
 NO_TEXT = re.compile(
     r"(\w+_)?(id|ids|rank|place|strength|score|count|memories|user_id|step|depth|month|point|seen)$"
-    r"|(\w+_)?(at|timestamp|used|size|importance|relationships|is_lent|jaccard|positions|terms)$"
+    r"|(\w+_)?(at|timestamp|used|accessed|attnum|size|importance|relationships|is_lent|jaccard|positions|terms)$"
 )
 
 
@@ -314,10 +318,19 @@ class _Sorts(Visitor):
         super().__init__()
         self.found: list[ast.Node] = []
 
-    def visit_SortBy(self, ancestors, node):
-        self.found.append(node.node)
+    def visit_SelectStmt(self, ancestors, node):
+        first = node
+        while first.larg:
+            first = first.larg
+        columns = {target.name: target.val for target in first.targetList or () if target.name}
+        for sort in node.sortClause or ():
+            self.found.append(columns.get(RawStream()(sort.node), sort.node))
+
+    def visit_WindowDef(self, ancestors, node):
+        self.found += [sort.node for sort in node.orderClause or ()]
 
     def visit_FuncCall(self, ancestors, node):
+        self.found += [sort.node for sort in node.agg_order or ()]
         if node.funcname[-1].sval in ("min", "max"):
             self.found += node.args
 
@@ -333,16 +346,30 @@ def is_free_of_the_collation(node: ast.Node) -> bool:
             return str(node.funcname[-1].sval) in ("count", "sum", "abs", "ltm_path_strength")
         case ast.CoalesceExpr():
             return is_free_of_the_collation(node.args[0])
-    return isinstance(node, ast.A_Indirection | ast.NullTest)
+        case ast.A_Expr():  # what is explicit for one side is for the result
+            return any(isinstance(side, ast.CollateClause) for side in (node.lexpr, node.rexpr))
+    return isinstance(node, ast.A_Const | ast.A_Indirection | ast.NullTest)
 
 
-@every_statement
-def test_nothing_is_sorted_in_the_collation_of_the_database(statement):
-    for shape in shapes(statement):
+def every_text() -> Iterator[tuple[str, str]]:
+    """Each text of SQL that is run, by its name."""
+    for folder in ("sql", "sql/migrate", "sql/adoption"):
+        for statement in statements(folder).values():
+            yield from ((statement.name, shape.sql) for shape in shapes(statement))
+    yield from ((view.name, view.text) for view in views())
+    for folder in ("migrations", "migrations/optional"):
+        for file in resource_dir(folder).glob("*.sql"):
+            yield file.stem, file.read_text()
+
+
+def test_nothing_is_sorted_in_the_collation_of_the_database():
+    dependent: set[str] = set()
+    for name, text in every_text():
         sorts = _Sorts()
-        sorts(pglast.parse_sql(shape.sql))
-        for node in sorts.found:
-            assert is_free_of_the_collation(node), RawStream()(node)
+        sorts(pglast.parse_sql(text))
+        nodes = (node for node in sorts.found if not is_free_of_the_collation(node))
+        dependent.update(f"{name}: {RawStream()(node)}" for node in nodes)
+    assert dependent == set()
 
 
 def index_names(plan: object) -> set[str]:
@@ -374,6 +401,7 @@ INDEXES: dict[tuple[str, frozenset[str]], set[str]] = {
     ("list_memories", frozenset({"tags"})): {TAGS},
     ("list_memories", frozenset({"tags_any"})): {TAGS},
     ("list_memories", frozenset({"context_data"})): {"ltm_memories_context_data_gin"},
+    ("list_memories", frozenset({"metadata"})): {"ltm_memories_memory_metadata_gin"},
     ("list_memories", frozenset({"source_id"})): {"ltm_memories_source_idx"},
     ("search_memories", frozenset()): {
         "ltm_memories_search_terms_gin",
@@ -397,7 +425,9 @@ INDEXES: dict[tuple[str, frozenset[str]], set[str]] = {
         "ltm_memory_access_memory_id_idx",
         MEMORY_TAGS,
     },
+    ("hold_keys", frozenset()): {"ltm_memories_idempotency_key_key"},
     ("import_details", frozenset()): {ONE, MEMORY_TAGS},
+    ("link_memories", frozenset()): {ONE},
     ("forget_memories", frozenset()): {"ltm_memories_pkey", "ltm_contexts_memory_id_idx"},
     ("forget_repairs", frozenset()): {"ltm_adoption_report_user_id_idx"},
     ("forget_name", frozenset()): {"ltm_external_users_pkey"},
@@ -418,7 +448,7 @@ INDEXES: dict[tuple[str, frozenset[str]], set[str]] = {
     ("memory_version", frozenset()): {ONE},
     ("lock_tagged", frozenset()): {TAGS},
     ("rename_tag", frozenset()): {ONE, MEMORY_TAGS},
-    ("list_tags", frozenset({"memory_id"})): {ONE, MEMORY_TAGS},
+    ("list_tags", frozenset({"memory_id"})): {MEMORY_TAGS},
     ("related_tags", frozenset()): {TAGS},
     ("record_accesses", frozenset()): {ONE},
     ("write_accesses", frozenset()): {ONE},
@@ -432,7 +462,9 @@ INDEXES: dict[tuple[str, frozenset[str]], set[str]] = {
     ("prune_accesses", frozenset()): {"ltm_memory_access_pkey"},
     ("find_user", frozenset()): {EXTERNAL},
     ("intern_user", frozenset()): {EXTERNAL},
-    ("list_users", frozenset()): {"ltm_memories_pkey"},
+    ("get_by_key", frozenset()): {"ltm_memories_key_key"},
+    ("get_by_key", frozenset({"idempotency_key"})): {"ltm_memories_idempotency_key_key"},
+    ("list_users", frozenset()): {"ltm_memories_pkey or ltm_memories_namespace_idx"},
 }
 ARGUMENTS: dict[str, object] = {
     "user_id": 1,
@@ -447,6 +479,10 @@ ARGUMENTS: dict[str, object] = {
     "importance_weight": 0.1,
     "include_context": True,
     "given": ["content"],
+    "idempotency_keys": ["a", "b"],
+    "namespace": "agents.cook",
+    "key": "soup",
+    "idempotency_key": "i",
     "after_id": 0,
     "relationships": "[]",
     "accesses": "[]",
@@ -459,6 +495,7 @@ ARGUMENTS: dict[str, object] = {
     "tags": '["rare77"]',
     "tags_any": '["rare77"]',
     "context_data": '{"spatial": {"city": "city5"}}',
+    "metadata": '{"n": 5}',
     "source_id": "conversation5",
     "external_id": "user 5",
     "query": "words about memory",
@@ -596,6 +633,8 @@ def test_every_statement_has_a_plan_test():
         "find_schema_dangers",
         "list_ids",
         "lift_timeouts",
+        "draw_memories",
         "lock_user",
+        "may_copy",
     }  # read all there is
     assert {name for name, _ in INDEXES} | whole == set(ALL)
