@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, MutableMapping
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Mapping,
+    MutableMapping,
+)
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import ContextVar
 from datetime import datetime
@@ -122,8 +130,12 @@ class Session(ABC):
         *,
         context: str | None = None,
         query: str | None = None,
+        sliding: Collection[int] = (),
     ) -> None:
-        """Record that memories were accessed, as this session does it; most do nothing."""
+        """Record that memories were accessed, as this session does it; most do nothing.
+
+        sliding: those whose expiry moves on with it.
+        """
         return
 
     async def write_pending_accesses(self, user: int, memory_id: int | None = None) -> None:
