@@ -12,7 +12,7 @@ FILTERS = (
     "context_data=None, metadata=None, min_importance=None, min_confidence=None, "
     "created_after=None, created_before=None, accessed_after=None, include_archived=False, "
     "created_by=None, tags_none=None, modified_after=None, namespace=None, "
-    "namespace_prefix=None, key_prefix=None"
+    "namespace_prefix=None, key_prefix=None, phrases=(), exclude=()"
 )
 SIGNATURES = {
     "add_memory": "db, user_id, content, *, tags=(), importance_score=5, confidence_score=1.0, "
@@ -87,7 +87,7 @@ SIGNATURES = {
     "list_users": "db, *, after=None, limit=100",
     "rename_user": "db, external_id, new",
     "merge_users": "db, from_user, into_user",
-    "format_for_prompt": "hits, *, max_chars",
+    "format_for_prompt": "hits, *, max_chars, ids=False",
     "connect": "dsn=None, *, access_tracking='deferred', timeout=10.0, min_size=1, max_size=10, "
     "pgbouncer=False, check_schema=True, trust_schema=False, "
     "coalesce=True, tracer_provider=None, meter_provider=None",

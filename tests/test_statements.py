@@ -26,8 +26,10 @@ from ltm_store.migrate.views import views
 from tests.populate import populate
 
 ALL = statements()
-PYTHON = "\n".join(
-    p.read_text() for p in Path(ltm_store.__file__).parent.rglob("*.py") if p.stem != "__init__"
+PYTHON = "\n".join(  # the tools of integrations bear the names of functions
+    p.read_text()
+    for p in Path(ltm_store.__file__).parent.rglob("*.py")
+    if p.stem != "__init__" and p.parent.name != "integrations"
 )
 MODELS = {
     name: found
@@ -357,8 +359,14 @@ def is_free_of_the_collation(node: ast.Node) -> bool:
         case ast.ColumnRef():
             name = node.fields[-1].sval
             return NO_TEXT.match(name) is not None or name == "tag_name"  # list_tags gives it one
+        case ast.FuncCall() if node.funcname[-1].sval in ("min", "max"):
+            return is_free_of_the_collation(node.args[0])
         case ast.FuncCall():
             return str(node.funcname[-1].sval) in ("count", "sum", "abs", "ltm_path_strength")
+        case ast.TypeCast():
+            return str(node.typeName.names[-1].sval) in ("int4", "int8", "float8")
+        case ast.A_Expr() if node.name[-1].sval in ("+", "-", "*", "/"):
+            return True
         case ast.CoalesceExpr():
             return is_free_of_the_collation(node.args[0])
         case ast.A_Expr():  # what is explicit for one side is for the result
