@@ -161,7 +161,7 @@ class LtmStore(AsyncBatchedBaseStore):
             json.dumps(op.value, ensure_ascii=False, default=str),  # metadata's rules decide
             namespace=labels,
             metadata=dict(op.value),
-            expires_at=after and datetime.now(UTC) + after,
+            expires_at=None if after is None else datetime.now(UTC) + after,
             expires_after=after,
         )
 
