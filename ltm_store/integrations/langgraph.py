@@ -287,7 +287,7 @@ class LtmStore(AsyncBatchedBaseStore):
         while True:
             await asyncio.sleep(seconds)
             with suppress(Unavailable):  # the next one comes
-                await self.sweep_ttl()
+                await purge_expired(self._db)
 
     async def stop_ttl_sweeper(self, timeout: float | None = None) -> bool:
         """Stop sweeping; tell whether it has ended within so many seconds, without limit unless
