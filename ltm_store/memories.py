@@ -23,6 +23,7 @@ from ltm_store.db.execute import (
 )
 from ltm_store.db.identity import User, ensure_user, find_user
 from ltm_store.db.transactions import Connection
+from ltm_store.db.vectors import model_of
 from ltm_store.errors import InvalidArgument, InvalidMemory, Unavailable
 from ltm_store.model.accesses import AccessDetails
 from ltm_store.model.contexts import EnhancedContext, store_context
@@ -129,6 +130,8 @@ async def add_memory(
     created_at: datetime | None = None,
     expires_at: datetime | None = None,
     idempotency_key: str | None = None,
+    embedding: Sequence[float] | None = None,
+    embedding_model: str | None = None,
 ) -> Memory:
     """Store a memory with its contexts, tags and relationships, all or nothing, and return it.
 
@@ -148,6 +151,8 @@ async def add_memory(
     read finds it, default never.
     idempotency_key: at most 255 characters; with one that the user has used before, the memory
     stored then comes back unchanged with outcome "existing", otherwise outcome is "created".
+    embedding: a vector of the content, 1 .. 4000 numbers, where you make them yourself.
+    embedding_model: the name of what made it, default the Database's embedder's, else "caller".
 
     Where the user has a memory that says the same, duplicate_of tells its id; both are kept, and of
     two adds at the same instant neither may tell. Raises InvalidMemory naming the field that is
@@ -168,7 +173,13 @@ async def insert_memory(db: Executor, user: User, new: NewMemory) -> Memory | No
 
     None when the number is nobody's any more, because its user was forgotten.
     """
-    arguments = _add_arguments(user, new, moment(None))
+    vector = new.embedding
+    model = None if vector is None else model_of(db, vector, new.embedding_model, "embedding")
+    arguments = {
+        **_add_arguments(user, new, moment(None)),
+        "embedding": vector,
+        "embedding_model": model,
+    }
     try:
         memory = await _add_with_others(db, arguments)
     except InvalidMemory as error:
@@ -178,6 +189,8 @@ async def insert_memory(db: Executor, user: User, new: NewMemory) -> Memory | No
     if memory and memory.outcome == "existing" and memory.content != new.content:
         place = ", and is archived" if memory.is_archived else ""
         _log.warning("memory %d has this idempotency_key and another content%s", memory.id, place)
+    if memory and memory.outcome == "created":
+        session_of(db).note_contents(user.number, [memory.id])
     return memory
 
 
@@ -212,7 +225,8 @@ def _add_arguments(user: User, new: NewMemory, now: datetime) -> dict[str, objec
 async def _add_with_others(db: Executor, arguments: Mapping[str, object]) -> Memory | None:
     """Store one memory: by a statement of several calls of one user, or by one of its own."""
     session = session_of(db)
-    if session.adds is None or arguments["idempotency_key"] is not None or _is_large(arguments):
+    alone = arguments["idempotency_key"] is not None or arguments["embedding"] is not None
+    if session.adds is None or alone or _is_large(arguments):
         return await _add_alone(db, arguments)
     part = await session.adds.part(arguments, session.deadline())
     if part is not None:
@@ -442,6 +456,8 @@ async def _change(
             **arguments,
         )
         if memory is not None:
+            if "content" in changes.model_fields_set:
+                session_of(db).note_contents(user.number, [memory.id])
             return memory
         # Nothing was written: no such memory, another version, or another update came in between.
         current = await _read(db, user, number, now)

@@ -28,6 +28,7 @@ from ltm_store.db.execute import (
 )
 from ltm_store.db.identity import User, ensure_user, find_user
 from ltm_store.db.transactions import Connection
+from ltm_store.embeddings import exported_embeddings, write_embeddings
 from ltm_store.errors import InvalidArgument, InvalidMemory, Unavailable
 from ltm_store.memories import FORGOTTEN, insert_memory
 from ltm_store.model.base import Arguments
@@ -137,14 +138,17 @@ async def _add_all(
     )
 
 
-async def export_user(db: Executor, user_id: UserId) -> AsyncIterator[dict[str, JsonValue]]:
+async def export_user(
+    db: Executor, user_id: UserId, *, with_embeddings: bool = False
+) -> AsyncIterator[dict[str, JsonValue]]:
     """Everything that is stored of a user's memories, a dict a memory, oldest id first.
 
     Each dict is a line of JSON Lines that import_user takes: the keywords of add_memory, an `id` of
     its own that the other lines' relationships speak of, and what happened since. What has the
     default is left out, and so are memories that have expired. It all is of one moment: a Database
     or a pool lends a connection until the end, a connection of yours should be in a REPEATABLE READ
-    transaction.
+    transaction. with_embeddings: with the vectors, which are long; without, they are made anew
+    where there is an embedder.
     """
     user = await find_user(db, user_id)
     if user is None:
@@ -167,8 +171,12 @@ async def export_user(db: Executor, user_id: UserId) -> AsyncIterator[dict[str, 
             )
             if not page:
                 return
+            vectors: Mapping[int, Mapping[str, object]] = {}
+            if with_embeddings:
+                numbers = [row.id for row in page]
+                vectors = await exported_embeddings(connection, user.number, numbers)
             for row in page:
-                yield _line(row, ids)
+                yield _line(row, ids, vectors.get(row.id, {}))
             after = page[-1].id
 
 
@@ -187,7 +195,7 @@ def _place(ids: list[int], memory_id: int | None) -> int | None:
     return index + 1 if index < len(ids) and ids[index] == memory_id else None
 
 
-def _line(row: ExportRow, ids: list[int]) -> dict[str, JsonValue]:
+def _line(row: ExportRow, ids: list[int], embeddings: Mapping[str, object]) -> dict[str, JsonValue]:
     related = {outgoing.target_memory_id for outgoing in row.outgoing}
     key = row.idempotency_key
     values: dict[str, object] = {
@@ -207,6 +215,7 @@ def _line(row: ExportRow, ids: list[int]) -> dict[str, JsonValue]:
             for outgoing in row.outgoing
             if (place := _place(ids, outgoing.target_memory_id))
         ),
+        "embeddings": embeddings,
     }
     values["adopted"] = not _can_be_added(values)
     defaults = ExportedMemory.model_fields
@@ -220,7 +229,9 @@ def _line(row: ExportRow, ids: list[int]) -> dict[str, JsonValue]:
 def _can_be_added(values: Given) -> bool:
     """Whether add_memory takes a line's values, and as they are."""
     try:
-        line = NewMemory.model_validate({name: values[name] for name in NewMemory.model_fields})
+        line = NewMemory.model_validate(
+            {name: values[name] for name in NewMemory.model_fields if name in values}
+        )
     except ValidationError:
         return False
     return (line.tags, line.metadata) == (values["tags"], values["metadata"])
@@ -355,6 +366,8 @@ async def _import_details(
         tag_details=_as_json(line.tag_details),
         now=moment(None),
     )
+    for model, vectors in line.embeddings.items():
+        await write_embeddings(connection, model, user.number, [(memory_id, None, vectors)])
     return len(relationships)
 
 

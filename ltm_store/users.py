@@ -7,6 +7,7 @@ from typing import Final
 
 from ltm_store.db.execute import Executor, fetch_many, fetch_one, fetch_value, session_of
 from ltm_store.db.identity import find_user, forget_number
+from ltm_store.db.steps import has_embeddings
 from ltm_store.errors import InvalidArgument
 from ltm_store.model.transfer import ErasedRows, ErasureReport
 from ltm_store.model.users import UserSummary
@@ -58,6 +59,10 @@ async def forget_user(db: Executor, user_id: UserId) -> ErasureReport:
     async with session_of(db).transaction(unbounded=True) as connection:
         user = await find_user(connection, user_id)
         if user is not None:
+            if await has_embeddings(connection):
+                counts["ltm_embeddings"] = await fetch_value(
+                    connection, "forget_embeddings", user_id=user.number
+                )
             while await _erase_some(connection, user.number, counts):
                 pass
             counts[REPAIRS] = await fetch_value(connection, "forget_repairs", user_id=user.number)

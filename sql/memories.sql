@@ -38,12 +38,13 @@ FROM ltm_memories AS m;
 --     created_at timestamptz, parent_memory_id bigint, metadata text, expires_at timestamptz,
 --     idempotency_key text, tag_names text[], related_memory_ids bigint[], context_types text[],
 --     context_keys text[], context_values text[], context_confidences double precision[],
---     external flag
+--     embedding real[], embedding_model text, external flag
 -- ) :one Memory
 -- Store a memory with its contexts, tags and relationships, or find the one with this idempotency key.
--- freed is the key of a memory that has expired; added is the memory; tagged, related and described are
--- its rows in the other tables, where it is new.
+-- freed is the key of a memory that has expired; added is the memory; tagged, related, described and
+-- embedded are its rows in the other tables, where it is new.
 -- repeatable: if idempotency_key
+-- needs: embeddings if embedding
 WITH
 -- if idempotency_key
 freed AS (
@@ -105,6 +106,24 @@ tagged AS (
     FROM added AS a CROSS JOIN unnest($20::text[]) AS t (tag_name)
     WHERE a.outcome = 'created'
     ON CONFLICT DO NOTHING
+),
+-- end if
+
+-- if embedding
+embedded AS (
+    INSERT INTO ltm_embeddings (
+        user_id, memory_id, model, dimensions, embedding, content_hash, embedded_at
+    )
+    SELECT
+        $1,
+        a.id,
+        $27,
+        cardinality($26::real[]),
+        ltm_embedding($26),
+        hashtextextended(ltm_normalized_content($3), 0),
+        $2
+    FROM added AS a
+    WHERE a.outcome = 'created'
 ),
 -- end if
 

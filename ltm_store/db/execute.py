@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, MutableMapping
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Mapping,
+    MutableMapping,
+)
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import ContextVar
 from datetime import datetime
@@ -19,7 +27,8 @@ from ltm_store.db.coalesce import Together
 from ltm_store.db.observe import observed
 from ltm_store.db.statements import statements
 from ltm_store.db.transactions import Connection, begun, translated
-from ltm_store.errors import InvalidArgument, LtmError, translate
+from ltm_store.embedders import Embedder
+from ltm_store.errors import InvalidArgument, LtmError, SchemaOutdated, StepMissing, translate
 from ltm_store.model.base import Row
 
 POOL_SECONDS: Final = 10.0  # that a caller's own pool may take to hand out a connection
@@ -75,6 +84,9 @@ class Session(ABC):
     adds: Together[Mapping[str, object], Mapping[str, object]] | None = None
     """The same for adds."""
 
+    embedder: Embedder | None = None
+    """What makes vectors of texts; without one memories are found by their words alone."""
+
     def deadline(self) -> float:
         """Until when the present call may take, on the clock of the event loop."""
         return _deadline.get() or asyncio.get_running_loop().time() + self.timeout
@@ -128,6 +140,14 @@ class Session(ABC):
 
     async def write_pending_accesses(self, user: int, memory_id: int | None = None) -> None:
         """Write what waits to be recorded of this memory, or of any of the user's."""
+        return
+
+    async def query_vector(self, text: str) -> list[float] | None:
+        """The vector of a question; None without an embedder, or while it fails."""
+        return None
+
+    def note_contents(self, user: int, memory_ids: Iterable[int]) -> None:
+        """Note that the contents of memories are new, so that they get their vectors soon."""
         return
 
 
@@ -208,6 +228,8 @@ async def _run(db: Executor, name: str, arguments: dict[str, object]) -> list[An
         ours = translate(error)
         if ours is None:
             raise
+    if isinstance(ours, SchemaOutdated) and (step := statement.needed_step(arguments)):
+        ours = StepMissing((step,))
     raise ours
 
 

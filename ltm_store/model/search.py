@@ -145,6 +145,7 @@ class MemoryHit(Memory):
     score: float
     boost: float
     text_score: float = 0.0
+    meaning_score: float | None = None
     matched_terms: tuple[str, ...] = ()
     duplicate_ids: tuple[int, ...] = ()
 
