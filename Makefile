@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 WITHOUT_DSN := env -u DATABASE_URL -u LTM_DATABASE_URL
+# Each worker starts a server of its own; one that is given has room for one run.
+PYTEST := $(BIN)/pytest $(if $(LTM_TEST_DSN),,-n auto --maxprocesses 4)
 
 help: ## Print this message
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -13,13 +15,13 @@ demo: $(VENV)/embedded ## A year of memories on a PostgreSQL of its own: searche
 	@$(WITHOUT_DSN) $(BIN)/ltm-store demo
 
 test: $(VENV)/dev ## The tests on one PostgreSQL
-	$(WITHOUT_DSN) $(BIN)/pytest
+	$(WITHOUT_DSN) $(PYTEST)
 
 check: lint docs ## What CI runs: lint, types, docs, tests on PostgreSQL 15, 16 and 18 and in odd sessions
-	$(WITHOUT_DSN) LTM_TEST_PG=18 $(BIN)/pytest
-	$(WITHOUT_DSN) LTM_TEST_PG=18 LTM_TEST_ODD=1 $(BIN)/pytest
-	$(WITHOUT_DSN) LTM_TEST_PG=16 $(BIN)/pytest
-	$(WITHOUT_DSN) LTM_TEST_PG=15 $(BIN)/pytest
+	$(WITHOUT_DSN) LTM_TEST_PG=18 $(PYTEST)
+	$(WITHOUT_DSN) LTM_TEST_PG=18 LTM_TEST_ODD=1 $(PYTEST)
+	$(WITHOUT_DSN) LTM_TEST_PG=16 $(PYTEST)
+	$(WITHOUT_DSN) LTM_TEST_PG=15 $(PYTEST)
 
 lint: $(VENV)/dev ## Style, types, layers, SQL
 	$(BIN)/ruff format --check ltm_store tests
@@ -45,8 +47,9 @@ rollback: $(VENV)/embedded ## Roll back the last migration
 status: $(VENV)/embedded ## Tell which migrations are applied
 	@$(BIN)/python -m ltm_store.migrate status
 
-bench: $(VENV)/dev ## What calls cost beside raw asyncpg (minutes)
+bench: $(VENV)/bench ## What calls cost beside raw asyncpg and beside other stores (minutes)
 	$(WITHOUT_DSN) $(BIN)/python -m tests.bench
+	$(WITHOUT_DSN) $(BIN)/python -m tests.bench.peers
 
 psql: $(VENV)/embedded ## Open the database in psql, with a menu of what to try
 	@$(BIN)/ltm-store psql
@@ -67,3 +70,7 @@ $(VENV)/embedded: $(BIN)/python pyproject.toml
 $(VENV)/dev: $(BIN)/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@ $(VENV)/embedded
+
+$(VENV)/bench: $(VENV)/dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	@touch $@

@@ -25,11 +25,13 @@ ODD = bool(os.environ.get("LTM_TEST_ODD"))
 """Run on a server in another time zone, with connections that encode JSON in their own way."""
 
 
-def pytest_sessionstart() -> None:
+def pytest_sessionstart(session: pytest.Session) -> None:
     """End a run at once where no server is to be had."""
     is_ours = servers.choice().is_ours
     if ODD and not is_ours:
         raise pytest.UsageError("LTM_TEST_ODD changes the server's settings: not with LTM_TEST_DSN")
+    if session.config.getoption("numprocesses", 0) and not is_ours:
+        raise pytest.UsageError("workers need a server each: no -n with LTM_TEST_DSN")
 
 
 def pytest_report_header() -> str:

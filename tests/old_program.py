@@ -85,7 +85,7 @@ class OldProgram:
 
     def __init__(self, dsn: str, statements_kept: int = 0) -> None:
         url = make_url(dsn).set(drivername="postgresql+asyncpg")
-        self._engine = create_async_engine(
+        self.engine = create_async_engine(
             url.update_query_dict({"prepared_statement_cache_size": str(statements_kept)})
         )
 
@@ -94,7 +94,7 @@ class OldProgram:
     ) -> int:
         """Store a memory, then its tags and relationships, each in a transaction of its own."""
         given = {**NULLS, **columns, "related_memory_ids": related}
-        async with AsyncSession(self._engine, expire_on_commit=False) as session:
+        async with AsyncSession(self.engine, expire_on_commit=False) as session:
             memory = LTMMemory(user_id=1, content=content, tags=tags, **given)
             session.add(memory)
             await session.commit()
@@ -115,7 +115,7 @@ class OldProgram:
 
     async def get(self, id_: int) -> dict[str, Any]:
         """Every column of a memory of user 1, or nothing."""
-        async with AsyncSession(self._engine, expire_on_commit=False) as session:
+        async with AsyncSession(self.engine, expire_on_commit=False) as session:
             query = select(LTMMemory).where(LTMMemory.user_id == 1, LTMMemory.id == id_)
             memory = (await session.execute(query)).scalar_one_or_none()
             if memory is None:
@@ -124,7 +124,7 @@ class OldProgram:
 
     async def touch(self, id_: int, **columns: object) -> None:
         """Change columns of a memory, found by its primary key alone."""
-        async with AsyncSession(self._engine, expire_on_commit=False) as session:
+        async with AsyncSession(self.engine, expire_on_commit=False) as session:
             memory = await session.get_one(LTMMemory, id_)
             for name, value in columns.items():
                 setattr(memory, name, value)
@@ -133,10 +133,10 @@ class OldProgram:
 
     async def remove(self, id_: int) -> None:
         """Delete a memory by its primary key."""
-        async with AsyncSession(self._engine, expire_on_commit=False) as session:
+        async with AsyncSession(self.engine, expire_on_commit=False) as session:
             await session.delete(await session.get_one(LTMMemory, id_))
             await session.commit()
 
     async def close(self) -> None:
         """Close the pool."""
-        await self._engine.dispose()
+        await self.engine.dispose()
