@@ -8,6 +8,7 @@ MEMORY_ID: Final = 2**63 - 1
 CONTENT_BYTES: Final = 1024 * 1024
 QUERY_BYTES: Final = 250_000
 QUERY_TERMS: Final = 64  # words of a query that are looked for, the first ones
+PHRASES: Final = 64  # that a memory must hold, and that it must not
 TAGS: Final = 100
 TAG_CHARS: Final = 100
 TAG_IMPORTANCE: Final = 1e100  # of either sign; sums of it are numbers too

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
-from typing import Final, NamedTuple, TypeVar, Unpack
+from typing import Final, TypeVar, Unpack
 
 from ltm_store import limits
 from ltm_store.db.execute import (
@@ -28,11 +27,10 @@ from ltm_store.model.search import (
     SearchExplanation,
     SearchFindings,
 )
+from ltm_store.model.terms import written_terms
 from ltm_store.model.values import UserId, check_memory_id, moment
 
 _PAGE: Final = 200  # memories that iterate_memories reads at once
-# A minus at the start of a word or phrase excludes it; quotes hold a phrase together.
-_PART = re.compile(r'(?<!\S)(?P<minus>-)?(?:"(?P<phrase>[^"]*)"|(?P<word>[^\s"]+))')
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
@@ -69,20 +67,24 @@ async def search_memories(
 ) -> list[MemoryHit]:
     """The memories that pass every filter, best first: by dynamic importance, or by the query.
 
-    With a query, hits share at least one of its words (stop words aside), or stand beside such a
-    memory in the same source, and are ordered by score. A blank query is none; one of stop words
-    alone finds nothing.
+    With a query, hits hold at least one of its words in some form, or stand beside such a memory in
+    the same source (neighbour_of), and are ordered by score. A query is text in any script: nothing
+    in it is an operator. A blank one is none; one of stop words alone asks for those. A word that
+    none of the memories holds is looked for as the beginning of one, and with a typing error.
 
     query: at most 250,000 bytes, of which the first 64 different words are looked for.
-    filters: see Filters; all of them must hold.
+    filters: see Filters; all of them must hold. With phrases and no query their words rank; with
+    exclude alone the order is that of importance.
     include_context: whether hits carry their enhanced_context.
-    neighbours: whether memories beside a hit in the same source count.
+    neighbours: whether a word also counts, for less, for memories up to two places beside one in
+    the same source that holds it.
     distinct: of hits with equal contents (but for letter case and white space) only the most
     important; its duplicate_ids name the others. A list, without a query, shows every row.
     importance_weight: 0 .. 100, how much dynamic importance lifts a score: a tenth of it per point.
     limit: 1 .. 1000. as_of: the moment that dynamic importance and expiry are for, default now.
 
-    Tracked as "search" accesses. Raises InvalidMemory naming the argument that is refused.
+    Tracked as "search" accesses, neighbours as "related". Raises InvalidArgument naming the argument
+    that is refused.
     """
     search = Search.checked(
         {
@@ -100,9 +102,11 @@ async def search_memories(
     if user is None:
         return []
     hits = await _hits(db, user, now, search, search.limit)
-    await session_of(db).track_access(
-        user.number, [hit.id for hit in hits], "search", query=search.query
-    )
+    for method, ids in (
+        ("search", [hit.id for hit in hits if hit.neighbour_of is None]),
+        ("related", [hit.id for hit in hits if hit.neighbour_of is not None]),
+    ):
+        await session_of(db).track_access(user.number, ids, method, query=search.words)
     return hits
 
 
@@ -117,17 +121,24 @@ async def _hits(
         "include_context": search.include_context,
         **search.arguments(),
     }
-    if search.query is None:
+    if search.words is None:
         return await fetch_many(db, "list_memories", MemoryHit, **arguments)
-    return await fetch_many(
+    hits = await fetch_many(
         db,
         "search_memories",
         MemoryHit,
         neighbours=search.neighbours,
         distinct=search.distinct,
-        **_query_arguments(search.query),
+        query=search.words,
+        term_limit=limits.QUERY_TERMS,
         **arguments,
     )
+    return [_as_written(hit) for hit in hits]
+
+
+def _as_written(hit: MemoryHit) -> MemoryHit:
+    texts = (hit.content, *hit.tags, hit.category or "")
+    return hit.model_copy(update={"matched_terms": written_terms(hit.matched_terms, texts)})
 
 
 @_with_filters
@@ -167,7 +178,8 @@ async def explain_search(
         user_id=user.number,
         as_of=now,
         memory_id=number,
-        **_query_arguments(search.query or ""),
+        query=search.words or "",
+        term_limit=limits.QUERY_TERMS,
         **search.arguments(),
     )
     if user is None or findings is None:
@@ -180,9 +192,14 @@ async def explain_search(
         is_returned=rank is not None and rank <= search.limit,
         causes=_causes(search, findings, hits, number, rank),
         rank=rank,
-        matched_terms=findings.matched_terms,
+        matched_terms=hit.matched_terms if hit else _terms_of(findings),
         hit=hit,
     )
+
+
+def _terms_of(findings: SearchFindings) -> tuple[str, ...]:
+    texts = (findings.content, findings.tags or "", findings.category or "")
+    return written_terms(findings.matched_terms, texts)
 
 
 def _causes(
@@ -197,14 +214,11 @@ def _causes(
         return () if rank <= search.limit else ("limit",)
     if findings.causes:
         return findings.causes
-    if search.query is None:
+    if search.words is None:
         return ("cut",)
     if any(memory_id in hit.duplicate_ids for hit in hits):
         return ("distinct",)
-    if not findings.matched_terms:
-        return ("query",)
-    kept = {term for hit in hits for term in hit.matched_terms}
-    return ("common_words" if kept.isdisjoint(findings.matched_terms) else "cut",)
+    return ("cut" if findings.matched_terms else "query",)
 
 
 @_with_filters
@@ -234,38 +248,3 @@ async def iterate_memories(
         page = ids[start : start + _PAGE]
         for memory in await memories_of(db, user, page, now, include_context=include_context):
             yield memory
-
-
-class Query(NamedTuple):
-    """What is asked: words to rank by, phrases that must be there, and what must not."""
-
-    words: str
-    phrases: list[str]
-    exclusions: list[str]
-
-
-def parse_query(text: str) -> Query:
-    """Take a query apart. The words of a phrase are ranked by too."""
-    phrases: list[str] = []
-    exclusions: list[str] = []
-
-    def part_of(match: re.Match[str]) -> str:
-        part = match["phrase"] if match["phrase"] is not None else match["word"]
-        if match["minus"]:
-            exclusions.append(part)
-            return ""
-        if match["phrase"] is not None:
-            phrases.append(part)
-        return part
-
-    return Query(_PART.sub(part_of, text), phrases, exclusions)
-
-
-def _query_arguments(query: str) -> dict[str, object]:
-    words, phrases, exclusions = parse_query(query)
-    return {
-        "query": words,
-        "term_limit": limits.QUERY_TERMS,
-        "phrases": phrases,
-        "exclusions": exclusions,
-    }

@@ -450,7 +450,7 @@ untagged AS (
         t.user_id = $1
         AND t.memory_id = l.id
         -- An array in lower case: as text, so that it is not taken apart and put together again.
-        AND NOT lower(t.tag_name) = any(lower($22::text[]::text)::text[])
+        AND NOT ltm_lower(t.tag_name) = any(ltm_lower($22::text[]::text)::text[])
 ),
 
 tagged AS (
@@ -462,7 +462,7 @@ tagged AS (
         timezone('utc', $3),
         timezone('utc', $3)
     FROM locked AS l CROSS JOIN unnest($22::text[]) AS n (tag_name)
-    ON CONFLICT (user_id, memory_id, lower(tag_name))
+    ON CONFLICT (user_id, memory_id, ltm_lower(tag_name))
     DO UPDATE SET tag_name = excluded.tag_name WHERE t.tag_name <> excluded.tag_name
 ),
 -- end if

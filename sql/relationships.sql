@@ -571,12 +571,12 @@ WITH origin AS MATERIALIZED (
 features AS MATERIALIZED (
     SELECT
         'tag' AS kind,
-        lower(e.tag) AS term,
+        ltm_lower(e.tag) AS term,
         min(e.tag COLLATE "C") AS shown
     FROM origin AS o
     CROSS JOIN
         LATERAL jsonb_array_elements_text(ltm_as_array(o.tags)) AS e (tag)
-    GROUP BY lower(e.tag)
+    GROUP BY ltm_lower(e.tag)
     UNION ALL
     SELECT
         'participant' AS kind,
@@ -656,7 +656,7 @@ holders AS MATERIALIZED (
             WHERE
                 m.user_id = $1
                 AND ltm_search_terms(m.user_id, m.search_vector)
-                @> ARRAY[$1::bigint || ':' || f.term]
+                @@ ltm_any_term($1, ARRAY[f.term])
             LIMIT $4::bigint + 1
         ) AS h
     WHERE f.kind = 'word'

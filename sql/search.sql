@@ -4,7 +4,8 @@
 --     user_id bigint, as_of timestamptz, include_archived flag, memory_type text, category text,
 --     source_type text, source_id text, min_importance integer, min_confidence double precision,
 --     created_after timestamptz, created_before timestamptz, accessed_after timestamptz,
---     tags text, tags_any text, tags_none text, context_data text, metadata text, created_by text
+--     tags text, tags_any text, tags_none text, context_data text, metadata text, created_by text,
+--     phrases text[], exclude text[]
 -- )
 SELECT 1 FROM ltm_memories AS m
 WHERE
@@ -37,42 +38,38 @@ WHERE
     AND ltm_user_context(m.user_id, m.context_data)
     @> jsonb_build_object(:user_id::bigint::text, :context_data::text::jsonb)
     -- end if
+    -- if phrases
+    AND ltm_phrases_held(
+        'ltm', m.search_vector, m.content, :phrases,
+        (SELECT ltm_phrase_queries('ltm', :phrases::text[]))
+    ) = cardinality(:phrases::text[])
+    -- end if
+    -- if exclude
+    AND ltm_phrases_held(
+        'ltm', m.search_vector, m.content, :exclude,
+        (SELECT ltm_phrase_queries('ltm', :exclude::text[]))
+    ) = 0
+    -- end if
     AND m.memory_metadata @> :metadata::text::jsonb;  -- if metadata
 
 -- query: query_words(query text, term_limit bigint)
-SELECT u.lexeme
-FROM unnest(to_tsvector('ltm', :query)) AS u
-ORDER BY u.positions[1], u.lexeme COLLATE "C"
+-- The words of a query in their order, each with what it counts.
+SELECT
+    u.lexeme,
+    array_to_tsvector(ARRAY[u.lexeme])::text::tsquery AS anywhere,
+    (array_to_tsvector(ARRAY[u.lexeme])::text || ':A')::tsquery AS as_written,
+    (array_to_tsvector(ARRAY[u.lexeme])::text || ':B')::tsquery AS as_form,
+    CASE WHEN u.weights[1] = 'B' THEN 0.5 ELSE 1 END::double precision AS weight,
+    row_number() OVER (ORDER BY u.positions[1], u.lexeme COLLATE "C")::integer AS place
+FROM
+    unnest(ltm_words_vector('ltm', ltm_text_forms(:query, ltm_lower(:query), TRUE), TRUE)) AS u
+ORDER BY place
 LIMIT :term_limit;
 
--- query: demanded(phrases text[], exclusions text[])
-SELECT
-    string_agg('(' || t.phrase::text || ')', ' & ') FILTER (WHERE t.is_wanted)::tsquery AS phrases,
-    string_agg('(' || t.phrase::text || ')', ' | ') FILTER (WHERE NOT t.is_wanted)::tsquery
-        AS exclusions
-FROM (
-    SELECT
-        phraseto_tsquery('ltm', p.words) AS phrase,
-        p.is_wanted
-    FROM (
-        SELECT
-            unnest(:phrases::text[]) AS words,
-            TRUE AS is_wanted
-        UNION ALL
-        SELECT
-            unnest(:exclusions::text[]) AS words,
-            FALSE AS is_wanted
-    ) AS p
-) AS t
-WHERE numnode(t.phrase) > 0;
-
 -- query: user_size(user_id bigint)
--- Beyond 10,000 memories their number matters little.
 SELECT count(*) AS memories
-FROM (
-    SELECT 1 FROM ltm_memories AS m
-    WHERE m.user_id = :user_id LIMIT 10000
-) AS x;
+FROM ltm_memories AS m
+WHERE m.user_id = :user_id;
 
 -- name: list_memories(
 --     user_id bigint, as_of timestamptz, row_limit bigint, importance_weight double precision,
@@ -136,197 +133,356 @@ WHERE
 
 -- name: search_memories(
 --     user_id bigint, as_of timestamptz, row_limit bigint, importance_weight double precision,
---     include_context boolean, neighbours boolean, distinct flag
+--     include_context boolean, neighbours boolean, distinct flag, include_archived flag
 -- ) :many MemoryHit
 -- Memories that hold words of the query, by how rare those are among the user's memories.
--- asked and demanded read the query; candidates are found by one scan of the index of words and
--- matched word by word; frequencies, kept and own weigh them; lent passes weight to their neighbours
--- in the source; pool is what may be returned, ranked with its importance; of equal contents the most
--- important stays, and of the best the last step reads the whole rows.
+-- asked reads the query. One word that many memories hold is found on a walk of the order of importance;
+-- else one scan of the index of words finds who holds which word (held), those held nowhere are looked
+-- for in other spellings (other_words), frequencies weigh them, and own adds up what a memory holds
+-- itself. The best lend their words to their neighbours in the source (beside, lifted). scored is what
+-- the words find, with its text score; then importance lifts it, of equal contents the most important
+-- stays, and of the best the last step reads the whole rows.
 WITH asked AS MATERIALIZED (
+    SELECT NULL  -- query: query_words
+),
+
+query AS MATERIALIZED (
     SELECT
-        q.lexeme,
-        q.quoted::tsquery AS anywhere,
-        (q.quoted || ':A')::tsquery AS in_content
-    FROM (
-        SELECT
-            u.lexeme,
-            '''' || replace(replace(u.lexeme, '\', '\\'), '''', '''''') || '''' AS quoted
-        FROM (
-            SELECT NULL  -- query: query_words
-        ) AS u
-    ) AS q
+        count(*) AS words,
+        ltm_any_term($1, coalesce(array_agg(a.lexeme), '{}')) AS terms,
+        ltm_any_term($1, coalesce(array_agg('@' || a.lexeme), '{}')) AS speaker_terms,
+        replace(
+            array_to_tsvector(coalesce(array_agg('@' || a.lexeme), '{}'))::text, ''' ''', ''' | '''
+        )::tsquery AS speakers
+    FROM asked AS a
 ),
 
-demanded AS MATERIALIZED (
-    SELECT NULL  -- query: demanded
-),
-
--- The index of words holds the user in each of its keys.
-candidates AS MATERIALIZED (
+-- if not include_archived
+-- One word counts the same wherever it is written: the most important ones that hold it are the best,
+-- unless importance counts so much, or who wrote them, that others could come before.
+walked AS MATERIALIZED (
     SELECT
         m.id,
-        m.source_id,
-        m.source_position,
-        m.search_vector,
-        (
-            (d.phrases IS NULL OR m.search_vector @@ d.phrases)
-            AND (d.exclusions IS NULL OR NOT m.search_vector @@ d.exclusions)
-            AND TRUE  -- conditions: filters
-        ) AS passes
-    FROM ltm_memories AS m
-    CROSS JOIN demanded AS d
+        m.importance_rank,
+        m.content_hash
+    FROM (
+        SELECT m.*
+        FROM ltm_memories AS m
+        WHERE
+            m.user_id = $1
+            AND m.is_archived IS NOT TRUE
+            AND (SELECT q.words FROM query AS q) = 1
+            AND $4 < 0.4
+            AND NOT EXISTS (
+                SELECT 1
+                FROM ltm_memories AS m
+                WHERE
+                    (m.user_id = $1) IS TRUE
+                    AND ltm_search_terms(m.user_id, m.search_vector)
+                    @@ (SELECT q.speaker_terms FROM query AS q)
+            )
+        ORDER BY m.importance_rank DESC, m.id DESC
+        LIMIT 30 * $3::bigint
+    ) AS m
     WHERE
-        m.user_id = $1
-        AND ltm_search_terms(m.user_id, m.search_vector)
-        && (SELECT array_agg($1::bigint || ':' || a.lexeme) FROM asked AS a)
+        m.search_vector @@ (SELECT a.as_written FROM asked AS a)
+        AND TRUE  -- conditions: filters
 ),
 
-matched AS MATERIALIZED (
+known AS MATERIALIZED (
     SELECT
-        c.id,
-        c.source_id,
-        c.source_position,
-        c.passes,
-        a.lexeme,
-        CASE WHEN c.search_vector @@ a.in_content THEN 1.0 ELSE 0.5 END::double precision AS weight
-    FROM candidates AS c
-    CROSS JOIN asked AS a
-    WHERE c.search_vector @@ a.anywhere
+        count(*) >= $3 AS is_enough  -- if not distinct
+        count(DISTINCT w.content_hash) >= $3 AS is_enough  -- if distinct
+    FROM walked AS w
+),
+-- end if
+
+-- The index of words holds the user in each of its keys; another look at all memories of the user
+-- would only cost time, hence IS TRUE.
+found AS MATERIALIZED (
+    SELECT
+        m.id,
+        m.importance_rank,
+        m.content_hash,
+        m.source_position IS NOT NULL AND m.source_id IS NOT NULL AS has_place,
+        m.search_vector @@ (SELECT q.speakers FROM query AS q) AS is_named,
+        a.place,
+        a.weight
+    FROM ltm_memories AS m
+    CROSS JOIN
+        LATERAL (
+            SELECT
+                a.place,
+                a.weight * CASE
+                    WHEN m.search_vector @@ a.as_written THEN 1
+                    WHEN m.search_vector @@ a.as_form THEN 0.7
+                    ELSE 0.5
+                END::double precision AS weight
+            FROM asked AS a
+            WHERE m.search_vector @@ a.anywhere
+            OFFSET 0
+        ) AS a
+    WHERE
+        (m.user_id = $1) IS TRUE
+        AND NOT (SELECT k.is_enough FROM known AS k)  -- if not include_archived
+        AND ltm_search_terms(m.user_id, m.search_vector) @@ (SELECT q.terms FROM query AS q)
+        AND TRUE  -- conditions: filters
 ),
 
-size AS MATERIALIZED (
-    SELECT NULL  -- query: user_size
+-- What the user's memories hold instead of a word that none of them holds.
+other_words AS MATERIALIZED (
+    SELECT
+        a.place,
+        o.lexeme,
+        array_to_tsvector(ARRAY[o.lexeme])::text::tsquery AS anywhere
+    FROM asked AS a
+    CROSS JOIN
+        LATERAL (
+            SELECT u.lexeme
+            FROM (
+                SELECT m.search_vector
+                FROM ltm_memories AS m
+                WHERE
+                    (m.user_id = $1) IS TRUE
+                    AND ltm_search_terms(m.user_id, m.search_vector) @@ (
+                        (ltm_any_term($1, ARRAY[left(a.lexeme, 3)])::text || ':*')::tsquery
+                    )
+                ORDER BY m.id DESC
+                LIMIT 500
+            ) AS m
+            CROSS JOIN LATERAL unnest(tsvector_to_array(m.search_vector)) AS u (lexeme)
+            WHERE starts_with(u.lexeme, left(a.lexeme, 3)) AND ltm_is_near(a.lexeme, u.lexeme)
+            GROUP BY u.lexeme
+            ORDER BY u.lexeme COLLATE "C"
+            LIMIT 20
+        ) AS o
+    WHERE
+        char_length(a.lexeme) >= 4
+        AND a.weight = 1
+        AND a.lexeme !~ '[0-9]'
+        AND NOT (SELECT k.is_enough FROM known AS k)  -- if not include_archived
+        AND NOT EXISTS (
+            SELECT 1 FROM found AS f
+            WHERE f.place = a.place
+        )
 ),
 
--- How rare a word is does not depend on the filters.
+held AS (
+    SELECT f.* FROM found AS f
+    UNION ALL
+    SELECT
+        m.id,
+        m.importance_rank,
+        m.content_hash,
+        m.source_position IS NOT NULL AND m.source_id IS NOT NULL AS has_place,
+        m.search_vector @@ (SELECT q.speakers FROM query AS q) AS is_named,
+        a.place,
+        0.3 AS weight
+    FROM ltm_memories AS m
+    CROSS JOIN
+        LATERAL (
+            SELECT DISTINCT o.place
+            FROM other_words AS o
+            WHERE m.search_vector @@ o.anywhere
+            ORDER BY o.place
+        ) AS a
+    WHERE
+        (m.user_id = $1) IS TRUE
+        AND ltm_search_terms(m.user_id, m.search_vector)
+        @@ (SELECT ltm_any_term($1, array_agg(o.lexeme)) FROM other_words AS o)
+        AND TRUE  -- conditions: filters
+),
+
 frequencies AS MATERIALIZED (
     SELECT
-        f.lexeme,
-        ltm_idf(n.memories, f.holders) AS idf,
-        f.holders > greatest(n.memories / 2, 100) AS is_common
-    FROM (
-        SELECT
-            w.lexeme,
-            count(*) AS holders
-        FROM matched AS w
-        GROUP BY w.lexeme
-    ) AS f
-    CROSS JOIN size AS n
-),
-
--- A word of most memories says nothing where a rarer one is found.
-kept AS MATERIALIZED (
-    SELECT
-        f.lexeme,
-        f.idf
-    FROM frequencies AS f
-    WHERE NOT f.is_common OR NOT EXISTS (
-        SELECT 1 FROM frequencies AS g
-        WHERE NOT g.is_common
-    )
+        h.place,
+        -- Of one word alone it does not matter how rare it is.
+        CASE
+            WHEN (SELECT q.words FROM query AS q) > 1
+                THEN ltm_idf(
+                    (
+                        SELECT NULL  -- query: user_size
+                    ),
+                    count(*)
+                )
+            ELSE 1
+        END AS idf
+    FROM held AS h
+    GROUP BY h.place
 ),
 
 own AS MATERIALIZED (
     SELECT
-        w.id,
-        w.source_id,
-        w.source_position,
-        w.passes,
-        sum(k.idf * w.weight ORDER BY k.lexeme COLLATE "C") AS own_score,
-        array_agg(k.lexeme ORDER BY k.lexeme COLLATE "C") AS matched_terms
-    FROM matched AS w
-    INNER JOIN kept AS k ON w.lexeme = k.lexeme
-    GROUP BY w.id, w.source_id, w.source_position, w.passes
+        h.id,
+        h.importance_rank,
+        h.content_hash,
+        h.has_place,
+        CASE WHEN h.is_named THEN 1.6 ELSE 1 END::double precision AS naming,
+        sum(h.weight * f.idf) AS score
+    FROM held AS h
+    INNER JOIN frequencies AS f ON h.place = f.place
+    GROUP BY h.id, h.importance_rank, h.content_hash, h.has_place, h.is_named
 ),
 
--- Neighbouring turns of one source lend weight to each other: answers follow questions.
-lent AS MATERIALIZED (
-    SELECT
-        m.id,
-        sum(l.own_score * o.share ORDER BY o.step) AS lent_score
-    FROM (
-        SELECT
-            w.own_score,
-            w.source_id,
-            w.source_position
-        FROM own AS w
-        WHERE $6 AND w.source_position IS NOT NULL
-        ORDER BY w.own_score DESC, w.id DESC
-        LIMIT 200
-    ) AS l
-    CROSS JOIN (VALUES (1, 0.5), (-1, 0.3), (2, 0.2), (-2, 0.1)) AS o (step, share)
-    INNER JOIN ltm_memories AS m
-        ON
-            m.user_id = $1
-            AND m.source_id = l.source_id
-            AND m.source_position = l.source_position + o.step
-    GROUP BY m.id
-),
-
--- The best, and those that only stand beside one (at most 800), of which it is not known yet
--- whether they pass.
-pool AS MATERIALIZED (
-    SELECT
-        t.id,
-        sum(t.score ORDER BY t.is_lent)::double precision AS text_score,
-        coalesce(max(t.matched_terms), '{}') AS matched_terms
-    FROM (
-        SELECT
-            w.id,
-            FALSE AS is_lent,
-            w.own_score AS score,
-            w.matched_terms,
-            w.passes
-        FROM own AS w
-        UNION ALL
-        SELECT
-            l.id,
-            TRUE AS is_lent,
-            l.lent_score AS score,
-            NULL AS matched_terms,
-            NULL AS passes
-        FROM lent AS l
-    ) AS t
-    GROUP BY t.id
-    HAVING bool_and(t.passes) IS NOT FALSE
-    ORDER BY sum(t.score ORDER BY t.is_lent) DESC, t.id DESC
-    LIMIT greatest(200, $3::bigint) + 800
-),
-
-ranked AS (
+-- Neighbouring turns of one source lend words to each other: answers follow questions.
+beside AS MATERIALIZED (
     SELECT
         m.id,
         m.importance_rank,
-        p.text_score,
-        p.matched_terms,
+        m.content_hash,
+        CASE
+            WHEN m.search_vector @@ (SELECT q.speakers FROM query AS q) THEN 1.6 ELSE 1
+        END::double precision AS naming,
+        l.id AS lender_id,
+        o.share,
+        o.share * l.score AS lent_score
+    FROM (
+        SELECT
+            w.id,
+            w.score
+        FROM own AS w
+        WHERE $6 AND w.has_place
+        ORDER BY w.naming * w.score DESC, w.id DESC
+        LIMIT 50
+    ) AS l
+    INNER JOIN ltm_memories AS s ON s.user_id = $1 AND l.id = s.id
+    CROSS JOIN (VALUES (1, 0.7), (-1, 0.5), (2, 0.4), (-2, 0.3)) AS o (step, share)
+    INNER JOIN ltm_memories AS m
+        ON
+            m.user_id = $1
+            AND m.source_id = s.source_id
+            AND m.source_position = s.source_position + o.step
+            AND TRUE  -- conditions: filters
+),
+
+lifted AS MATERIALIZED (
+    SELECT
+        p.id,
+        sum(p.score ORDER BY p.place) AS score
+    FROM (
+        SELECT
+            v.id,
+            v.place,
+            max(v.score) AS score
+        FROM (
+            SELECT
+                b.id,
+                h.place,
+                b.share * h.weight * f.idf AS score
+            FROM beside AS b
+            INNER JOIN held AS h ON b.lender_id = h.id
+            INNER JOIN frequencies AS f ON h.place = f.place
+            UNION ALL
+            SELECT
+                h.id,
+                h.place,
+                h.weight * f.idf AS score
+            FROM held AS h
+            INNER JOIN frequencies AS f ON h.place = f.place
+            WHERE h.id IN (SELECT b.id FROM beside AS b)
+        ) AS v
+        GROUP BY v.id, v.place
+    ) AS p
+    GROUP BY p.id
+),
+
+scored AS MATERIALIZED (
+    SELECT
+        w.id,
+        w.importance_rank,
+        w.content_hash,
+        w.naming * coalesce(l.score, w.score) AS text_score,
+        NULL::bigint AS neighbour_of
+    FROM own AS w
+    LEFT JOIN lifted AS l ON w.id = l.id
+    UNION ALL
+    (
+        SELECT DISTINCT ON (b.id)
+            b.id,
+            b.importance_rank,
+            b.content_hash,
+            b.naming * l.score AS text_score,
+            b.lender_id AS neighbour_of
+        FROM beside AS b
+        INNER JOIN lifted AS l ON b.id = l.id
+        WHERE NOT EXISTS (
+            SELECT 1 FROM own AS w
+            WHERE w.id = b.id
+        )
+        ORDER BY b.id ASC, b.lent_score DESC, b.lender_id DESC
+    )
+    -- if not include_archived
+    UNION ALL
+    SELECT
+        m.id,
+        m.importance_rank,
+        m.content_hash,
+        1 AS text_score,
+        NULL::bigint AS neighbour_of
+    FROM (
+        SELECT
+            w.id  -- if not distinct
+            w.content_hash  -- if distinct
+        FROM walked AS w
+        WHERE (SELECT k.is_enough FROM known AS k)
+        GROUP BY w.content_hash  -- if distinct
+        ORDER BY w.importance_rank DESC, w.id DESC  -- if not distinct
+        ORDER BY max(ARRAY[w.importance_rank, w.id]) DESC  -- if distinct
+        LIMIT $3
+    ) AS w
+    INNER JOIN ltm_memories AS m
+        ON
+            m.user_id = $1
+            AND m.id = w.id  -- if not distinct
+            AND m.content_hash = w.content_hash  -- if distinct
+            AND m.search_vector @@ (SELECT a.as_written FROM asked AS a)
+            AND TRUE  -- conditions: filters
+    -- end if
+),
+
+-- if distinct
+equal AS MATERIALIZED (
+    SELECT
+        s.id,
+        s.importance_rank,
+        s.content_hash,
+        row_number() OVER (
+            PARTITION BY s.content_hash ORDER BY s.importance_rank DESC, s.id DESC
+        ) AS place
+    FROM scored AS s
+    INNER JOIN (
+        SELECT s.content_hash FROM scored AS s
+        GROUP BY s.content_hash
+        HAVING count(*) > 1
+    ) AS d ON s.content_hash = d.content_hash
+),
+-- end if
+
+best AS MATERIALIZED (
+    SELECT
+        s.id,
+        s.importance_rank,
+        s.content_hash,
+        s.text_score,
+        s.neighbour_of,
         d.dynamic_importance,
         b.boost,
-        p.text_score * b.boost AS score,
-        array_agg(m.id) OVER (PARTITION BY m.content_hash) AS equal_ids,  -- if distinct
-        row_number() OVER (  -- if distinct
-            PARTITION BY m.content_hash ORDER BY m.importance_rank DESC, m.id DESC  -- if distinct
-        ) AS place,  -- if distinct
-        m.user_id
-    FROM pool AS p
-    INNER JOIN ltm_memories AS m ON m.user_id = $1 AND m.id = p.id
-    CROSS JOIN demanded AS q
+        s.text_score * b.boost AS score
+    FROM scored AS s
     CROSS JOIN
         LATERAL (
-            SELECT ltm_dynamic_importance(m.importance_rank, $2) AS dynamic_importance
+            SELECT ltm_dynamic_importance(s.importance_rank, $2) AS dynamic_importance
         ) AS d
     CROSS JOIN LATERAL (SELECT 1 + $4 * d.dynamic_importance / 10 AS boost) AS b
     WHERE
-        (q.phrases IS NULL OR m.search_vector @@ q.phrases)
-        AND (q.exclusions IS NULL OR NOT m.search_vector @@ q.exclusions)
-        AND TRUE  -- conditions: filters
-),
-
-best AS (
-    SELECT r.*
-    FROM ranked AS r
-    WHERE r.place = 1  -- if distinct
-    ORDER BY r.score DESC, r.importance_rank DESC, r.id DESC
+        TRUE
+        -- if distinct
+        AND NOT EXISTS (
+            SELECT 1 FROM equal AS e
+            WHERE e.id = s.id AND e.place > 1
+        )
+        -- end if
+    ORDER BY s.text_score * b.boost DESC, s.importance_rank DESC, s.id DESC
     LIMIT $3
 )
 
@@ -335,29 +491,43 @@ SELECT
     CASE WHEN $5 THEN m.context_data::text END AS enhanced_context,
     b.dynamic_importance,
     b.text_score,
-    b.matched_terms,
+    array(
+        SELECT a.lexeme
+        FROM asked AS a
+        WHERE m.search_vector @@ a.anywhere
+        UNION
+        SELECT o.lexeme
+        FROM other_words AS o
+        WHERE m.search_vector @@ o.anywhere
+    ) AS matched_terms,
+    b.neighbour_of,
     b.boost,
-    array_remove(b.equal_ids, b.id) AS duplicate_ids,  -- if distinct
+    coalesce(e.ids, '{}') AS duplicate_ids,  -- if distinct
     b.score
 FROM best AS b
 INNER JOIN ltm_memories AS m ON m.user_id = $1 AND m.id = b.id
+-- if distinct
+LEFT JOIN (
+    SELECT
+        e.content_hash,
+        array_agg(e.id ORDER BY e.place) FILTER (WHERE e.place > 1) AS ids
+    FROM equal AS e
+    WHERE e.content_hash IN (SELECT b.content_hash FROM best AS b)
+    GROUP BY e.content_hash
+) AS e ON b.content_hash = e.content_hash
+-- end if
 ORDER BY b.score DESC, m.importance_rank DESC, m.id DESC
 LIMIT $3;
 
 -- name: explain_search(user_id bigint, as_of timestamptz, memory_id bigint) :one SearchFindings
 -- Which conditions of a search one memory does not meet, and which of its words were asked for.
-WITH demanded AS (
-    SELECT NULL  -- query: demanded
-)
-
 SELECT
+    m.content,
+    m.category,
+    m.tags::text AS tags,
     array_remove(
         ARRAY[
-            NULL,  -- causes: filters
-            CASE WHEN d.phrases IS NOT NULL AND NOT m.search_vector @@ d.phrases THEN 'phrases' END,
-            CASE
-                WHEN d.exclusions IS NOT NULL AND m.search_vector @@ d.exclusions THEN 'exclusions'
-            END
+            NULL  -- causes: filters
         ],
         NULL
     ) AS causes,
@@ -366,9 +536,7 @@ SELECT
         FROM (
             SELECT NULL  -- query: query_words
         ) AS a
-        INNER JOIN unnest(m.search_vector) AS w ON a.lexeme = w.lexeme
-        ORDER BY a.lexeme COLLATE "C"
+        WHERE m.search_vector @@ a.anywhere
     ) AS matched_terms
 FROM ltm_memories AS m
-CROSS JOIN demanded AS d
 WHERE m.user_id = $1 AND m.id = $3;

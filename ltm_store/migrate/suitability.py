@@ -19,8 +19,8 @@ def refuse_unsuitable(session: Session, report: Report, *, trust_schema: bool) -
         raise MigrationFailed("; ".join(sentences))
     if not value(session, "letters_are_folded"):
         report(
-            "lower() of this database leaves some letters as they are (LC_CTYPE): tags and "
-            "searches differ in letter case for them"
+            "lower() of this database knows no letters beyond ASCII (LC_CTYPE): those of rare "
+            "scripts keep their case in tags and searches"
         )
 
 

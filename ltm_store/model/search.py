@@ -9,6 +9,7 @@ from typing import Annotated, TypedDict
 
 from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, StrictBool, ValidationError
 
+from ltm_store import limits
 from ltm_store.model.base import Arguments, Row, RowLimit, refusal
 from ltm_store.model.contexts import EnhancedContext
 from ltm_store.model.memories import Memory
@@ -49,6 +50,19 @@ def _not_empty(tags: tuple[str, ...]) -> tuple[str, ...]:
 FilterTags = Annotated[Tags, AfterValidator(_not_empty)]
 
 
+def _phrases(phrases: tuple[str, ...]) -> tuple[str, ...]:
+    """The phrases, if a statement can be asked for them."""
+    if len(phrases) > limits.PHRASES:
+        raise ValueError(f"more than {limits.PHRASES}")
+    if not all(phrase.strip() for phrase in phrases):
+        raise ValueError("one is empty")
+    within_query(" ".join(phrases))
+    return phrases
+
+
+Phrases = Annotated[tuple[Text, ...], AfterValidator(_phrases)]
+
+
 def _narrowing(score: int) -> int | None:
     """The score; None where it narrows nothing, as no stored one is lower."""
     return score if score > 1 else None
@@ -73,6 +87,8 @@ class FilterOptions(TypedDict, total=False):
     include_archived: bool
     created_by: str | None
     tags_none: Iterable[str] | None
+    phrases: Iterable[str]
+    exclude: Iterable[str]
 
 
 class Filters(Arguments):
@@ -83,7 +99,8 @@ class Filters(Arguments):
     tags: all of them, tags_any: at least one, tags_none: not one, in any letter case. context_data
     and metadata: contained in the memory's JSON. min_importance: of the base importance_score.
     created_after and accessed_after include their moment, created_before does not.
-    include_archived: archived memories too.
+    include_archived: archived memories too. phrases: words and phrases, all of which must stand in the
+    content, or in one tag or the category; exclude: of which none may. At most 64 each.
     """
 
     memory_type: Word | None = None
@@ -102,10 +119,14 @@ class Filters(Arguments):
     include_archived: StrictBool = False
     created_by: Word | None = None
     tags_none: FilterTags | None = None
+    phrases: Phrases = ()
+    exclude: Phrases = ()
 
     def arguments(self) -> dict[str, object]:
         """What the shared conditions take, by name: tags and objects as JSON text."""
-        return {name: _argument(getattr(self, name)) for name in Filters.model_fields}
+        given = {name: _argument(getattr(self, name)) for name in Filters.model_fields}
+        texts = {"phrases": list(self.phrases) or None, "exclude": list(self.exclude) or None}
+        return given | texts
 
 
 def _argument(value: object) -> object:
@@ -129,13 +150,20 @@ class Search(Filters):
     importance_weight: Annotated[float, Field(strict=True, ge=0, le=100)] = 0.1
     limit: RowLimit = 10
 
+    @property
+    def words(self) -> str | None:
+        """What hits are ranked by: the query, else the words of the phrases."""
+        return self.query or " ".join(self.phrases) or None
+
 
 class MemoryHit(Memory):
     """A memory that a search found, and why.
 
     score = text_score * boost, boost = 1 + importance_weight * dynamic_importance / 10. Without a
     query, text_score is 0, the score is the dynamic importance and matched_terms is empty.
-    `duplicate_ids` are the hits with an equal content that it stands for, when they are left out.
+    `matched_terms` are the words of the memory that were asked for, as they are written in it. A hit
+    that holds none has `neighbour_of`: the id of the memory that does, beside which it stands in the
+    same source. `duplicate_ids` are the hits with an equal content that it stands for.
     """
 
     readers = MappingProxyType(
@@ -148,6 +176,7 @@ class MemoryHit(Memory):
     meaning_score: float | None = None
     matched_terms: tuple[str, ...] = ()
     duplicate_ids: tuple[int, ...] = ()
+    neighbour_of: int | None = None
 
 
 class SearchFindings(Row):
@@ -155,6 +184,9 @@ class SearchFindings(Row):
 
     causes: tuple[str, ...]
     matched_terms: tuple[str, ...]
+    content: str
+    tags: str | None
+    category: str | None
 
 
 class SearchExplanation(Row):
@@ -163,10 +195,9 @@ class SearchExplanation(Row):
     `hit` is the memory with its score parts where it is among the first 1000, `rank` its place from
     1; `is_returned` when that is within the limit. Otherwise `causes` names what keeps it out:
     "missing" (no such memory of this user), "expires_at", the arguments that it does not pass
-    ("memory_type", "tags", "include_archived", ...), "phrases" and "exclusions" of the query,
-    "query" (no word in common), "distinct" (a more important hit has an equal content),
-    "common_words" (the words in common are in most memories, and rarer ones were found), "limit"
-    (its rank is beyond it), "cut" (it is beyond the first 1000).
+    ("memory_type", "tags", "include_archived", "phrases", "exclude", ...), "query" (no word in
+    common, and not beside a memory that has one), "distinct" (a more important hit has an equal
+    content), "limit" (its rank is beyond it), "cut" (it is beyond the first 1000).
     """
 
     is_returned: bool

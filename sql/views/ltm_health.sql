@@ -39,7 +39,7 @@ tags_held AS (
     SELECT
         user_id,
         memory_id,
-        array_agg(lower(tag_name) ORDER BY lower(tag_name) COLLATE "C") AS names
+        array_agg(ltm_lower(tag_name) ORDER BY ltm_lower(tag_name) COLLATE "C") AS names
     FROM ltm_memory_tags
     GROUP BY user_id, memory_id
 ),
@@ -75,7 +75,7 @@ both_sides AS (
         'tags' AS column_name,
         'ltm_memory_tags' AS table_name,
         array(
-            SELECT DISTINCT lower(n.tag) COLLATE "C" AS name
+            SELECT DISTINCT ltm_lower(n.tag) COLLATE "C" AS name
             FROM unnest(ltm_tag_names(m.tags)) AS n (tag)
             ORDER BY name
         ) AS said,
@@ -241,7 +241,7 @@ faults AS (
     SELECT
         'letter_case',
         current_database()::text,
-        'lower() leaves some letters as they are (LC_CTYPE): tags and searches differ in their case'
+        'lower() knows no letters beyond ASCII (LC_CTYPE): those of rare scripts keep their case'
     WHERE lower('ÄΩЖI') <> 'äωжi'
 )
 

@@ -10,11 +10,11 @@ FROM (
     CROSS JOIN
         LATERAL jsonb_array_elements_text(ltm_as_array(m.tags)) AS e (tag)
     LEFT JOIN ltm_memory_tags AS t
-        ON m.user_id = t.user_id AND m.id = t.memory_id AND lower(e.tag) = lower(t.tag_name)
+        ON m.user_id = t.user_id AND m.id = t.memory_id AND ltm_lower(e.tag) = ltm_lower(t.tag_name)
     WHERE ltm_is_current(m.expires_at, now())
     GROUP BY m.user_id, e.tag, coalesce(t.tag_category, 'general')
 ) AS x
-GROUP BY x.user_id, lower(x.tag);
+GROUP BY x.user_id, ltm_lower(x.tag);
 
 COMMENT ON VIEW ltm_tag_usage IS
 'The tags of a user and how they are used, each once in any letter case, as list_tags tells it.';
