@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime
 from typing import Final, TypeVar, Unpack
 
@@ -17,6 +17,8 @@ from ltm_store.db.execute import (
     session_of,
 )
 from ltm_store.db.identity import User, find_user
+from ltm_store.db.vectors import model_of
+from ltm_store.errors import InvalidArgument
 from ltm_store.memories import memories_of
 from ltm_store.model.memories import Memory
 from ltm_store.model.search import (
@@ -28,6 +30,7 @@ from ltm_store.model.search import (
     SearchFindings,
 )
 from ltm_store.model.terms import written_terms
+from ltm_store.model.times import spans_of
 from ltm_store.model.values import UserId, check_memory_id, moment
 
 _PAGE: Final = 200  # memories that iterate_memories reads at once
@@ -61,6 +64,9 @@ async def search_memories(
     neighbours: bool = True,
     distinct: bool = True,
     importance_weight: float = 0.1,
+    query_embedding: Sequence[float] | None = None,
+    embedding_model: str | None = None,
+    meaning: float = 0.4,
     limit: int = 10,
     as_of: datetime | None = None,
     **filters: Unpack[FilterOptions],
@@ -81,7 +87,11 @@ async def search_memories(
     distinct: of hits with equal contents (but for letter case and white space) only the most
     important; its duplicate_ids name the others. A list, without a query, shows every row.
     importance_weight: 0 .. 100, how much dynamic importance lifts a score: a tenth of it per point.
-    limit: 1 .. 1000. as_of: the moment that dynamic importance and expiry are for, default now.
+    limit: 1 .. 1000. as_of: the moment that dynamic importance and expiry are for, and from which
+    the times are seen that the query speaks of ("last May"), default now.
+    meaning: 0 .. 1, the weight of what the query means against its words; 0 is words alone. It
+    needs an embedder (see connect), or query_embedding, a vector of the query, and embedding_model,
+    the name of what made it, as in add_memory. Hits may then hold none of its words.
 
     Tracked as "search" accesses, neighbours as "related". Raises InvalidArgument naming the argument
     that is refused.
@@ -93,15 +103,19 @@ async def search_memories(
             "neighbours": neighbours,
             "distinct": distinct,
             "importance_weight": importance_weight,
+            "query_embedding": query_embedding,
+            "embedding_model": embedding_model,
+            "meaning": meaning,
             "limit": limit,
             **filters,
         }
     )
     now = moment(as_of)
+    _model(db, search)
     user = await find_user(db, user_id)
     if user is None:
         return []
-    hits = await _hits(db, user, now, search, search.limit)
+    hits = await _hits(db, user, now, search, search.limit, await _asked(db, search))
     for method, ids in (
         ("search", [hit.id for hit in hits if hit.neighbour_of is None]),
         ("related", [hit.id for hit in hits if hit.neighbour_of is not None]),
@@ -110,8 +124,33 @@ async def search_memories(
     return hits
 
 
+def _model(db: Executor, search: Search) -> str | None:
+    """The model that the vector of the query is of. Raises InvalidArgument where it cannot be."""
+    vector, given = search.query_embedding, search.embedding_model
+    if vector is not None:
+        return model_of(db, vector, given, "query_embedding", InvalidArgument)
+    if given is not None:
+        raise InvalidArgument("embedding_model", "goes with query_embedding")
+    embedder = session_of(db).embedder
+    return embedder.model if embedder else None
+
+
+async def _asked(db: Executor, search: Search) -> list[float] | None:
+    """The vector of the query; None where words alone are to count, or the embedder fails."""
+    if search.meaning == 0:
+        return None
+    if search.query_embedding is not None or search.words is None:
+        return search.query_embedding
+    return await session_of(db).query_vector(search.words)
+
+
 async def _hits(
-    db: Executor, user: User, now: datetime, search: Search, limit: int
+    db: Executor,
+    user: User,
+    now: datetime,
+    search: Search,
+    limit: int,
+    vector: list[float] | None,
 ) -> list[MemoryHit]:
     arguments = {
         "user_id": user.number,
@@ -121,15 +160,21 @@ async def _hits(
         "include_context": search.include_context,
         **search.arguments(),
     }
-    if search.words is None:
+    if search.words is None and vector is None:
         return await fetch_many(db, "list_memories", MemoryHit, **arguments)
+    spans = spans_of(search.words or "", now)
     hits = await fetch_many(
         db,
         "search_memories",
         MemoryHit,
         neighbours=search.neighbours,
         distinct=search.distinct,
-        query=search.words,
+        query=search.words or "",
+        query_embedding=vector,
+        embedding_model=_model(db, search),
+        meaning=search.meaning,
+        time_starts=[span.starts_at for span in spans] or None,
+        time_ends=[span.ends_at for span in spans],
         term_limit=limits.QUERY_TERMS,
         **arguments,
     )
@@ -153,6 +198,9 @@ async def explain_search(
     neighbours: bool = True,
     distinct: bool = True,
     importance_weight: float = 0.1,
+    query_embedding: Sequence[float] | None = None,
+    embedding_model: str | None = None,
+    meaning: float = 0.4,
     limit: int = 10,
     as_of: datetime | None = None,
     **filters: Unpack[FilterOptions],
@@ -165,11 +213,15 @@ async def explain_search(
             "neighbours": neighbours,
             "distinct": distinct,
             "importance_weight": importance_weight,
+            "query_embedding": query_embedding,
+            "embedding_model": embedding_model,
+            "meaning": meaning,
             "limit": limit,
             **filters,
         }
     )
     number, now = check_memory_id(memory_id), moment(as_of)
+    _model(db, search)
     user = await find_user(db, user_id)
     findings = user and await fetch_one(
         db,
@@ -186,7 +238,7 @@ async def explain_search(
         return SearchExplanation(
             is_returned=False, causes=("missing",), rank=None, matched_terms=(), hit=None
         )
-    hits = await _hits(db, user, now, search, limits.HITS)
+    hits = await _hits(db, user, now, search, limits.HITS, await _asked(db, search))
     rank, hit = next(((n, h) for n, h in enumerate(hits, 1) if h.id == number), (None, None))
     return SearchExplanation(
         is_returned=rank is not None and rank <= search.limit,

@@ -142,7 +142,8 @@ LIMIT $5;
 --     content_hashes bigint[], parts integer[], numbers real[]
 -- ) :many
 -- Store the vectors of memories whose contents are still those; of each memory, whether it was.
--- given are the parts, each a slice of the numbers; a memory that is being deleted is left out.
+-- given are the parts, each a slice of the numbers; without a hash they are of what the content is now.
+-- A memory that is being deleted is left out.
 -- repeatable: always
 -- needs: embeddings
 WITH given AS MATERIALIZED (
@@ -179,7 +180,8 @@ settled AS MATERIALIZED (
     SELECT
         f.id,
         n.last_part,
-        f.content_hash = n.content_hash AS is_stored
+        f.content_hash,
+        f.content_hash = coalesce(n.content_hash, f.content_hash) AS is_stored
     FROM found AS f
     INNER JOIN ends AS n ON f.id = n.memory_id
 ),
@@ -206,7 +208,7 @@ stored AS (
         g.part,
         $4,
         ltm_embedding(g.numbers),
-        g.content_hash,
+        s.content_hash,
         $3
     FROM given AS g
     INNER JOIN settled AS s ON g.memory_id = s.id

@@ -133,15 +133,20 @@ WHERE
 
 -- name: search_memories(
 --     user_id bigint, as_of timestamptz, row_limit bigint, importance_weight double precision,
---     include_context boolean, neighbours boolean, distinct flag, include_archived flag
+--     include_context boolean, neighbours boolean, query_embedding real[], embedding_model text,
+--     meaning double precision, time_starts timestamptz[], time_ends timestamptz[], distinct flag,
+--     include_archived flag
 -- ) :many MemoryHit
--- Memories that hold words of the query, by how rare those are among the user's memories.
+-- Memories that hold words of the query, by how rare those are, and those that mean what it means.
 -- asked reads the query. One word that many memories hold is found on a walk of the order of importance;
 -- else one scan of the index of words finds who holds which word (held), those held nowhere are looked
 -- for in other spellings (other_words), frequencies weigh them, and own adds up what a memory holds
 -- itself. The best lend their words to their neighbours in the source (beside, lifted). scored is what
--- the words find, with its text score; then importance lifts it, of equal contents the most important
--- stays, and of the best the last step reads the whole rows.
+-- the words find, with its text score. With a vector, nearest is what means most nearly the same, and
+-- fused adds up both for the best of each. What is of the time that was asked for counts twice (timed).
+-- Then importance lifts it, of equal contents the most important stays, and of the best the last step
+-- reads the whole rows.
+-- needs: embeddings if query_embedding
 WITH asked AS MATERIALIZED (
     SELECT NULL  -- query: query_words
 ),
@@ -173,6 +178,7 @@ walked AS MATERIALIZED (
             AND m.is_archived IS NOT TRUE
             AND (SELECT q.words FROM query AS q) = 1
             AND $4 < 0.4
+            AND FALSE  -- if query_embedding or time_starts
             AND NOT EXISTS (
                 SELECT 1
                 FROM ltm_memories AS m
@@ -440,6 +446,168 @@ scored AS MATERIALIZED (
     -- end if
 ),
 
+-- if query_embedding
+worded AS MATERIALIZED (
+    SELECT s.* FROM scored AS s
+    ORDER BY s.text_score DESC, s.importance_rank DESC, s.id DESC
+    LIMIT greatest(300, $3::bigint)
+),
+
+-- Of a long content the nearest part counts. A vector of a content that was changed since does not.
+-- The nearest first, each is looked at whether it passes until there are enough.
+nearest AS MATERIALIZED (
+    SELECT
+        m.id,
+        m.importance_rank,
+        m.content_hash,
+        v.meaning_score
+    FROM (
+        SELECT
+            e.memory_id,
+            e.content_hash,
+            max(ltm_cosine(e.embedding, (SELECT ltm_embedding($7::real[])))) AS meaning_score
+        FROM ltm_embeddings AS e
+        WHERE e.user_id = $1 AND e.model = $8 AND e.dimensions = cardinality($7::real[])
+        GROUP BY e.memory_id, e.content_hash
+        ORDER BY meaning_score DESC, e.memory_id DESC
+    ) AS v
+    CROSS JOIN
+        LATERAL (
+            SELECT
+                m.id,
+                m.importance_rank,
+                m.content_hash
+            FROM ltm_memories AS m
+            WHERE
+                m.user_id = $1
+                AND m.id = v.memory_id
+                AND m.content_hash = v.content_hash
+                AND TRUE  -- conditions: filters
+            LIMIT 1
+        ) AS m
+    ORDER BY v.meaning_score DESC, m.id DESC
+    LIMIT greatest(200, $3::bigint)
+),
+
+-- What has no vector yet counts as the last of the nearest.
+fused AS MATERIALIZED (
+    SELECT
+        b.id,
+        b.importance_rank,
+        b.content_hash,
+        b.text_score,
+        b.neighbour_of,
+        b.meaning_score,
+        (1 - $9::double precision) * coalesce(b.text_score / max(b.text_score) OVER (), 0)
+        + $9 * coalesce(
+            coalesce(b.meaning_score, (SELECT min(n.meaning_score) FROM nearest AS n))
+            / nullif(greatest(max(b.meaning_score) OVER (), 0), 0),
+            0
+        ) AS points
+    FROM (
+        SELECT
+            coalesce(w.id, n.id) AS id,
+            coalesce(w.importance_rank, n.importance_rank) AS importance_rank,
+            coalesce(w.content_hash, n.content_hash) AS content_hash,
+            nullif(coalesce(w.text_score, 0), 0) AS text_score,
+            w.neighbour_of,
+            coalesce(
+                n.meaning_score,
+                (
+                    SELECT max(ltm_cosine(e.embedding, (SELECT ltm_embedding($7::real[]))))
+                    FROM ltm_embeddings AS e
+                    WHERE
+                        e.user_id = $1
+                        AND e.model = $8
+                        AND e.memory_id = w.id
+                        AND e.content_hash = w.content_hash
+                        AND e.dimensions = cardinality($7::real[])
+                )
+            ) AS meaning_score
+        FROM worded AS w
+        FULL JOIN nearest AS n ON w.id = n.id
+    ) AS b
+),
+-- end if
+
+pool AS NOT MATERIALIZED (
+    SELECT
+        s.id,
+        s.importance_rank,
+        s.content_hash,
+        s.text_score,
+        s.neighbour_of,
+        NULL::double precision AS meaning_score,
+        s.text_score AS points
+    FROM scored AS s
+    -- if query_embedding
+    WHERE FALSE
+    UNION ALL
+    SELECT
+        f.id,
+        f.importance_rank,
+        f.content_hash,
+        coalesce(f.text_score, 0) AS text_score,
+        f.neighbour_of,
+        f.meaning_score,
+        f.points
+    FROM fused AS f
+    -- end if
+),
+
+-- if time_starts
+timed AS MATERIALIZED (
+    SELECT
+        p.*,
+        EXISTS (
+            SELECT 1
+            FROM
+                unnest($10::timestamptz[], $11::timestamptz[]) AS t (starts_at, ends_at)
+            CROSS JOIN
+                LATERAL (
+                    SELECT
+                        timezone('utc', t.starts_at) AS starts_at,
+                        timezone('utc', t.ends_at) AS ends_at,
+                        -- As text: what stands there may be no moment.
+                        m.context_data #>> '{temporal,timestamp}' COLLATE "C" AS told_at
+                ) AS u
+            WHERE
+                (m.created_at >= u.starts_at AND m.created_at < u.ends_at)
+                OR (
+                    u.told_at >= to_char(u.starts_at, 'YYYY-MM-DD"T"HH24:MI:SS')
+                    AND u.told_at < to_char(u.ends_at, 'YYYY-MM-DD"T"HH24:MI:SS')
+                )
+        ) AS matched_time
+    FROM (
+        SELECT p.* FROM pool AS p
+        ORDER BY p.points DESC, p.importance_rank DESC, p.id DESC
+        LIMIT greatest(1000, $3::bigint)
+    ) AS p
+    INNER JOIN ltm_memories AS m ON m.user_id = $1 AND m.id = p.id
+),
+-- end if
+
+candidates AS NOT MATERIALIZED (
+    SELECT
+        p.*,
+        FALSE AS matched_time
+    FROM pool AS p
+    -- if time_starts
+    WHERE FALSE
+    UNION ALL
+    SELECT
+        t.id,
+        t.importance_rank,
+        t.content_hash,
+        t.text_score,
+        t.neighbour_of,
+        t.meaning_score,
+        t.points * CASE WHEN t.matched_time THEN 2 ELSE 1 END AS points,
+        t.matched_time
+    FROM timed AS t
+    -- end if
+),
+
 -- if distinct
 equal AS MATERIALIZED (
     SELECT
@@ -449,9 +617,9 @@ equal AS MATERIALIZED (
         row_number() OVER (
             PARTITION BY s.content_hash ORDER BY s.importance_rank DESC, s.id DESC
         ) AS place
-    FROM scored AS s
+    FROM candidates AS s
     INNER JOIN (
-        SELECT s.content_hash FROM scored AS s
+        SELECT s.content_hash FROM candidates AS s
         GROUP BY s.content_hash
         HAVING count(*) > 1
     ) AS d ON s.content_hash = d.content_hash
@@ -465,10 +633,12 @@ best AS MATERIALIZED (
         s.content_hash,
         s.text_score,
         s.neighbour_of,
+        s.meaning_score,
+        s.matched_time,
         d.dynamic_importance,
         b.boost,
-        s.text_score * b.boost AS score
-    FROM scored AS s
+        s.points * b.boost AS score
+    FROM candidates AS s
     CROSS JOIN
         LATERAL (
             SELECT ltm_dynamic_importance(s.importance_rank, $2) AS dynamic_importance
@@ -482,7 +652,7 @@ best AS MATERIALIZED (
             WHERE e.id = s.id AND e.place > 1
         )
         -- end if
-    ORDER BY s.text_score * b.boost DESC, s.importance_rank DESC, s.id DESC
+    ORDER BY s.points * b.boost DESC, s.importance_rank DESC, s.id DESC
     LIMIT $3
 )
 
@@ -501,6 +671,8 @@ SELECT
         WHERE m.search_vector @@ o.anywhere
     ) AS matched_terms,
     b.neighbour_of,
+    b.meaning_score,
+    b.matched_time,
     b.boost,
     coalesce(e.ids, '{}') AS duplicate_ids,  -- if distinct
     b.score

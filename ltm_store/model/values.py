@@ -85,9 +85,7 @@ Content = Annotated[Text, Field(min_length=1), AfterValidator(within_content)]
 LongText = Annotated[Text, AfterValidator(within_content)]
 Note = Annotated[Text, Field(max_length=limits.NOTE_CHARS)]
 Compared = Annotated[Text, AfterValidator(composed)]
-Word = Annotated[
-    Compared, Field(min_length=1, max_length=limits.WORD_CHARS), BeforeValidator(word)
-]
+Word = Annotated[Compared, Field(min_length=1, max_length=limits.WORD_CHARS), BeforeValidator(word)]
 Fraction = Annotated[StrictFloat, Field(ge=0, le=1, allow_inf_nan=False)]
 TagImportance = Annotated[
     StrictFloat, Field(ge=-limits.TAG_IMPORTANCE, le=limits.TAG_IMPORTANCE, allow_inf_nan=False)
