@@ -148,18 +148,27 @@ WHERE
 -- reads the whole rows.
 -- needs: embeddings if query_embedding
 WITH asked AS MATERIALIZED (
-    SELECT NULL  -- query: query_words
+    SELECT
+        a.*,
+        ltm_any_term($1, ARRAY[a.lexeme]) AS term,
+        EXISTS (
+            SELECT 1
+            FROM ltm_memories AS m
+            WHERE
+                (m.user_id = $1) IS TRUE
+                AND ltm_search_terms(m.user_id, m.search_vector)
+                @@ ltm_any_term($1, ARRAY['@' || a.lexeme])
+        ) AS is_speaker
+    FROM (
+        SELECT NULL  -- query: query_words
+    ) AS a
 ),
 
-query AS MATERIALIZED (
-    SELECT
-        count(*) AS words,
-        ltm_any_term($1, coalesce(array_agg(a.lexeme), '{}')) AS terms,
-        ltm_any_term($1, coalesce(array_agg('@' || a.lexeme), '{}')) AS speaker_terms,
-        replace(
-            array_to_tsvector(coalesce(array_agg('@' || a.lexeme), '{}'))::text, ''' ''', ''' | '''
-        )::tsquery AS speakers
+-- Who is named in the query, as the memories hold who wrote them.
+named AS MATERIALIZED (
+    SELECT string_agg('''@' || a.lexeme || '''', ' | ')::tsquery AS speakers
     FROM asked AS a
+    WHERE a.is_speaker
 ),
 
 -- if not include_archived
@@ -176,17 +185,9 @@ walked AS MATERIALIZED (
         WHERE
             m.user_id = $1
             AND m.is_archived IS NOT TRUE
-            AND (SELECT q.words FROM query AS q) = 1
+            AND (SELECT count(*) = 1 AND NOT bool_or(a.is_speaker) FROM asked AS a)
             AND $4 < 0.4
             AND FALSE  -- if query_embedding or time_starts
-            AND NOT EXISTS (
-                SELECT 1
-                FROM ltm_memories AS m
-                WHERE
-                    (m.user_id = $1) IS TRUE
-                    AND ltm_search_terms(m.user_id, m.search_vector)
-                    @@ (SELECT q.speaker_terms FROM query AS q)
-            )
         ORDER BY m.importance_rank DESC, m.id DESC
         LIMIT 30 * $3::bigint
     ) AS m
@@ -211,27 +212,19 @@ found AS MATERIALIZED (
         m.importance_rank,
         m.content_hash,
         m.source_position IS NOT NULL AND m.source_id IS NOT NULL AS has_place,
-        m.search_vector @@ (SELECT q.speakers FROM query AS q) AS is_named,
+        m.search_vector @@ (SELECT n.speakers FROM named AS n) IS TRUE AS is_named,
         a.place,
-        a.weight
-    FROM ltm_memories AS m
-    CROSS JOIN
-        LATERAL (
-            SELECT
-                a.place,
-                a.weight * CASE
-                    WHEN m.search_vector @@ a.as_written THEN 1
-                    WHEN m.search_vector @@ a.as_form THEN 0.7
-                    ELSE 0.5
-                END::double precision AS weight
-            FROM asked AS a
-            WHERE m.search_vector @@ a.anywhere
-            OFFSET 0
-        ) AS a
+        a.weight * CASE
+            WHEN m.search_vector @@ a.as_written THEN 1
+            WHEN m.search_vector @@ a.as_form THEN 0.7
+            ELSE 0.5
+        END::double precision AS weight
+    FROM asked AS a
+    INNER JOIN ltm_memories AS m
+        ON ltm_search_terms(m.user_id, m.search_vector) @@ a.term
     WHERE
         (m.user_id = $1) IS TRUE
         AND NOT (SELECT k.is_enough FROM known AS k)  -- if not include_archived
-        AND ltm_search_terms(m.user_id, m.search_vector) @@ (SELECT q.terms FROM query AS q)
         AND TRUE  -- conditions: filters
 ),
 
@@ -266,6 +259,7 @@ other_words AS MATERIALIZED (
         char_length(a.lexeme) >= 4
         AND a.weight = 1
         AND a.lexeme !~ '[0-9]'
+        AND NOT a.is_speaker
         AND NOT (SELECT k.is_enough FROM known AS k)  -- if not include_archived
         AND NOT EXISTS (
             SELECT 1 FROM found AS f
@@ -281,7 +275,7 @@ held AS (
         m.importance_rank,
         m.content_hash,
         m.source_position IS NOT NULL AND m.source_id IS NOT NULL AS has_place,
-        m.search_vector @@ (SELECT q.speakers FROM query AS q) AS is_named,
+        m.search_vector @@ (SELECT n.speakers FROM named AS n) IS TRUE AS is_named,
         a.place,
         0.3 AS weight
     FROM ltm_memories AS m
@@ -299,22 +293,26 @@ held AS (
         AND TRUE  -- conditions: filters
 ),
 
+-- Of one word alone it does not matter how rare it is.
 frequencies AS MATERIALIZED (
     SELECT
-        h.place,
-        -- Of one word alone it does not matter how rare it is.
+        f.place,
         CASE
-            WHEN (SELECT q.words FROM query AS q) > 1
-                THEN ltm_idf(
-                    (
-                        SELECT NULL  -- query: user_size
-                    ),
-                    count(*)
-                )
-            ELSE 1
+            WHEN count(*) OVER () = 1 THEN 1
+            ELSE ltm_idf(
+                (
+                    SELECT NULL  -- query: user_size
+                ),
+                f.holders
+            )
         END AS idf
-    FROM held AS h
-    GROUP BY h.place
+    FROM (
+        SELECT
+            h.place,
+            count(*) AS holders
+        FROM held AS h
+        GROUP BY h.place
+    ) AS f
 ),
 
 own AS MATERIALIZED (
@@ -337,7 +335,7 @@ beside AS MATERIALIZED (
         m.importance_rank,
         m.content_hash,
         CASE
-            WHEN m.search_vector @@ (SELECT q.speakers FROM query AS q) THEN 1.6 ELSE 1
+            WHEN m.search_vector @@ (SELECT n.speakers FROM named AS n) THEN 1.6 ELSE 1
         END::double precision AS naming,
         l.id AS lender_id,
         o.share,
