@@ -697,7 +697,8 @@ SELECT
     m.tags::text AS tags,
     array_remove(
         ARRAY[
-            NULL  -- causes: filters
+            NULL,  -- causes: filters
+            NULL
         ],
         NULL
     ) AS causes,
