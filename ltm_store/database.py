@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from itertools import islice
@@ -308,7 +308,7 @@ class Database(Session):
         left = self.deadline() - asyncio.get_running_loop().time()
         return await self._questions.vector(text, left / 2)
 
-    def note_contents(self, user: int, memory_ids: Iterable[int]) -> None:
+    def note_contents(self, user: int, memory_ids: Sequence[int] | None) -> None:
         """Note that the contents of memories are new, so that they get their vectors soon."""
         if self._embeddings is not None:
             self._embeddings.add(user, memory_ids)

@@ -38,7 +38,8 @@ GATHER_SECONDS: Final = 0.02  # that the first memory waits for others
 LOOK_SECONDS: Final = 5.0  # between looks for memories that others wrote
 SWEEP_SECONDS: Final = 600.0  # between looks at all memories
 RELEASE_SECONDS: Final = 1.0  # that giving claims back may take, at closing
-WAITING: Final = 100_000  # memories, at the most; the looks find those beyond
+WAITING: Final = 100_000  # memories, then their users are looked at
+MANY: Final = 500  # of the newest without a vector, then all are looked at
 _LONG: Final = 20_000  # characters, whose parts are made in a thread
 _PROBE: Final = "The sun rises in the east."
 _log = logging.getLogger(__name__)
@@ -289,6 +290,9 @@ class EmbeddingWriter:
         self._db = db
         self._embedder = embedder
         self._waiting: dict[tuple[int, int], None] = {}  # in the order in which they were written
+        self._users: dict[
+            int, int
+        ] = {}  # with many new ones, each with the last that was looked at
         self._found: dict[tuple[int, int], None] = {}  # by a look at all
         self._after: tuple[int, int] | None = None
         self._wake = asyncio.Event()
@@ -301,19 +305,20 @@ class EmbeddingWriter:
     @property
     def waiting(self) -> int:
         """How many memories wait for their vectors that this Database knows of."""
-        return len(self._waiting) + self._working
+        return len(self._waiting) + len(self._users) + self._working
 
     def start(self) -> None:
         """Begin; in a context of its own, whose deadline is nobody's."""
         self._task = asyncio.get_running_loop().create_task(self._work(), context=Context())
 
-    def add(self, user: int, memory_ids: Iterable[int]) -> None:
-        """Note memories that were written, so that they come first."""
+    def add(self, user: int, memory_ids: Sequence[int] | None) -> None:
+        """Note memories that were written, so that they come first; None is many of this user's."""
         if self._task is None:
             return
-        room = WAITING - len(self._waiting)
-        for memory_id in islice(memory_ids, max(room, 0)):
-            self._waiting[user, memory_id] = None
+        if memory_ids is None or len(self._waiting) > WAITING:
+            self._users[user] = -limits.MEMORY_ID
+        else:
+            self._waiting |= {(user, memory_id): None for memory_id in memory_ids}
         if not self._patience.pause:
             self._wake.set()
 
@@ -367,10 +372,15 @@ class EmbeddingWriter:
         """Give some memories their vectors; tell whether there may be more to do."""
         if await self._embed(self._waiting):
             return True
+        if self._users:
+            await self._look_at_user(next(iter(self._users)))
+            return True
         if now >= self._look_at:
             self._look_at = now + LOOK_SECONDS
             page = await unembedded(self._db, self._embedder.model, newest=True)
             self._waiting |= dict.fromkeys(page.found)
+            if len(page.found) > MANY:  # there may be more behind them
+                self._sweep_at = now
             if page.found:
                 return True
         self._idle.set()
@@ -386,6 +396,13 @@ class EmbeddingWriter:
         self._found = dict.fromkeys(page.found)
         self._after = page.after
         return page.after is not None
+
+    async def _look_at_user(self, user: int) -> None:
+        last = self._users.pop(user)
+        page = await unembedded(self._db, self._embedder.model, (user, last))
+        self._waiting |= dict.fromkeys(found for found in page.found if found[0] == user)
+        if page.after is not None and page.after[0] == user:
+            self._users[user] = page.after[1]
 
     async def _embed(self, queue: dict[tuple[int, int], None]) -> int:
         """Embed a batch of a queue; return how many memories were taken from it."""

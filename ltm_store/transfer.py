@@ -104,9 +104,12 @@ async def _in_locked_transaction(
 
     session = session_of(db)
     if isinstance(given, Sequence):
-        return await session.in_transaction(locked, unbounded=True)
-    async with session.transaction(unbounded=True) as connection:
-        return await locked(connection)
+        report = await session.in_transaction(locked, unbounded=True)
+    else:
+        async with session.transaction(unbounded=True) as connection:
+            report = await locked(connection)
+    session.note_contents(user.number, None)
+    return report
 
 
 async def _add_all(

@@ -151,7 +151,7 @@ WITH given AS MATERIALIZED (
         g.memory_id,
         g.content_hash,
         g.part,
-        ($8::real[])[(g.place - 1) * $4 + 1:g.place * $4] AS numbers
+        ($8::real[])[(g.place - 1) * $4::integer + 1:g.place * $4] AS numbers
     FROM
         unnest($5::bigint[], $6::bigint[], $7::integer[])
         WITH ORDINALITY AS g (memory_id, content_hash, part, place)

@@ -650,7 +650,7 @@ best AS MATERIALIZED (
             WHERE e.id = s.id AND e.place > 1
         )
         -- end if
-    ORDER BY s.points * b.boost DESC, s.importance_rank DESC, s.id DESC
+    ORDER BY score DESC, s.importance_rank DESC, s.id DESC
     LIMIT $3
 )
 

@@ -21,6 +21,7 @@ from pglast.visitors import Visitor
 
 import ltm_store.model
 from ltm_store.db.statements import Shape, Statement, statements
+from tests.conftest import has_vector
 from tests.populate import populate
 
 ALL = statements()
@@ -42,6 +43,17 @@ def shapes(statement: Statement) -> Iterator[Shape]:
     for count in counts:
         for given in itertools.combinations(names, count):
             yield statement.shape(tuple(name in given for name in names))
+
+
+NEEDS_VECTORS = re.compile(r"\bltm_(embedding|cosine)")
+
+
+async def preparable(statement: Statement, connection: asyncpg.Connection) -> list[Shape]:
+    """The shapes that this server can have; not all have the extension vector."""
+    found = list(shapes(statement))
+    if await has_vector(connection):
+        return found
+    return [shape for shape in found if not NEEDS_VECTORS.search(shape.sql)]
 
 
 def each(statements: Iterable[Statement]) -> pytest.MarkDecorator:
@@ -75,7 +87,7 @@ def test_header(statement):
 async def test_parameters_and_columns_are_what_the_header_and_the_model_say(
     statement, session_conn: asyncpg.Connection
 ):
-    for shape in shapes(statement):
+    for shape in await preparable(statement, session_conn):
         prepared = await session_conn.prepare(shape.sql)
         types = [dict(statement.parameters)[name] for name in shape.names]
         oids = await session_conn.fetchval(
@@ -98,11 +110,11 @@ async def test_parameters_and_columns_are_what_the_header_and_the_model_say(
 
 
 @each(s for s in ALL.values() if s.model)
-async def test_a_column_that_may_be_null_is_optional_in_the_model(statement, shared):
+async def test_a_column_that_may_be_null_is_optional_in_the_model(statement, shared, session_conn):
     """Of columns that come straight from a table; expressions are proved by behaviour."""
     fields = MODELS[statement.model].model_fields
     async with await psycopg.AsyncConnection.connect(shared) as connection:
-        for shape in shapes(statement):
+        for shape in await preparable(statement, session_conn):
             connection.pgconn.prepare(b"s", shape.sql.encode())
             described = connection.pgconn.describe_prepared(b"s")
             for i in range(described.nfields):
@@ -222,8 +234,11 @@ def test_statements_for_all_users_are_few_and_known():
         "adoption_report",
         "applied_migrations",
         "check_health",
+        "embedding_status",
         "expired_memories",
         "find_schema_dangers",
+        "find_unembedded",
+        "has_embeddings",
         "find_user",
         "intern_user",
         "list_users",
@@ -251,7 +266,17 @@ def test_many_rows_have_a_total_order_and_a_limit(statement):
         assert select.limitCount is not None
         node = select.sortClause[-1].node
         last = (node.arg if isinstance(node, ast.CollateClause) else node).fields[-1].sval
-        assert last in ("id", "place", "tag_name", "migration_id", "detail", "rule", "user_id")
+        assert last in (
+            "id",
+            "part",
+            "model",
+            "place",
+            "tag_name",
+            "migration_id",
+            "detail",
+            "rule",
+            "user_id",
+        )
 
 
 @every_statement
@@ -302,7 +327,7 @@ def shape_for(statement: Statement, given: Container[str]) -> Shape:
 
 # What is sorted by, or is the least or the greatest, without a collation: it is no text.
 NO_TEXT = re.compile(
-    r"(\w+_)?(id|ids|rank|place|strength|score|count|memories|user_id|step|depth|month|point|seen)$"
+    r"(\w+_)?(id|ids|rank|place|strength|score|count|memories|user_id|step|depth|month|point|seen|part)$"
     r"|(\w+_)?(at|timestamp|used|size|importance|relationships|is_lent|jaccard|positions|terms)$"
 )
 
@@ -361,6 +386,7 @@ SOURCE = "ltm_memory_relationships_source_memory_id_idx"
 TARGET = "ltm_memory_relationships_target_memory_id_idx"
 TAGS = "ltm_memories_tags_gin"
 MEMORY_TAGS = "ltm_memory_tags_memory_id_tag_name_key"
+VECTORS = "ltm_embeddings_pkey or ltm_embeddings_memory_id_idx"
 EXTERNAL = "ltm_external_users_external_id_key"
 INDEXES: dict[tuple[str, frozenset[str]], set[str]] = {
     ("get_memory", frozenset()): {ONE},
@@ -379,6 +405,11 @@ INDEXES: dict[tuple[str, frozenset[str]], set[str]] = {
         "ltm_memories_search_terms_gin",
         "ltm_memories_source_idx",
         ONE,
+    },
+    ("search_memories", frozenset({"query_embedding", "time_starts"})): {
+        "ltm_memories_search_terms_gin",
+        ONE,
+        VECTORS,
     },
     ("explain_search", frozenset()): {ONE},
     ("update_memory", frozenset()): {ONE},
@@ -430,6 +461,14 @@ INDEXES: dict[tuple[str, frozenset[str]], set[str]] = {
     ("adoption_repairs", frozenset()): {"ltm_adoption_report_pkey"},
     ("expired_memories", frozenset()): {"ltm_memories_expires_at_idx"},
     ("prune_accesses", frozenset()): {"ltm_memory_access_pkey"},
+    ("find_unembedded", frozenset()): {"ltm_memories_pkey", VECTORS},
+    ("find_unembedded", frozenset({"newest"})): {"ltm_memories_id_idx", VECTORS},
+    ("claim_embeddings", frozenset({"memory_ids"})): {ONE, VECTORS},
+    ("write_embeddings", frozenset()): {ONE, VECTORS},
+    ("release_embeddings", frozenset()): {VECTORS},
+    ("find_similar", frozenset()): {ONE, "ltm_embeddings_memory_id_idx", VECTORS},
+    ("export_embeddings", frozenset()): {ONE, "ltm_embeddings_memory_id_idx"},
+    ("forget_embeddings", frozenset()): {VECTORS},
     ("find_user", frozenset()): {EXTERNAL},
     ("intern_user", frozenset()): {EXTERNAL},
     ("list_users", frozenset()): {"ltm_memories_pkey"},
@@ -488,6 +527,19 @@ ARGUMENTS: dict[str, object] = {
     "depths": [0, 1, 1],
     "content_chars": 300,
     "of_user_id": 1,
+    "model": "toy",
+    "embedding_model": "toy",
+    "query_embedding": [1.0, 2.0],
+    "meaning": 0.4,
+    "time_starts": [datetime(2026, 6, 1, tzinfo=UTC)],
+    "time_ends": [datetime(2026, 7, 1, tzinfo=UTC)],
+    "part_limit": 16,
+    "claimed_until": datetime(2026, 7, 1, tzinfo=UTC),
+    "dimensions": 1,
+    "content_hashes": [1, 2, 3],
+    "parts": [0, 0, 0],
+    "numbers": [1.0, 1.0, 1.0],
+    "notes": [None] * 3,
 }
 
 
@@ -497,6 +549,8 @@ ARGUMENTS: dict[str, object] = {
 async def test_plan_uses_the_index_made_for_it(name, given, filled):
     statement = ALL[name]
     shape = shape_for(statement, given)
+    if NEEDS_VECTORS.search(shape.sql) and not await has_vector(filled):
+        pytest.skip("the server lacks the extension vector")
     arguments = [ARGUMENTS.get(name) for name in shape.names]
     plan = await filled.fetchval(f"EXPLAIN (FORMAT JSON) {shape.sql}", *arguments)
     used = index_names(json.loads(plan))
@@ -590,7 +644,9 @@ def test_every_statement_has_a_plan_test():
     whole = {
         "applied_migrations",
         "check_health",
+        "embedding_status",
         "get_analytics",
+        "has_embeddings",
         "report_figures",
         "exported_ids",
         "find_schema_dangers",

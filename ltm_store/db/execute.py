@@ -9,9 +9,9 @@ from collections.abc import (
     Awaitable,
     Callable,
     Coroutine,
-    Iterable,
     Mapping,
     MutableMapping,
+    Sequence,
 )
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import ContextVar
@@ -146,8 +146,11 @@ class Session(ABC):
         """The vector of a question; None without an embedder, or while it fails."""
         return None
 
-    def note_contents(self, user: int, memory_ids: Iterable[int]) -> None:
-        """Note that the contents of memories are new, so that they get their vectors soon."""
+    def note_contents(self, user: int, memory_ids: Sequence[int] | None) -> None:
+        """Note that the contents of memories, or of many of a user's, are new.
+
+        So that they get their vectors soon.
+        """
         return
 
 
