@@ -79,8 +79,8 @@ async def search_memories(
     none of the memories holds is looked for as the beginning of one, and with a typing error.
 
     query: at most 250,000 bytes, of which the first 64 different words are looked for.
-    filters: see Filters; all of them must hold. With phrases and no query their words rank; with
-    exclude alone the order is that of importance.
+    filters: see Filters; all of them must hold. The words of phrases rank too; with exclude alone
+    the order is that of importance.
     include_context: whether hits carry their enhanced_context.
     neighbours: whether a word also counts, for less, for memories up to two places beside one in
     the same source that holds it.
@@ -93,8 +93,8 @@ async def search_memories(
     needs an embedder (see connect), or query_embedding, a vector of the query, and embedding_model,
     the name of what made it, as in add_memory. Hits may then hold none of its words.
 
-    Tracked as "search" accesses, neighbours as "related". Raises InvalidArgument naming the argument
-    that is refused.
+    Tracked as "search" accesses, neighbours as "related". Raises InvalidArgument naming the
+    argument that is refused.
     """
     search = Search.checked(
         {
@@ -160,10 +160,9 @@ async def _hits(
         "include_context": search.include_context,
         **search.arguments(),
     }
-    if search.words is None and vector is None:
-        return await fetch_many(db, "list_memories", MemoryHit, **arguments)
     spans = spans_of(search.words or "", now)
-    hits = await fetch_many(
+    asks = search.words is not None or vector is not None
+    hits = asks and await fetch_many(
         db,
         "search_memories",
         MemoryHit,
@@ -178,7 +177,10 @@ async def _hits(
         term_limit=limits.QUERY_TERMS,
         **arguments,
     )
-    return [_as_written(hit) for hit in hits]
+    if hits or search.query is not None or vector is not None:
+        return [_as_written(hit) for hit in hits or ()]
+    # No query, or phrases of words that are in every sentence.
+    return await fetch_many(db, "list_memories", MemoryHit, **arguments)
 
 
 def _as_written(hit: MemoryHit) -> MemoryHit:
@@ -266,7 +268,7 @@ def _causes(
         return () if rank <= search.limit else ("limit",)
     if findings.causes:
         return findings.causes
-    if search.words is None:
+    if search.query is None:
         return ("cut",)
     if any(memory_id in hit.duplicate_ids for hit in hits):
         return ("distinct",)

@@ -421,8 +421,12 @@ BEGIN
         all_words := queries[2 * i - 1];
         in_order := queries[2 * i];
         IF numnode(all_words) = 0 THEN
-            -- Nothing that is kept as a word, such as words of every sentence: as it is written.
-            held := held + (strpos(ltm_lower(content), ltm_lower(btrim(phrases[i]))) > 0)::integer;
+            -- Nothing that is kept as a word: words of every sentence, or signs as they are written.
+            held := held + (CASE
+                WHEN ltm_plain_words(phrases[i]) <> ' '
+                    THEN strpos(ltm_plain_words(content), ltm_plain_words(phrases[i]))
+                ELSE strpos(content, btrim(phrases[i]))
+            END > 0)::integer;
         ELSIF search_vector @@ in_order THEN
             held := held + 1;
         ELSIF all_words <> in_order AND search_vector @@ all_words THEN

@@ -166,7 +166,7 @@ WITH asked AS MATERIALIZED (
 
 -- Who is named in the query, as the memories hold who wrote them.
 named AS MATERIALIZED (
-    SELECT string_agg('''@' || a.lexeme || '''', ' | ')::tsquery AS speakers
+    SELECT string_agg(array_to_tsvector(ARRAY['@' || a.lexeme])::text, ' | ')::tsquery AS speakers
     FROM asked AS a
     WHERE a.is_speaker
 ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Annotated, Final
 
 import typer
@@ -33,11 +34,40 @@ from ltm_store.tags import list_tags
 _HISTORY: Final = 20  # accesses that show lists
 
 
+# A minus at the start of a word or phrase excludes it; quotes hold a phrase together.
+_PART: Final = re.compile(r'(?<!\S)(?P<minus>-)?(?:"(?P<phrase>[^"]*)"|(?P<word>[^\s"]+))')
+
+
+def typed_query(text: str) -> tuple[str, list[str], list[str]]:
+    """What a person typed: words to rank by, phrases that must be there, and what must not."""
+    phrases: list[str] = []
+    exclusions: list[str] = []
+
+    def part_of(match: re.Match[str]) -> str:
+        part = match["word"] or match["phrase"]
+        if not re.search(r"\w", part):
+            return match[0]
+        if match["minus"]:
+            exclusions.append(part)
+            return ""
+        if match["phrase"]:
+            phrases.append(part)
+        return part
+
+    return _PART.sub(part_of, text), phrases, exclusions
+
+
 @command("search", 'search "coffee and headaches" --user alice --tag work')
 def search(
     user: UserOption,
     query: Annotated[
         str | None, typer.Argument(help='Words, "phrases", -exclusions; none: by importance.')
+    ] = None,
+    phrase: Annotated[
+        list[str] | None, typer.Option(help="Must be in the memory (repeat it).")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Must not be in it (repeat it).")
     ] = None,
     tag: Annotated[list[str] | None, typer.Option(help="All of these tags (repeat it).")] = None,
     any_tag: Annotated[list[str] | None, typer.Option(help="One of these (repeat it).")] = None,
@@ -61,7 +91,10 @@ def search(
     dsn: DsnOption = None,
 ) -> None:
     """Search the memories of a user; best first, each with its score and why it is there."""
+    words, phrases, exclusions = typed_query(query or "")
     filters = FilterOptions(
+        phrases=[*phrases, *(phrase or ())],
+        exclude=[*exclusions, *(exclude or ())],
         tags=tag or None,
         tags_any=any_tag or None,
         tags_none=without_tag or None,
@@ -82,7 +115,7 @@ def search(
 
     async def found() -> list[MemoryHit]:
         async with reading(dsn) as db:
-            hits = await search_memories(db, user, query, limit=limit, as_of=as_of, **filters)
+            hits = await search_memories(db, user, words, limit=limit, as_of=as_of, **filters)
             if not hits:
                 await note_unknown(db, user)
             return hits

@@ -100,8 +100,8 @@ class Filters(Arguments):
     tags: all of them, tags_any: at least one, tags_none: not one, in any letter case. context_data
     and metadata: contained in the memory's JSON. min_importance: of the base importance_score.
     created_after and accessed_after include their moment, created_before does not.
-    include_archived: archived memories too. phrases: words and phrases, all of which must stand in the
-    content, or in one tag or the category; exclude: of which none may. At most 64 each.
+    include_archived: archived memories too. phrases: words and phrases, all of which must stand in
+    the content, or in one tag or the category; exclude: of which none may. At most 64 each.
     """
 
     memory_type: Word | None = None
@@ -156,8 +156,8 @@ class Search(Filters):
 
     @property
     def words(self) -> str | None:
-        """What hits are ranked by: the query, else the words of the phrases."""
-        return self.query or " ".join(self.phrases) or None
+        """What hits are ranked by: the query, and the words of the phrases."""
+        return " ".join(filter(None, (self.query, *self.phrases))) or None
 
 
 class MemoryHit(Memory):
@@ -165,9 +165,9 @@ class MemoryHit(Memory):
 
     score = text_score * boost, boost = 1 + importance_weight * dynamic_importance / 10. Without a
     query, text_score is 0, the score is the dynamic importance and matched_terms is empty.
-    `matched_terms` are the words of the memory that were asked for, as they are written in it. A hit
-    that holds none has `neighbour_of`: the id of the memory that does, beside which it stands in the
-    same source. `duplicate_ids` are the hits with an equal content that it stands for.
+    `matched_terms` are the words of the memory that were asked for, as they are written in it. A
+    hit that holds none has `neighbour_of`: the id of the memory that does, beside which it stands
+    in the same source. `duplicate_ids` are the hits with an equal content that it stands for.
 
     Where the meaning of the query counts too, score = ((1 - meaning) * text_score / the greatest
     one + meaning * meaning_score / the greatest one) * boost. `meaning_score` is the cosine of the
