@@ -62,7 +62,9 @@ SELECT
     CASE WHEN u.weights[1] = 'B' THEN 0.5 ELSE 1 END::double precision AS weight,
     row_number() OVER (ORDER BY u.positions[1], u.lexeme COLLATE "C")::integer AS place
 FROM
-    unnest(ltm_words_vector('ltm', ltm_text_forms(:query, ltm_lower(:query), TRUE), TRUE)) AS u
+    unnest(
+        ltm_words_vector('ltm', ltm_text_forms(:query::text, ltm_lower(:query), TRUE), TRUE)
+    ) AS u
 ORDER BY place
 LIMIT :term_limit;
 
@@ -186,7 +188,7 @@ walked AS MATERIALIZED (
             m.user_id = $1
             AND m.is_archived IS NOT TRUE
             AND (SELECT count(*) = 1 AND NOT bool_or(a.is_speaker) FROM asked AS a)
-            AND $4 < 0.4
+            AND $4::double precision < 0.4
             AND FALSE  -- if query_embedding or time_starts
         ORDER BY m.importance_rank DESC, m.id DESC
         LIMIT 30 * $3::bigint
@@ -343,10 +345,11 @@ beside AS MATERIALIZED (
     FROM (
         SELECT
             w.id,
-            w.score
+            w.score,
+            w.naming * w.score AS own_score
         FROM own AS w
         WHERE $6 AND w.has_place
-        ORDER BY w.naming * w.score DESC, w.id DESC
+        ORDER BY own_score DESC, w.id DESC
         LIMIT 50
     ) AS l
     INNER JOIN ltm_memories AS s ON s.user_id = $1 AND l.id = s.id

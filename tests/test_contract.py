@@ -11,7 +11,7 @@ FILTERS = (
     "memory_type=None, category=None, tags=None, tags_any=None, source_type=None, source_id=None, "
     "context_data=None, metadata=None, min_importance=None, min_confidence=None, "
     "created_after=None, created_before=None, accessed_after=None, include_archived=False, "
-    "created_by=None, tags_none=None"
+    "created_by=None, tags_none=None, phrases=(), exclude=()"
 )
 SIGNATURES = {
     "add_memory": "db, user_id, content, *, tags=(), importance_score=5, confidence_score=1.0, "
@@ -73,7 +73,7 @@ SIGNATURES = {
     "export_user": "db, user_id, *, with_embeddings=False",
     "import_user": "db, user_id, lines",
     "forget_user": "db, user_id",
-    "format_for_prompt": "hits, *, max_chars",
+    "format_for_prompt": "hits, *, max_chars, ids=False",
     "connect": "dsn=None, *, access_tracking='deferred', timeout=10.0, min_size=1, max_size=10, "
     "pgbouncer=False, check_schema=True, trust_schema=False, "
     "coalesce=True, embedder=None",
