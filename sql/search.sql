@@ -144,8 +144,8 @@ WHERE
 -- else one scan of the index of words finds who holds which word (held), those held nowhere are looked
 -- for in other spellings (other_words), frequencies weigh them, and own adds up what a memory holds
 -- itself. The best lend their words to their neighbours in the source (beside, lifted). scored is what
--- the words find, with its text score. With a vector, nearest is what means most nearly the same, and
--- fused adds up both for the best of each. What is of the time that was asked for counts twice (timed).
+-- the words find, with its text score. With a vector, nearest is what means most nearly the same (of
+-- what is measured), and fused adds up both for the best of each (gathered). What is of the time that was asked for counts twice (timed).
 -- Then importance lifts it, of equal contents the most important stays, and of the best the last step
 -- reads the whole rows.
 -- needs: embeddings if query_embedding
@@ -454,8 +454,18 @@ worded AS MATERIALIZED (
     LIMIT greatest(300, $3::bigint)
 ),
 
--- Of a long content the nearest part counts. A vector of a content that was changed since does not.
--- The nearest first, each is looked at whether it passes until there are enough.
+-- Of a long content the nearest part counts.
+measured AS MATERIALIZED (
+    SELECT
+        e.memory_id,
+        e.content_hash,
+        ltm_cosine(e.embedding, (SELECT ltm_embedding($7::real[]))) AS meaning_score
+    FROM ltm_embeddings AS e
+    WHERE e.user_id = $1 AND e.model = $8 AND e.dimensions = cardinality($7::real[])
+),
+
+-- The nearest first, each is looked at whether it passes until there are enough. A vector of a content
+-- that was changed since does not.
 nearest AS MATERIALIZED (
     SELECT
         m.id,
@@ -464,13 +474,12 @@ nearest AS MATERIALIZED (
         v.meaning_score
     FROM (
         SELECT
-            e.memory_id,
-            e.content_hash,
-            max(ltm_cosine(e.embedding, (SELECT ltm_embedding($7::real[])))) AS meaning_score
-        FROM ltm_embeddings AS e
-        WHERE e.user_id = $1 AND e.model = $8 AND e.dimensions = cardinality($7::real[])
-        GROUP BY e.memory_id, e.content_hash
-        ORDER BY meaning_score DESC, e.memory_id DESC
+            d.memory_id,
+            d.content_hash,
+            max(d.meaning_score) AS meaning_score
+        FROM measured AS d
+        GROUP BY d.memory_id, d.content_hash
+        ORDER BY meaning_score DESC, d.memory_id DESC
     ) AS v
     CROSS JOIN
         LATERAL (
@@ -486,8 +495,41 @@ nearest AS MATERIALIZED (
                 AND TRUE  -- conditions: filters
             LIMIT 1
         ) AS m
-    ORDER BY v.meaning_score DESC, m.id DESC
+    ORDER BY v.meaning_score DESC, v.memory_id DESC
     LIMIT greatest(200, $3::bigint)
+),
+
+gathered AS MATERIALIZED (
+    SELECT
+        w.id,
+        w.importance_rank,
+        w.content_hash,
+        w.text_score,
+        w.neighbour_of,
+        (
+            SELECT max(ltm_cosine(e.embedding, (SELECT ltm_embedding($7::real[]))))
+            FROM ltm_embeddings AS e
+            WHERE
+                e.user_id = $1
+                AND e.model = $8
+                AND e.memory_id = w.id
+                AND e.content_hash = w.content_hash
+                AND e.dimensions = cardinality($7::real[])
+        ) AS meaning_score
+    FROM worded AS w
+    UNION ALL
+    SELECT
+        n.id,
+        n.importance_rank,
+        n.content_hash,
+        0 AS text_score,
+        NULL AS neighbour_of,
+        n.meaning_score
+    FROM nearest AS n
+    WHERE NOT EXISTS (
+        SELECT 1 FROM worded AS w
+        WHERE w.id = n.id
+    )
 ),
 
 -- What has no vector yet counts as the last of the nearest.
@@ -499,35 +541,16 @@ fused AS MATERIALIZED (
         b.text_score,
         b.neighbour_of,
         b.meaning_score,
-        (1 - $9::double precision) * coalesce(b.text_score / max(b.text_score) OVER (), 0)
-        + $9 * coalesce(
-            coalesce(b.meaning_score, (SELECT min(n.meaning_score) FROM nearest AS n))
-            / nullif(greatest(max(b.meaning_score) OVER (), 0), 0),
-            0
-        ) AS points
-    FROM (
+        (1 - $9::double precision) * coalesce(b.text_score / t.text_score, 0)
+        + $9 * coalesce(coalesce(b.meaning_score, t.least) / t.meaning_score, 0) AS points
+    FROM gathered AS b
+    CROSS JOIN (
         SELECT
-            coalesce(w.id, n.id) AS id,
-            coalesce(w.importance_rank, n.importance_rank) AS importance_rank,
-            coalesce(w.content_hash, n.content_hash) AS content_hash,
-            nullif(coalesce(w.text_score, 0), 0) AS text_score,
-            w.neighbour_of,
-            coalesce(
-                n.meaning_score,
-                (
-                    SELECT max(ltm_cosine(e.embedding, (SELECT ltm_embedding($7::real[]))))
-                    FROM ltm_embeddings AS e
-                    WHERE
-                        e.user_id = $1
-                        AND e.model = $8
-                        AND e.memory_id = w.id
-                        AND e.content_hash = w.content_hash
-                        AND e.dimensions = cardinality($7::real[])
-                )
-            ) AS meaning_score
-        FROM worded AS w
-        FULL JOIN nearest AS n ON w.id = n.id
-    ) AS b
+            nullif(max(c.text_score), 0) AS text_score,
+            nullif(greatest(max(c.meaning_score), 0), 0) AS meaning_score,
+            (SELECT min(n.meaning_score) FROM nearest AS n) AS least
+        FROM gathered AS c
+    ) AS t
 ),
 -- end if
 
@@ -548,7 +571,7 @@ pool AS NOT MATERIALIZED (
         f.id,
         f.importance_rank,
         f.content_hash,
-        coalesce(f.text_score, 0) AS text_score,
+        f.text_score,
         f.neighbour_of,
         f.meaning_score,
         f.points
