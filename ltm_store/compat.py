@@ -61,6 +61,9 @@ class MemoryRow(OldMemoryRow):
     idempotency_key: str | None
     version: int
     expires_at: str | None
+    expires_after: str | None
+    namespace: str
+    key: str | None
 
 
 class RelationshipRow(TypedDict):

@@ -29,6 +29,10 @@ _MODELS: Final = 1_000
 _PROBED_PARTS: Final = 16  # of a long content, that similar ones are looked for by
 
 
+Vectors = tuple[int, int | None, Sequence[Sequence[float]]]
+"""A memory, the hash of its content, None for any, and a vector for each part of it."""
+
+
 class Claim(NamedTuple):
     """A memory that this process has claimed, to make its vector."""
 
@@ -97,10 +101,7 @@ async def claim_embeddings(
 
 
 async def write_embeddings(
-    db: Executor,
-    model: str,
-    user: int,
-    vectors: Sequence[tuple[int, int | None, Sequence[Sequence[float]]]],
+    db: Executor, model: str, user: int, vectors: Sequence[Vectors]
 ) -> dict[int, bool]:
     """Store vectors of memories: each with the hash of its content, and a vector for each part.
 

@@ -17,6 +17,7 @@ from ltm_store.db.identity import find_user
 from ltm_store.embedders import Embedder, Purpose, in_thread
 from ltm_store.embeddings import (
     Claim,
+    Vectors,
     claim_embeddings,
     pages_of_unembedded,
     release_embeddings,
@@ -195,7 +196,7 @@ async def _outcomes(embedder: Embedder, texts: Sequence[str]) -> list[list[float
 async def _store(db: Executor, model: str, made: dict[Claim, list[list[float]]]) -> list[Claim]:
     changed: list[Claim] = []
     for user, claims in _by_user(made).items():
-        batch: list[tuple[int, int | None, Sequence[Sequence[float]]]] = []
+        batch: list[Vectors] = []
         stored: dict[int, bool] = {}
         room = PARTS_WRITTEN
         for claim in claims:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import islice
 from typing import Final, TypedDict, Unpack
 
@@ -65,6 +65,8 @@ _COLUMNS: Final = {
     "parent_memory_ids": "parent_memory_id",
     "metadata_objects": "metadata",
     "expiries": "expires_at",
+    "namespaces": "namespace",
+    "lifetimes": "expires_after",
 }
 _ATTEMPTS: Final = 100  # of an update, where others come in between
 _PLAIN_FIELDS: Final = set(MemoryChanges.model_fields).difference(
@@ -92,6 +94,7 @@ class Changes(TypedDict, total=False):
     remove_metadata: Iterable[str]
     parent_memory_id: int | None
     expires_at: datetime | None
+    expires_after: timedelta | None
 
 
 def _json(value: object) -> str | None:
@@ -130,12 +133,16 @@ async def add_memory(
     created_at: datetime | None = None,
     expires_at: datetime | None = None,
     idempotency_key: str | None = None,
+    namespace: str | Sequence[str] | None = None,
+    key: str | None = None,
+    expires_after: timedelta | None = None,
     embedding: Sequence[float] | None = None,
     embedding_model: str | None = None,
 ) -> Memory:
     """Store a memory with its contexts, tags and relationships, all or nothing, and return it.
 
-    content: 1 character to 1 MiB of UTF-8; the first 200,000 characters are searchable.
+    content: 1 character to 1 MiB of UTF-8; the first 200,000 characters are searchable. With a key
+    it may be empty.
     tags: at most 100 of 100 characters; the first spelling of each counts.
     importance_score: 1 .. 10, the base importance, default 5. confidence_score: 0 .. 1, default 1.
     context: circumstances as free text. enhanced_context: structured ones, as an EnhancedContext or
@@ -148,7 +155,10 @@ async def add_memory(
     related_memory_ids: at most 1,000; they become relationships of type "related", strength 0.5.
     parent_memory_id: the memory that it belongs under.
     created_at: when it was created, default now; a naive moment is UTC. expires_at: from when on no
-    read finds it, default never.
+    read finds it, default never. expires_after: how long it stays after its last access, at most
+    36,525 days; each access moves expires_at on, which begins as that long from now.
+    namespace: what of the user's it belongs to, as labels joined by dots or a tuple of labels, at
+    most 1,500 bytes. key: its name there, at most 255 characters, unique in the namespace.
     idempotency_key: at most 255 characters; with one that the user has used before, the memory
     stored then comes back unchanged with outcome "existing", otherwise outcome is "created".
     embedding: a vector of the content, 1 .. 4000 numbers, where you make them yourself.
@@ -156,7 +166,8 @@ async def add_memory(
 
     Where the user has a memory that says the same, duplicate_of tells its id; both are kept, and of
     two adds at the same instant neither may tell. Raises InvalidMemory naming the field that is
-    refused, among them related and parent memories that this user does not have.
+    refused, among them related and parent memories that this user does not have, and Conflict
+    carrying the memory that has the key.
     """
     # The model checks them; naming each of them again would be one more list.
     given = dict(locals())
@@ -168,33 +179,81 @@ async def add_memory(
     raise Unavailable(FORGOTTEN)
 
 
-async def insert_memory(db: Executor, user: User, new: NewMemory) -> Memory | None:
-    """Store a validated memory; see add_memory.
+async def insert_memory(
+    db: Executor, user: User, new: NewMemory, *, replace: bool = False
+) -> Memory | None:
+    """Store a validated memory; see add_memory. With `replace` instead of the one with its key.
 
-    None when the number is nobody's any more, because its user was forgotten.
+    None when the number is nobody's any more, because its user was forgotten, and where another
+    writer of the key came in between.
     """
+    now = moment(None)
     vector = new.embedding
     model = None if vector is None else model_of(db, vector, new.embedding_model, "embedding")
     arguments = {
-        **_add_arguments(user, new, moment(None)),
+        **_add_arguments(user, new, now, replace),
         "embedding": vector,
         "embedding_model": model,
     }
+    memory: Memory | None = None
     try:
         memory = await _add_with_others(db, arguments)
     except InvalidMemory as error:
-        if error.field != "target_memory_id":
+        if error.field == "target_memory_id":
+            raise InvalidMemory("related_memory_ids", error.rule) from None
+        if error.field != "idempotency_key" or new.key is None or replace:
             raise
-        raise InvalidMemory("related_memory_ids", error.rule) from None
+    if new.key is not None and not replace:
+        memory = await _kept(db, user, new, now, memory)
     if memory and memory.outcome == "existing" and memory.content != new.content:
-        place = ", and is archived" if memory.is_archived else ""
-        _log.warning("memory %d has this idempotency_key and another content%s", memory.id, place)
-    if memory and memory.outcome == "created":
+        warn_of_other_content(memory.id, is_archived=memory.is_archived)
+    if memory and memory.outcome != "existing":
         session_of(db).note_contents(user.number, [memory.id])
     return memory
 
 
-def _add_arguments(user: User, new: NewMemory, now: datetime) -> dict[str, object]:
+def warn_of_other_content(memory_id: int, *, is_archived: bool) -> None:
+    """Log that an add found its idempotency_key with a memory that says something else."""
+    place = ", and is archived" if is_archived else ""
+    _log.warning("memory %d has this idempotency_key and another content%s", memory_id, place)
+
+
+async def _kept(
+    db: Executor, user: User, new: NewMemory, now: datetime, found: Memory | None
+) -> Memory | None:
+    """The memory that an add with a key gives, where it made it or has its idempotency_key."""
+    key = new.idempotency_key
+    if found is None and key is not None:  # of another memory, which add_memory does not look for
+        found = await read_by_key(db, user, new.namespace, None, now, idempotency_key=key)
+        return found and found.model_copy(update={"outcome": "existing"})
+    if found and found.outcome == "existing" and (key is None or found.idempotency_key != key):
+        raise Conflict(found.model_copy(update={"outcome": None}))
+    return found
+
+
+async def read_by_key(
+    db: Executor,
+    user: User,
+    namespace: str,
+    key: str | None,
+    now: datetime,
+    *,
+    idempotency_key: str | None = None,
+) -> Memory | None:
+    """The memory with a key, or with an idempotency key, as of a moment; not tracked."""
+    return await fetch_one(
+        db,
+        "get_by_key",
+        Memory,
+        user_id=user.number,
+        namespace=namespace,
+        key=key,
+        as_of=now,
+        idempotency_key=idempotency_key,
+    )
+
+
+def _add_arguments(user: User, new: NewMemory, now: datetime, replace: bool) -> dict[str, object]:
     """What add_memory takes."""
     return {
         "user_id": user.number,
@@ -216,16 +275,27 @@ def _add_arguments(user: User, new: NewMemory, now: datetime) -> dict[str, objec
         "parent_memory_id": new.parent_memory_id,
         "related_memory_ids": list(new.related_memory_ids) or None,
         "metadata": _json(new.metadata),
-        "expires_at": new.expires_at,
+        "expires_at": expiry(new, now),
+        "expires_after": new.expires_after,
         "idempotency_key": new.idempotency_key,
+        "namespace": new.namespace,
+        "key": new.key,
+        "replace": replace,
         **_context_arguments(new.enhanced_context),
     }
+
+
+def expiry(new: NewMemory, now: datetime) -> datetime | None:
+    """When a memory that is added now expires."""
+    if new.expires_at is None and new.expires_after is not None:
+        return now + new.expires_after
+    return new.expires_at
 
 
 async def _add_with_others(db: Executor, arguments: Mapping[str, object]) -> Memory | None:
     """Store one memory: by a statement of several calls of one user, or by one of its own."""
     session = session_of(db)
-    alone = arguments["idempotency_key"] is not None or arguments["embedding"] is not None
+    alone = any(arguments[name] is not None for name in ("idempotency_key", "key", "embedding"))
     if session.adds is None or alone or _is_large(arguments):
         return await _add_alone(db, arguments)
     part = await session.adds.part(arguments, session.deadline())
@@ -440,7 +510,7 @@ async def _change(
     if expected_version is not None:
         whole_number(expected_version, "expected_version")
     now = moment(None)
-    arguments = _change_arguments(changes)
+    arguments = _change_arguments(changes, now)
     user = await find_user(db, user_id)
     if user is None:
         return None
@@ -468,11 +538,14 @@ async def _change(
     raise Unavailable("other updates of this memory came in between each time")
 
 
-def _change_arguments(changes: MemoryChanges) -> dict[str, object]:
+def _change_arguments(changes: MemoryChanges, now: datetime) -> dict[str, object]:
     """What update_memory takes of the changes; fields that are not given are None."""
-    given = changes.model_fields_set
+    given = set(changes.model_fields_set)
     retagged, replaced = "tags" in given, "enhanced_context" in given
     values = {name: getattr(changes, name) if name in given else None for name in _PLAIN_FIELDS}
+    if values["expires_after"] is not None and "expires_at" not in given:
+        values["expires_at"] = now + values["expires_after"]
+        given.add("expires_at")
     return {
         **values,
         "given": list(given),

@@ -19,6 +19,7 @@ from typing import Final, Literal, TypeVar
 from pydantic import JsonValue, ValidationError
 from pydantic_core import to_jsonable_python
 
+from ltm_store.bulk import Batches, Draft, copy_links, related_to, write_vectors
 from ltm_store.db.execute import (
     Executor,
     fetch_many,
@@ -27,16 +28,15 @@ from ltm_store.db.execute import (
     session_of,
 )
 from ltm_store.db.identity import User, ensure_user, find_user
-from ltm_store.db.transactions import Connection
-from ltm_store.embeddings import exported_embeddings, write_embeddings
-from ltm_store.errors import InvalidArgument, InvalidMemory, Unavailable
-from ltm_store.memories import FORGOTTEN, insert_memory
+from ltm_store.db.transactions import Connection, begun
+from ltm_store.db.vectors import model_of
+from ltm_store.embeddings import exported_embeddings
+from ltm_store.errors import InvalidArgument, InvalidMemory
 from ltm_store.model.base import Arguments
-from ltm_store.model.memories import Memory, NewMemory
+from ltm_store.model.memories import NewMemory
 from ltm_store.model.transfer import (
     IMPORT_KEY,
     ExportedMemory,
-    ExportedRelationship,
     ExportRow,
     ImportReport,
     RefusedMemory,
@@ -46,7 +46,6 @@ from ltm_store.model.values import UserId, dump_json, moment
 
 _PAGE: Final = 200  # memories read by one statement
 _BEFORE_ALL: Final = -(2**63)
-_RELATED_STRENGTH: Final = 0.5  # of a relationship that add_memory makes
 _ADDED: Final = set(NewMemory.model_fields) - {"related_memory_ids", "parent_memory_id"}
 _COPIED: Final = [
     name for name in ExportedMemory.model_fields if name in ExportRow.model_fields and name != "id"
@@ -86,7 +85,7 @@ async def add_memories(
         raise InvalidArgument("on_error", 'should be "raise" or "skip"')
     user = await ensure_user(db, user_id, refresh=True)
     return await _in_locked_transaction(
-        db, user, memories, lambda connection: _add_all(connection, user, memories, on_error)
+        db, user, memories, lambda connection: _add_all(db, connection, user, memories, on_error)
     )
 
 
@@ -113,32 +112,68 @@ async def _in_locked_transaction(
 
 
 async def _add_all(
+    db: Executor,
     connection: Connection,
     user: User,
     memories: Iterable[NewMemory | Given] | AsyncIterable[NewMemory | Given],
     on_error: Literal["raise", "skip"],
 ) -> ImportReport:
-    created = existing = related = index = 0
-    refused: list[RefusedMemory] = []
+    adding = _Adding(connection, user, on_error)
+    index = 0
     async for given in _each(memories):
         try:
             new = given if isinstance(given, NewMemory) else NewMemory.checked(given)
-            async with connection.transaction() if on_error == "skip" else nullcontext():
-                memory = await _stored(connection, user, new)
+            draft = Draft(index, _of_a_model(db, new))
         except InvalidMemory as error:
             if on_error == "raise":
-                field = f"memories[{index}].{error.field}"
-                raise InvalidMemory(field, error.rule) from None
-            refused.append(RefusedMemory(index=index, field=error.field, rule=error.rule))
+                await adding.write()  # of which one may be refused that stands before this one
+            adding.refuse(index, error)
         else:
-            fresh = memory.outcome == "created"
-            created += fresh
-            existing += not fresh
-            related += len(new.related_memory_ids) if fresh else 0
+            await adding.take(draft)
         index += 1
-    return ImportReport(
-        created=created, existing=existing, relationships=related, refused=tuple(refused)
-    )
+    await adding.write()
+    refused = sorted(adding.refused, key=lambda one: one.index)
+    return adding.report().model_copy(update={"refused": tuple(refused)})
+
+
+def _of_a_model(db: Executor, new: NewMemory) -> NewMemory:
+    """The memory, with the model that its vector is of."""
+    if new.embedding is None:
+        return new
+    model = model_of(db, new.embedding, new.embedding_model, "embedding")
+    return new.model_copy(update={"embedding_model": model})
+
+
+class _Adding(Batches):
+    """What add_memories does."""
+
+    def __init__(
+        self, connection: Connection, user: User, on_error: Literal["raise", "skip"]
+    ) -> None:
+        super().__init__(connection, user)
+        self._on_error = on_error
+        self.refused: list[RefusedMemory] = []
+
+    def refuse(self, index: int, error: InvalidMemory) -> None:
+        """Leave a memory out, or raise the error with its place."""
+        if self._on_error == "raise":
+            raise InvalidMemory(f"memories[{index}].{error.field}", error.rule) from None
+        self.refused.append(RefusedMemory(index=index, field=error.field, rule=error.rule))
+
+    def link(self, drafts: Sequence[Draft]) -> None:
+        for draft in drafts:
+            draft.parent_memory_id = draft.new.parent_memory_id
+            draft.links = [related_to(target) for target in draft.new.related_memory_ids]
+
+    async def add_alone(self, draft: Draft) -> None:
+        skips = self._on_error == "skip"
+        try:
+            async with begun(self.connection) if skips else nullcontext():
+                await draft.add(self.connection, self.user, draft.new)
+        except InvalidMemory as error:
+            self.refuse(draft.place, error)
+        else:
+            self.count(draft)
 
 
 async def export_user(
@@ -181,13 +216,6 @@ async def export_user(
             for row in page:
                 yield _line(row, ids, vectors.get(row.id, {}))
             after = page[-1].id
-
-
-async def _stored(connection: Connection, user: User, new: NewMemory) -> Memory:
-    memory = await insert_memory(connection, user, new)
-    if memory is None:
-        raise Unavailable(FORGOTTEN)
-    return memory
 
 
 def _place(ids: list[int], memory_id: int | None) -> int | None:
@@ -289,28 +317,156 @@ async def _import_all(
     lines: Iterable[Numbered] | AsyncIterable[Numbered],
     progress: Callable[[int], None],
 ) -> ImportReport:
-    created = existing = related = 0
-    ids: dict[int, int] = {}
-    detailed: list[tuple[int, int, ExportedMemory]] = []
+    importing = _Importing(connection, user)
     async for number, given in _each(lines):
-        with _told_of_line(number):
-            line = given if isinstance(given, ExportedMemory) else _read(given)
-            if line.id in ids:
-                raise InvalidMemory("id", "another line has it")
-            alone = line.model_copy(update={"related_memory_ids": (), "parent_memory_id": None})
-            memory = await _stored(connection, user, alone)
+        try:
+            with _told_of_line(number):
+                draft = importing.draft(number, given)
+        except InvalidMemory:
+            await importing.write()  # of which one may be refused that stands before this one
+            raise
+        await importing.take(draft)
+        progress(importing.written)
+    await importing.write()
+    progress(importing.written)
+    await importing.finish()
+    return importing.report()
+
+
+class _Importing(Batches):
+    """What import_user does."""
+
+    def __init__(self, connection: Connection, user: User) -> None:
+        super().__init__(connection, user)
+        self._seen: set[int] = set()
+        self._ids: dict[int, int] = {}  # of the memories that lines have become
+        self._unfinished: list[Draft] = []  # what they say beyond an add, or of others, is missing
+
+    def draft(self, number: int, given: ExportedMemory | Given) -> Draft:
+        """A line that is checked."""
+        line = given if isinstance(given, ExportedMemory) else _read(given)
         if line.id is not None:
-            ids[line.id] = memory.id
-        fresh = memory.outcome == "created"
-        created += fresh
-        existing += not fresh
-        progress(created + existing)
-        if fresh and line.model_fields_set - _ADDED - {"id", "adopted"}:
-            detailed.append((number, memory.id, line))
-    for number, memory_id, line in detailed:
-        with _told_of_line(number):
-            related += await _import_details(connection, user, memory_id, line, ids)
-    return ImportReport(created=created, existing=existing, relationships=related)
+            if line.id in self._seen:
+                raise InvalidMemory("id", "another line has it")
+            self._seen.add(line.id)
+        return Draft(number, line, line)
+
+    def link(self, drafts: Sequence[Draft]) -> None:
+        for draft in drafts:
+            self._remember(draft)
+        for draft in drafts:
+            if draft.is_new and self._dangling(draft) is None:
+                self._link(draft)
+
+    async def add_alone(self, draft: Draft) -> None:
+        bare = draft.new.model_copy(update={"related_memory_ids": (), "parent_memory_id": None})
+        with _told_of_line(draft.place):
+            await draft.add(self.connection, self.user, bare)
+        self._remember(draft)
+        self.count(draft)
+
+    def count(self, draft: Draft) -> None:
+        super().count(draft)
+        line = _line_of(draft)
+        if draft.is_copied:
+            is_finished = draft.is_linked or not any(line.references())
+        else:
+            is_finished = not line.model_fields_set - _ADDED - {"id", "adopted"}
+        if draft.is_new and not is_finished:
+            self._unfinished.append(draft)
+
+    async def finish(self) -> None:
+        """Write what is missing of lines that are there, in their order."""
+        late = self._unfinished
+        are_copied = all(draft.is_copied for draft in late)
+        if are_copied and await self._are_linked(late):
+            return
+        for draft in late:
+            with _told_of_line(draft.place):
+                await self._finish(draft)
+
+    async def _are_linked(self, late: list[Draft]) -> bool:
+        """Whether lines that speak of others further down are linked to them now, all at once."""
+        if not late:
+            return True
+        if any(map(self._dangling, late)):
+            return False
+        now = moment(None)
+        try:
+            async with begun(self.connection):
+                for draft in late:
+                    self._link(draft)
+                await copy_links(self.connection, self.user, late, now)
+                await fetch_rows(
+                    self.connection,
+                    "link_memories",
+                    user_id=self.user.number,
+                    memory_ids=[draft.memory_id for draft in late],
+                    parent_memory_ids=[draft.parent_memory_id for draft in late],
+                    related_lists=[draft.related_memory_ids for draft in late],
+                )
+        except InvalidMemory:
+            return False
+        return True
+
+    async def _finish(self, draft: Draft) -> None:
+        """Write what a line says beyond an add."""
+        if refusal := self._dangling(draft):
+            raise refusal
+        now = moment(None)
+        self._link(draft)
+        line = _line_of(draft)
+        await fetch_rows(
+            self.connection,
+            "import_details",
+            user_id=self.user.number,
+            memory_id=draft.memory_id,
+            parent_memory_id=draft.parent_memory_id,
+            related_memory_ids=draft.targets or None,
+            version=line.version,
+            access_count=line.access_count,
+            last_accessed=line.last_accessed,
+            last_access_context=line.last_access_context,
+            last_modified=line.last_modified,
+            is_archived=line.is_archived,
+            archive_reason=line.archive_reason,
+            relationships=_as_json(draft.links),
+            accesses=_as_json(() if draft.is_copied else line.accesses),
+            tag_details=_as_json(() if draft.is_copied else line.tag_details),
+            now=now,
+        )
+        if line.embeddings and not draft.is_copied:
+            await write_vectors(self.connection, self.user, [draft])
+
+    def _remember(self, draft: Draft) -> None:
+        if (line_id := _line_of(draft).id) is not None:
+            self._ids[line_id] = draft.memory_id
+
+    def _dangling(self, draft: Draft) -> InvalidMemory | None:
+        """What is wrong with what it says of other lines, as far as these are known."""
+        for field, target in _line_of(draft).references():
+            if target not in self._ids:
+                return InvalidMemory(field, f"no line has the id {target}")
+            if self._ids[target] == draft.memory_id:
+                return InvalidMemory(field, "should be another memory")
+        return None
+
+    def _link(self, draft: Draft) -> None:
+        line = _line_of(draft)
+        parent = line.parent_memory_id
+        draft.parent_memory_id = None if parent is None else self._ids[parent]
+        draft.links = [related_to(self._ids[target]) for target in line.related_memory_ids]
+        draft.links += [
+            known.model_copy(update={"target_memory_id": self._ids[known.target_memory_id]})
+            for known in line.relationships
+        ]
+        draft.is_linked = True
+
+
+def _line_of(draft: Draft) -> ExportedMemory:
+    if draft.line is None:
+        raise AssertionError("what is imported are lines")
+    return draft.line
 
 
 def _read(given: Given) -> ExportedMemory:
@@ -326,52 +482,6 @@ def _told_of_line(number: int) -> Iterator[None]:
         yield
     except InvalidMemory as error:
         raise InvalidMemory(f"line {number}, {error.field}", error.rule) from None
-
-
-async def _import_details(
-    connection: Connection,
-    user: User,
-    memory_id: int,
-    line: ExportedMemory,
-    ids: dict[int, int],
-) -> int:
-    """Write what a line says beyond an add; return how many relationships it has."""
-    for field, target in line.references():
-        if target not in ids:
-            raise InvalidMemory(field, f"no line has the id {target}")
-        if ids[target] == memory_id:
-            raise InvalidMemory(field, "should be another memory")
-    relationships = [
-        ExportedRelationship(target_memory_id=ids[target], strength=_RELATED_STRENGTH)
-        for target in line.related_memory_ids
-    ]
-    relationships += [
-        known.model_copy(update={"target_memory_id": ids[known.target_memory_id]})
-        for known in line.relationships
-    ]
-    parent = line.parent_memory_id
-    await fetch_rows(
-        connection,
-        "import_details",
-        user_id=user.number,
-        memory_id=memory_id,
-        parent_memory_id=None if parent is None else ids[parent],
-        related_memory_ids=list(dict.fromkeys(r.target_memory_id for r in relationships)) or None,
-        version=line.version,
-        access_count=line.access_count,
-        last_accessed=line.last_accessed,
-        last_access_context=line.last_access_context,
-        last_modified=line.last_modified,
-        is_archived=line.is_archived,
-        archive_reason=line.archive_reason,
-        relationships=_as_json(relationships),
-        accesses=_as_json(line.accesses),
-        tag_details=_as_json(line.tag_details),
-        now=moment(None),
-    )
-    for model, vectors in line.embeddings.items():
-        await write_embeddings(connection, model, user.number, [(memory_id, None, vectors)])
-    return len(relationships)
 
 
 def _as_json(rows: Iterable[Arguments]) -> str:

@@ -497,7 +497,7 @@ PARALLEL SAFE
 RETURN jsonb_build_object(user_id::text, context_data);
 
 COMMENT ON FUNCTION ltm_user_context(bigint, jsonb) IS
-'The context of a memory under its user, as the index of contexts holds it.';
+'The context of a memory under its user, as the index of contexts holds it; or its metadata.';
 
 -- Makes the planner keep to custom plans, where only the values tell how many rows a filter passes. It
 -- is never called: compared with a column it is never true. It is not inlined, because it is STRICT and

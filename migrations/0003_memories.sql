@@ -99,6 +99,9 @@ CREATE TABLE ltm_memories (
     idempotency_key text,
     version integer NOT NULL DEFAULT 1,
     expires_at timestamptz,
+    expires_after interval,
+    namespace text COLLATE "C" NOT NULL DEFAULT '',
+    key text COLLATE "C",
     importance_rank integer NOT NULL GENERATED ALWAYS AS (
         ltm_importance_rank(
             importance_score, confidence_score, access_count, last_accessed, created_at
@@ -173,7 +176,15 @@ CREATE TABLE ltm_memories (
     CONSTRAINT ltm_memories_version_is_positive CHECK (version >= 1),
     CONSTRAINT ltm_memories_expires_at_in_range CHECK (
         expires_at BETWEEN '0001-01-01 00:00:00+00' AND '9999-12-31 23:59:59.999999+00'
-    )
+    ),
+    CONSTRAINT ltm_memories_expires_after_in_range CHECK (
+        expires_after > '0' AND expires_after <= '36525 days'
+    ),
+    CONSTRAINT ltm_memories_namespace_within_limits CHECK (
+        octet_length(namespace) <= 1500
+        AND (namespace = '' OR position('..' IN '.' || namespace || '.') = 0)
+    ),
+    CONSTRAINT ltm_memories_key_within_limit CHECK (char_length(key) BETWEEN 1 AND 255)
 ) WITH (fillfactor = 80);
 
 COMMENT ON TABLE ltm_memories IS
@@ -231,6 +242,14 @@ COMMENT ON COLUMN ltm_memories.idempotency_key IS
 COMMENT ON COLUMN ltm_memories.version IS
 'Goes up by one at each change, for compare-and-set updates.';
 COMMENT ON COLUMN ltm_memories.expires_at IS 'The memory is in no read as of this moment or later.';
+COMMENT ON COLUMN ltm_memories.expires_after IS
+'How long the memory stays after its last access: an access moves expires_at on. At most 36,525 '
+'days.';
+COMMENT ON COLUMN ltm_memories.namespace IS
+'What of the user''s it belongs to, e.g. an agent or a project: labels joined by dots; empty: '
+'none.';
+COMMENT ON COLUMN ltm_memories.key IS
+'The caller''s name for this memory, one memory for each in a namespace of a user.';
 COMMENT ON COLUMN ltm_memories.importance_rank IS
 'Order key of importance, kept by the database: ltm_importance_rank of this row.';
 
@@ -281,6 +300,14 @@ ON ltm_memories (user_id, idempotency_key) WHERE idempotency_key IS NOT NULL;
 COMMENT ON INDEX ltm_memories_idempotency_key_key IS
 'One memory for each idempotency key of a user.';
 
+CREATE UNIQUE INDEX ltm_memories_key_key
+ON ltm_memories (user_id, namespace, key) WHERE key IS NOT NULL;
+COMMENT ON INDEX ltm_memories_key_key IS 'One memory for each key in a namespace of a user.';
+
+CREATE INDEX ltm_memories_namespace_idx ON ltm_memories (user_id, namespace);
+COMMENT ON INDEX ltm_memories_namespace_idx IS
+'The memories of one namespace, or of those below one; the namespaces themselves.';
+
 CREATE INDEX ltm_memories_content_hash_idx ON ltm_memories (user_id, content_hash, id);
 COMMENT ON INDEX ltm_memories_content_hash_idx IS
 'A user''s memories that say the same, first stored first.';
@@ -300,6 +327,13 @@ ON ltm_memories USING gin (ltm_user_context(user_id, context_data) jsonb_path_op
 WITH (fastupdate = off);
 COMMENT ON INDEX ltm_memories_context_data_gin IS
 'The memories of one user whose context contains a given JSON object.';
+
+-- 56 bytes a memory and 6 % of an add; without it a filter reads all of a user's memories.
+CREATE INDEX ltm_memories_memory_metadata_gin
+ON ltm_memories USING gin (ltm_user_context(user_id, memory_metadata) jsonb_path_ops)
+WITH (fastupdate = off);
+COMMENT ON INDEX ltm_memories_memory_metadata_gin IS
+'The memories of one user whose metadata contains a given JSON object.';
 
 CREATE INDEX ltm_memories_search_terms_gin
 ON ltm_memories USING gin (ltm_search_terms(user_id, search_vector)) WITH (fastupdate = off);

@@ -38,58 +38,44 @@ COMMENT ON INDEX ltm_contexts_pkey IS 'One row of one user.';
 CREATE INDEX ltm_contexts_memory_id_idx ON ltm_contexts (user_id, memory_id);
 COMMENT ON INDEX ltm_contexts_memory_id_idx IS 'The context rows of a memory.';
 
+-- Set-returning, so that the planner puts it into the query: called for each memory it takes four times
+-- as long as its work.
 CREATE FUNCTION ltm_context_fields(context_data jsonb)
-RETURNS text[]
+RETURNS SETOF text
 LANGUAGE sql
 IMMUTABLE
 PARALLEL SAFE
-RETURN array(
-    SELECT DISTINCT (f.context_type || '.' || f.context_key) COLLATE "C" AS field
-    FROM (
-        SELECT
-            left(s.name, 50) AS context_type,
-            left(l.name, 100) AS context_key
-        FROM (
-            SELECT
-                e.name,
-                e.value
-            FROM
-                jsonb_each(
-                    CASE jsonb_typeof(context_data) WHEN 'object' THEN context_data ELSE '{}' END
-                ) AS e (name, value)
-        ) AS s
-        CROSS JOIN
-            LATERAL jsonb_each(
-                CASE jsonb_typeof(s.value) WHEN 'object' THEN s.value ELSE '{}' END
-            ) AS l (name, value)
-        WHERE
-            (l.name <> 'confidence' OR s.name = 'extra')
-            AND jsonb_typeof(l.value) <> 'null'
-        UNION ALL
-        SELECT
-            'extra',
-            left(s.name, 100)
-        FROM
-            jsonb_each(
-                CASE jsonb_typeof(context_data) WHEN 'object' THEN context_data ELSE '{}' END
-            ) AS s (name, value)
-        WHERE jsonb_typeof(s.value) NOT IN ('object', 'null') AND s.name <> 'custom_contexts'
-        UNION ALL
-        SELECT
-            'custom',
-            left(coalesce(u.custom ->> 'context_type', 'custom'), 100)
-        FROM
-            jsonb_array_elements(
-                CASE jsonb_typeof(context_data -> 'custom_contexts')
-                    WHEN 'array' THEN context_data -> 'custom_contexts'
-                    ELSE '[]'
-                END
-            ) AS u (custom)
-        WHERE jsonb_typeof(u.custom) = 'object'
-    ) AS f
-    ORDER BY field
-);
+BEGIN ATOMIC
+    SELECT left(s.name, 50) || '.' || left(l.name, 100)
+    FROM
+        jsonb_each(
+            CASE jsonb_typeof(context_data) WHEN 'object' THEN context_data ELSE '{}' END
+        ) AS s (name, value)
+    CROSS JOIN
+        LATERAL jsonb_each(
+            CASE jsonb_typeof(s.value) WHEN 'object' THEN s.value ELSE '{}' END
+        ) AS l (name, value)
+    WHERE
+        (l.name <> 'confidence' OR s.name = 'extra')
+        AND jsonb_typeof(l.value) <> 'null'
+    UNION ALL
+    SELECT 'extra.' || left(s.name, 100)
+    FROM
+        jsonb_each(
+            CASE jsonb_typeof(context_data) WHEN 'object' THEN context_data ELSE '{}' END
+        ) AS s (name, value)
+    WHERE jsonb_typeof(s.value) NOT IN ('object', 'null') AND s.name <> 'custom_contexts'
+    UNION ALL
+    SELECT 'custom.' || left(coalesce(u.custom ->> 'context_type', 'custom'), 100)
+    FROM
+        jsonb_array_elements(
+            CASE jsonb_typeof(context_data -> 'custom_contexts')
+                WHEN 'array' THEN context_data -> 'custom_contexts'
+                ELSE '[]'
+            END
+        ) AS u (custom)
+    WHERE jsonb_typeof(u.custom) = 'object';
+END;
 
 COMMENT ON FUNCTION ltm_context_fields(jsonb) IS
-'The fields that are set in a context, in order, e.g. spatial.city: for each of them ltm_contexts '
-'has a row.';
+'The fields that are set in a context, e.g. spatial.city: for each of them ltm_contexts has a row.';

@@ -22,6 +22,9 @@ SELECT
     m.idempotency_key,
     m.version,
     m.expires_at,
+    m.expires_after,
+    m.namespace,
+    m.key,
     coalesce(m.importance_score, 1) AS importance_score,
     coalesce(m.confidence_score, 1) AS confidence_score,
     timezone('utc', m.created_at) AS created_at,
@@ -38,20 +41,40 @@ FROM ltm_memories AS m;
 --     created_at timestamptz, parent_memory_id bigint, metadata text, expires_at timestamptz,
 --     idempotency_key text, tag_names text[], related_memory_ids bigint[], context_types text[],
 --     context_keys text[], context_values text[], context_confidences double precision[],
---     embedding real[], embedding_model text, external flag
+--     namespace text, key text, expires_after interval, embedding real[], embedding_model text,
+--     external flag, replace flag
 -- ) :one Memory
 -- Store a memory with its contexts, tags and relationships, or find the one with this idempotency key.
--- freed is the key of a memory that has expired; added is the memory; tagged, related, described and
--- embedded are its rows in the other tables, where it is new.
+-- Where another has the key: find that one too, or replace it, if it is as this statement's snapshot
+-- shows it (seen), and so are its tags and contexts. If it is not, there is no row.
+-- freed are the keys of memories that have expired; added is the memory; tagged, related, described and
+-- embedded are its rows in the other tables, where it is new or replaced.
 -- repeatable: if idempotency_key
 -- needs: embeddings if embedding
 WITH
--- if idempotency_key
+-- if idempotency_key or key
 freed AS (
     UPDATE ltm_memories AS m
-    SET idempotency_key = NULL
-    WHERE m.user_id = $1 AND m.idempotency_key = $19 AND m.expires_at <= $2
+    SET
+        idempotency_key = NULL,
+        key = NULL
+    WHERE
+        m.user_id = $1
+        AND m.expires_at <= $2
+        AND (
+            FALSE
+            OR m.idempotency_key = $19  -- if idempotency_key
+            OR (m.namespace = $26 AND m.key = $27)  -- if key
+        )
     RETURNING m.id
+),
+-- end if
+
+-- if replace
+seen AS (
+    SELECT m.version
+    FROM ltm_memories AS m
+    WHERE m.user_id = $1 AND m.namespace = $26 AND m.key = $27
 ),
 -- end if
 
@@ -60,18 +83,19 @@ added AS (
         user_id, content, tags, memory_type, category, importance_score, confidence_score, context,
         context_data, source_type, source_id, source_position, created_by, created_at,
         last_modified, parent_memory_id, memory_metadata, expires_at, idempotency_key,
-        related_memory_ids, dynamic_importance
+        related_memory_ids, namespace, key, expires_after, dynamic_importance
     )
     SELECT
         $1, $3, $4::text::jsonb, $5, $6, $7, $8, $9,
         $10::text::jsonb, $11, $12, $13, $14, timezone('utc', $15::timestamptz),
         timezone('utc', $2::timestamptz), $16, $17::text::jsonb, $18, $19, to_jsonb($21::bigint[]),
+        $26, $27, $28,
         ltm_dynamic_importance(
             ltm_importance_rank($7, $8, 0, NULL, timezone('utc', $15::timestamptz)), $2
         )
     WHERE
         TRUE
-        AND (SELECT count(*) FROM freed) >= 0  -- if idempotency_key
+        AND (SELECT count(*) FROM freed) >= 0  -- if idempotency_key or key
         -- if external
         -- Nobody's number: another process has forgotten this user, and the caller looks the name up
         -- anew.
@@ -82,17 +106,120 @@ added AS (
             FOR KEY SHARE
         )
         -- end if
+        -- if key
+        -- if not replace
+        -- Only one of two unique indexes can be asked below.
+        -- if idempotency_key
+        AND NOT EXISTS (
+            SELECT 1
+            FROM ltm_memories AS o
+            WHERE
+                o.user_id = $1
+                AND o.idempotency_key = $19
+                AND (o.namespace, o.key) IS DISTINCT FROM ($26, $27)
+                AND ltm_is_current(o.expires_at, $2)
+        )
+        -- end if
+        -- end if
+        -- end if
+    -- if idempotency_key or key
     -- An update that changes nothing: unlike DO NOTHING it returns the row that is there, also one that
     -- another call is adding at the same moment.
-    ON CONFLICT (user_id, idempotency_key) WHERE idempotency_key IS NOT NULL  -- if idempotency_key
-    DO UPDATE SET idempotency_key = excluded.idempotency_key  -- if idempotency_key
+    ON CONFLICT (
+        idempotency_key,  -- if not key
+        namespace,  -- if key
+        key,  -- if key
+        user_id
+    )
+    WHERE
+    TRUE
+    AND idempotency_key IS NOT NULL  -- if not key
+    AND key IS NOT NULL  -- if key
+    DO UPDATE
+        SET
+            -- if replace
+            content = excluded.content,
+            tags = excluded.tags,
+            memory_type = excluded.memory_type,
+            category = excluded.category,
+            importance_score = excluded.importance_score,
+            confidence_score = excluded.confidence_score,
+            context = excluded.context,
+            context_data = excluded.context_data,
+            source_type = excluded.source_type,
+            source_id = excluded.source_id,
+            source_position = excluded.source_position,
+            created_by = excluded.created_by,
+            last_modified = excluded.last_modified,
+            parent_memory_id = excluded.parent_memory_id,
+            memory_metadata = excluded.memory_metadata,
+            expires_at = excluded.expires_at,
+            expires_after = excluded.expires_after,
+            idempotency_key = excluded.idempotency_key,
+            is_archived = FALSE,
+            archive_reason = NULL,
+            -- if related_memory_ids
+            related_memory_ids = CASE jsonb_typeof(m.related_memory_ids)
+                WHEN 'array'
+                    THEN
+                        m.related_memory_ids
+                        || jsonb_path_query_array(
+                            excluded.related_memory_ids,
+                            '$[*] ? (!(@ == $known[*]))',
+                            jsonb_build_object('known', m.related_memory_ids)
+                        )
+                ELSE excluded.related_memory_ids
+            END,
+            -- end if
+            dynamic_importance = ltm_dynamic_importance(
+                ltm_importance_rank($7, $8, m.access_count, m.last_accessed, m.created_at), $2
+            ),
+            -- end if
+            version = m.version
+            + 1  -- if replace
+        WHERE m.version = (SELECT s.version FROM seen AS s)  -- if replace
+    -- end if
     RETURNING
         m.*,  -- columns: memory
         m.context_data::text AS enhanced_context,
         ltm_dynamic_importance(m.importance_rank, $2) AS dynamic_importance,
         -- xmax is the transaction that locked or updated a row; a row just inserted has none.
-        CASE WHEN m.xmax = 0 THEN 'created' ELSE 'existing' END AS outcome
+        CASE
+            WHEN m.xmax = 0 THEN 'created'
+            WHEN $1 IS NOT NULL THEN 'replaced'  -- if replace
+            ELSE 'existing'
+        END AS outcome
 ),
+
+-- if replace
+untagged AS (
+    DELETE FROM ltm_memory_tags AS t
+    USING added AS a
+    WHERE
+        t.user_id = $1
+        AND t.memory_id = a.id
+        AND a.outcome = 'replaced'
+        AND ltm_lower(t.tag_name) <> all(ltm_lower(coalesce($20::text[], '{}')::text)::text[])
+),
+
+respelt AS (
+    UPDATE ltm_memory_tags AS t
+    SET tag_name = n.tag_name
+    FROM added AS a CROSS JOIN unnest($20::text[]) AS n (tag_name)
+    WHERE
+        t.user_id = $1
+        AND t.memory_id = a.id
+        AND a.outcome = 'replaced'
+        AND ltm_lower(t.tag_name) = ltm_lower(n.tag_name)
+        AND t.tag_name <> n.tag_name
+),
+
+undescribed AS (
+    DELETE FROM ltm_contexts AS c
+    USING added AS a
+    WHERE c.user_id = $1 AND c.memory_id = a.id AND a.outcome = 'replaced'
+),
+-- end if
 
 -- if tag_names
 tagged AS (
@@ -104,7 +231,7 @@ tagged AS (
         timezone('utc', $15),
         timezone('utc', $15)
     FROM added AS a CROSS JOIN unnest($20::text[]) AS t (tag_name)
-    WHERE a.outcome = 'created'
+    WHERE a.outcome <> 'existing'
     ON CONFLICT DO NOTHING
 ),
 -- end if
@@ -117,13 +244,23 @@ embedded AS (
     SELECT
         $1,
         a.id,
-        $27,
-        cardinality($26::real[]),
-        ltm_embedding($26),
+        $30,
+        cardinality($29::real[]),
+        ltm_embedding($29),
         hashtextextended(ltm_normalized_content($3), 0),
         $2
     FROM added AS a
-    WHERE a.outcome = 'created'
+    WHERE a.outcome <> 'existing'
+    -- if replace
+    ON CONFLICT (user_id, model, memory_id, part)
+    DO UPDATE SET
+        dimensions = excluded.dimensions,
+        embedding = excluded.embedding,
+        content_hash = excluded.content_hash,
+        embedded_at = excluded.embedded_at,
+        claimed_until = NULL,
+        note = NULL
+    -- end if
 ),
 -- end if
 
@@ -140,7 +277,8 @@ related AS (
         0.5,
         timezone('utc', $2)
     FROM added AS a CROSS JOIN unnest($21::bigint[]) AS r (id)
-    WHERE a.outcome = 'created'
+    WHERE a.outcome <> 'existing'
+    ON CONFLICT DO NOTHING  -- if replace
 ),
 -- end if
 
@@ -161,7 +299,7 @@ described AS (
     CROSS JOIN
         unnest($22::text[], $23::text[], $24::text[], $25::double precision[])
             AS c (context_type, context_key, context_value, confidence)
-    WHERE a.outcome = 'created'
+    WHERE a.outcome <> 'existing'
 )
 
 SELECT
@@ -190,9 +328,10 @@ FROM added AS a;
 --     parent_memory_ids bigint[], metadata_objects text[], expiries timestamptz[],
 --     related_lists text[], tag_places integer[], tag_names text[], related_places integer[],
 --     related_ids bigint[], context_places integer[], context_types text[], context_keys text[],
---     context_values text[], context_confidences double precision[], external flag
+--     context_values text[], context_confidences double precision[], namespaces text[],
+--     lifetimes interval[], external flag
 -- ) :many Memory
--- Store the memories of some calls of one user, as add_memory does each, without idempotency keys.
+-- Store the memories of some calls of one user, as add_memory does each, without any keys.
 -- added are the memories, in the order of the calls and so of their ids; tagged, related and described
 -- are their rows in the other tables, each with the place of its memory.
 WITH
@@ -201,14 +340,14 @@ added AS (
         user_id, content, tags, memory_type, category, importance_score, confidence_score, context,
         context_data, source_type, source_id, source_position, created_by, created_at,
         last_modified, parent_memory_id, memory_metadata, expires_at, related_memory_ids,
-        dynamic_importance
+        namespace, expires_after, dynamic_importance
     )
     SELECT
         $1, r.content, r.tags::jsonb, r.memory_type, r.category, r.importance_score,
         r.confidence_score, r.context, r.context_data::jsonb, r.source_type, r.source_id,
         r.source_position, r.created_by, timezone('utc', r.created_at),
         timezone('utc', $2::timestamptz), r.parent_memory_id, r.metadata::jsonb, r.expires_at,
-        r.related_memory_ids::jsonb,
+        r.related_memory_ids::jsonb, r.namespace, r.expires_after,
         ltm_dynamic_importance(
             ltm_importance_rank(
                 r.importance_score, r.confidence_score, 0, NULL, timezone('utc', r.created_at)
@@ -220,12 +359,13 @@ added AS (
             $3::text[], $4::text[], $5::varchar[], $6::varchar[], $7::integer[],
             $8::double precision[], $9::text[], $10::text[], $11::varchar[], $12::text[],
             $13::integer[], $14::varchar[], $15::timestamptz[], $16::bigint[], $17::text[],
-            $18::timestamptz[], $19::text[]
+            $18::timestamptz[], $19::text[], $29::text[], $30::interval[]
         )
         WITH ORDINALITY AS r (
             content, tags, memory_type, category, importance_score, confidence_score, context,
             context_data, source_type, source_id, source_position, created_by, created_at,
-            parent_memory_id, metadata, expires_at, related_memory_ids, place
+            parent_memory_id, metadata, expires_at, related_memory_ids, namespace,
+            expires_after, place
         )
     WHERE
         TRUE
@@ -343,6 +483,24 @@ CROSS JOIN
 -- end if
 WHERE m.user_id = $1 AND m.id = $2 AND ltm_is_current(m.expires_at, $3);
 
+-- name: get_by_key(
+--     user_id bigint, namespace text, key text, as_of timestamptz, idempotency_key text
+-- ) :one Memory
+-- The memory with a key in a namespace, or with an idempotency key, archived or not.
+SELECT
+    m.*,  -- columns: memory
+    m.context_data::text AS enhanced_context,
+    ltm_dynamic_importance(m.importance_rank, $4) AS dynamic_importance
+FROM ltm_memories AS m
+WHERE
+    m.user_id = $1
+    -- if not idempotency_key
+    AND m.namespace = $2
+    AND m.key = $3
+    -- end if
+    AND m.idempotency_key = $5  -- if idempotency_key
+    AND ltm_is_current(m.expires_at, $4);
+
 -- name: get_memories(
 --     user_id bigint, memory_ids bigint[], as_of timestamptz, include_context boolean
 -- ) :many Memory
@@ -414,7 +572,8 @@ LIMIT cardinality($1);
 --     created_by varchar, metadata text, parent_memory_id bigint, expires_at timestamptz,
 --     is_archived boolean, archive_reason text, tags text, tag_names text[], context_data text,
 --     context_types text[], context_keys text[], context_values text[],
---     context_confidences double precision[], removed_keys text[], replace_context flag, guarded flag
+--     context_confidences double precision[], removed_keys text[], expires_after interval,
+--     replace_context flag, guarded flag
 -- ) :one Memory
 -- Change the given fields of a memory, if it is still at the expected version.
 -- locked is the memory, where it is as expected; untagged and tagged replace the rows of its tags, and
@@ -526,6 +685,7 @@ SET
     ),
     parent_memory_id = CASE WHEN 'parent_memory_id' = any($5) THEN $17 ELSE m.parent_memory_id END,
     expires_at = CASE WHEN 'expires_at' = any($5) THEN $18 ELSE m.expires_at END,
+    expires_after = CASE WHEN 'expires_after' = any($5) THEN $29 ELSE m.expires_after END,
     is_archived = coalesce($19, m.is_archived),
     archive_reason = CASE WHEN 'archive_reason' = any($5) THEN $20 ELSE m.archive_reason END,
     tags = $21::text::jsonb,  -- if tags

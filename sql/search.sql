@@ -33,7 +33,6 @@ WHERE
     AND NOT coalesce(ltm_tag_terms(m.user_id, m.tags), '{}')
     && ltm_tag_terms(:user_id, :tags_none::text::jsonb)
     -- end if
-    AND m.created_by = :created_by  -- if created_by
     -- if context_data
     AND ltm_user_context(m.user_id, m.context_data)
     @> jsonb_build_object(:user_id::bigint::text, :context_data::text::jsonb)
@@ -50,7 +49,11 @@ WHERE
         (SELECT ltm_phrase_queries('ltm', :exclude::text[]))
     ) = 0
     -- end if
-    AND m.memory_metadata @> :metadata::text::jsonb;  -- if metadata
+    -- if metadata
+    AND ltm_user_context(m.user_id, m.memory_metadata)
+    @> jsonb_build_object(:user_id::bigint::text, :metadata::text::jsonb)
+    -- end if
+    AND m.created_by = :created_by;  -- if created_by
 
 -- query: query_words(query text, term_limit bigint)
 -- The words of a query in their order, each with what it counts.

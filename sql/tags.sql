@@ -208,18 +208,16 @@ SELECT count(*) AS renamed FROM respelt;
 -- columns: tag_use
 -- How one spelling and category of a tag is used. First by these, which takes no sorting.
 SELECT
-    e.tag,
-    coalesce(t.tag_category, 'general') AS tag_category,
+    m.tag_name AS tag,
+    coalesce(m.tag_category, 'general') AS tag_category,
     count(*) AS memories,
-    sum(coalesce(t.usage_count, 1)) AS uses,
-    sum(coalesce(t.tag_importance, 1)) AS importance,
-    sum(coalesce(t.tag_confidence, 1)) AS confidence,
-    min(coalesce(t.first_used, m.created_at)) AS first_used,
-    max(coalesce(t.last_used, m.created_at)) AS last_used
-FROM ltm_memories AS m
-CROSS JOIN LATERAL jsonb_array_elements_text(m.tags) AS e (tag)
-CROSS JOIN ltm_memory_tags AS t
-GROUP BY e.tag, coalesce(t.tag_category, 'general');
+    sum(coalesce(m.usage_count, 1)) AS uses,
+    sum(coalesce(m.tag_importance, 1)) AS importance,
+    sum(coalesce(m.tag_confidence, 1)) AS confidence,
+    min(m.first_used) AS first_used,
+    max(m.last_used) AS last_used
+FROM ltm_memory_tags AS m
+GROUP BY m.tag_name, coalesce(m.tag_category, 'general');
 
 -- columns: tag_usage
 -- How a tag is used in all its spellings and categories.
@@ -245,17 +243,17 @@ SELECT
 FROM (
     SELECT
         m.*  -- columns: tag_use
-    FROM ltm_memories AS m
-    CROSS JOIN
-        LATERAL jsonb_array_elements_text(ltm_as_array(m.tags)) AS e (tag)
-    LEFT JOIN ltm_memory_tags AS t
-        ON t.user_id = $1 AND t.memory_id = m.id AND ltm_lower(t.tag_name) = ltm_lower(e.tag)
+    FROM ltm_memory_tags AS m
     WHERE
         m.user_id = $1
-        AND ltm_is_current(m.expires_at, $2)
-        AND ($3::text IS NULL OR coalesce(t.tag_category, 'general') = $3)
-        AND m.id = $5  -- if memory_id
-    GROUP BY e.tag, coalesce(t.tag_category, 'general')
+        AND ($3::text IS NULL OR coalesce(m.tag_category, 'general') = $3)
+        AND m.memory_id = $5  -- if memory_id
+        AND NOT EXISTS (
+            SELECT 1
+            FROM ltm_memories AS o
+            WHERE o.user_id = $1 AND o.id = m.memory_id AND o.expires_at <= $2
+        )
+    GROUP BY m.tag_name, coalesce(m.tag_category, 'general')
 ) AS x
 GROUP BY ltm_lower(x.tag)
 ORDER BY sum(x.memories) DESC, tag_name ASC

@@ -13,6 +13,80 @@ SELECT
 -- scope: all users
 SELECT pg_advisory_xact_lock(hashtextextended('ltm_store: ' || $1::bigint, 0)) IS NULL AS is_locked;
 
+-- name: may_copy() :one
+-- Whether this role can write memories by COPY under ids that it draws.
+-- scope: all users
+SELECT
+    has_sequence_privilege(pg_get_serial_sequence('ltm_memories', 'id'), 'USAGE, UPDATE')
+    AND NOT bool_or(row_security_active(t.name)) AS is_allowed
+FROM
+    unnest(
+        ARRAY[
+            'ltm_memories', 'ltm_memory_tags', 'ltm_contexts', 'ltm_memory_relationships',
+            'ltm_memory_access'
+        ]
+    ) AS t (name);
+
+-- name: hold_keys(user_id bigint, idempotency_keys text[], now timestamptz) :many
+-- The memories that have these keys, locked; those that have expired lose them.
+WITH freed AS (
+    UPDATE ltm_memories AS m
+    SET
+        idempotency_key = NULL,
+        key = NULL
+    WHERE m.user_id = $1 AND m.idempotency_key = any($2) AND m.expires_at <= $3
+)
+
+SELECT
+    m.id,
+    m.idempotency_key,
+    m.is_archived IS TRUE AS is_archived,
+    sha256(convert_to(m.content, 'UTF8')) AS digest
+FROM ltm_memories AS m
+WHERE m.user_id = $1 AND m.idempotency_key = any($2) AND ltm_is_current(m.expires_at, $3)
+ORDER BY m.id
+LIMIT cardinality($2)
+FOR NO KEY UPDATE;
+
+-- name: draw_memories(
+--     user_id bigint, now timestamptz, importance_scores integer[],
+--     confidence_scores double precision[], access_counts integer[], last_accesses timestamptz[],
+--     creations timestamptz[], external flag
+-- ) :many
+-- An id for each memory that is about to be copied, and its importance; none for a forgotten user.
+-- scope: all users
+SELECT
+    nextval(s.ids) AS id,
+    ltm_dynamic_importance(
+        ltm_importance_rank(
+            r.importance_score,
+            r.confidence_score,
+            r.access_count,
+            timezone('utc', r.last_accessed),
+            timezone('utc', r.created_at)
+        ),
+        $2
+    ) AS dynamic_importance
+FROM
+    unnest(
+        $3::integer[], $4::double precision[], $5::integer[], $6::timestamptz[], $7::timestamptz[]
+    ) WITH ORDINALITY AS r (
+        importance_score, confidence_score, access_count, last_accessed, created_at, place
+    )
+CROSS JOIN (SELECT pg_get_serial_sequence('ltm_memories', 'id')::regclass AS ids) AS s
+WHERE
+    TRUE
+    -- if external
+    AND EXISTS (
+        SELECT 1
+        FROM ltm_external_users AS u
+        WHERE u.user_id = $1 AND u.external_id IS NOT NULL
+        FOR KEY SHARE
+    )
+    -- end if
+ORDER BY r.place
+LIMIT cardinality($3);
+
 -- name: exported_ids(user_id bigint, as_of timestamptz) :one
 -- The ids of all memories of a user that have not expired, in their order.
 SELECT coalesce(array_agg(m.id ORDER BY m.id), '{}') AS ids
@@ -169,6 +243,17 @@ SET
         $15
     )
 WHERE m.user_id = $1 AND m.id = $2;
+
+-- name: link_memories(
+--     user_id bigint, memory_ids bigint[], parent_memory_ids bigint[], related_lists text[]
+-- ) :exec
+-- Tell memories that were just copied their parents and the targets of their relationships.
+UPDATE ltm_memories AS m
+SET parent_memory_id = r.parent_memory_id, related_memory_ids = r.related_memory_ids::jsonb
+FROM
+    unnest($2::bigint[], $3::bigint[], $4::text[])
+        AS r (id, parent_memory_id, related_memory_ids)
+WHERE m.user_id = $1 AND m.id = r.id;
 
 -- name: lock_memories(user_id bigint, row_limit bigint) :one
 -- Lock some memories of a user: from then on nobody can relate to them. Tell how many.

@@ -18,7 +18,8 @@ SIGNATURES = {
     "context=None, enhanced_context=None, memory_type=None, category=None, source_type=None, "
     "source_id=None, source_position=None, created_by='system', metadata=None, "
     "related_memory_ids=(), parent_memory_id=None, created_at=None, expires_at=None, "
-    "idempotency_key=None, embedding=None, embedding_model=None",
+    "idempotency_key=None, namespace=None, key=None, expires_after=None, embedding=None, "
+    "embedding_model=None",
     "add_memories": "db, user_id, memories, *, on_error='raise'",
     "get_memory": "db, user_id, memory_id, *, include_relationships=False, as_of=None, "
     "access_context=None",
@@ -144,6 +145,9 @@ def test_the_limits_of_the_models_are_those_of_the_schema():
         f"category varchar({limits.CATEGORY_CHARS})",
         f"char_length(source_id) <= {limits.SOURCE_ID_CHARS}",
         f"char_length(idempotency_key) BETWEEN 1 AND {limits.IDEMPOTENCY_KEY_CHARS}",
+        f"char_length(key) BETWEEN 1 AND {limits.KEY_CHARS}",
+        f"octet_length(namespace) <= {limits.NAMESPACE_BYTES}",
+        f"expires_after <= '{limits.EXPIRES_AFTER_DAYS} days'",
         f"char_length(external_id) BETWEEN 1 AND {limits.EXTERNAL_ID_CHARS}",
         f"MINVALUE -{limits.USER_ID}",
         f"dimensions BETWEEN 1 AND {limits.EMBEDDING_DIMENSIONS}",

@@ -388,6 +388,9 @@ BAD: dict[str, list[object]] = {
     "created_at": ["yesterday", "2024", 5, 1.5],
     "expires_at": ["soon"],
     "idempotency_key": ["", "x" * 256],
+    "namespace": ["a..b", ".", "\0", "é" * 751, ("a", "b.c"), ("a", ""), ["a", 1], 5],
+    "key": ["", "x" * 256, "\0", 5],
+    "expires_after": [timedelta(0), timedelta(days=36526), timedelta.max, 5, "soon"],
 }
 
 
@@ -433,6 +436,9 @@ async def test_values_at_their_limits_are_stored(conn):
         source_id="x" * 255,
         idempotency_key="é" * 255,
         category="é" * 100,
+        namespace="é" * 750,
+        key="😀" * 255,
+        expires_after=timedelta(days=36525),
     )
     assert await get_memory(conn, 1, memory.id) is not None
     with pytest.raises(InvalidMemory, match="nested deeper than 32"):

@@ -3,7 +3,7 @@
 import copy
 import json
 import pickle
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
@@ -72,6 +72,9 @@ RECORD = {
     "idempotency_key": st.none() | words,
     "version": numbers,
     "expires_at": st.none() | moments,
+    "expires_after": st.none() | st.timedeltas(timedelta(seconds=1), timedelta(days=36525)),
+    "namespace": words,
+    "key": st.none() | words,
 }
 SUMMARY = {
     "id": numbers,

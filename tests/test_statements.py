@@ -244,7 +244,9 @@ def test_statements_for_all_users_are_few_and_known():
         "intern_user",
         "list_users",
         "lift_timeouts",
+        "draw_memories",
         "lock_user",
+        "may_copy",
         "prune_accesses",
     }
 
@@ -356,7 +358,13 @@ def is_free_of_the_collation(node: ast.Node) -> bool:
             name = node.fields[-1].sval
             return NO_TEXT.match(name) is not None or name == "tag_name"  # list_tags gives it one
         case ast.FuncCall():
-            return str(node.funcname[-1].sval) in ("count", "sum", "abs", "ltm_path_strength", "ltm_cosine")
+            return str(node.funcname[-1].sval) in (
+                "count",
+                "sum",
+                "abs",
+                "ltm_path_strength",
+                "ltm_cosine",
+            )
         case ast.CoalesceExpr():
             return is_free_of_the_collation(node.args[0])
     return isinstance(node, ast.A_Indirection | ast.NullTest)
@@ -401,6 +409,7 @@ INDEXES: dict[tuple[str, frozenset[str]], set[str]] = {
     ("list_memories", frozenset({"tags"})): {TAGS},
     ("list_memories", frozenset({"tags_any"})): {TAGS},
     ("list_memories", frozenset({"context_data"})): {"ltm_memories_context_data_gin"},
+    ("list_memories", frozenset({"metadata"})): {"ltm_memories_memory_metadata_gin"},
     ("list_memories", frozenset({"source_id"})): {"ltm_memories_source_idx"},
     ("search_memories", frozenset()): {
         "ltm_memories_search_terms_gin",
@@ -429,7 +438,9 @@ INDEXES: dict[tuple[str, frozenset[str]], set[str]] = {
         "ltm_memory_access_memory_id_idx",
         MEMORY_TAGS,
     },
+    ("hold_keys", frozenset()): {"ltm_memories_idempotency_key_key"},
     ("import_details", frozenset()): {ONE, MEMORY_TAGS},
+    ("link_memories", frozenset()): {ONE},
     ("forget_memories", frozenset()): {"ltm_memories_pkey", "ltm_contexts_memory_id_idx"},
     ("forget_repairs", frozenset()): {"ltm_adoption_report_user_id_idx"},
     ("forget_name", frozenset()): {"ltm_external_users_pkey"},
@@ -450,7 +461,7 @@ INDEXES: dict[tuple[str, frozenset[str]], set[str]] = {
     ("memory_version", frozenset()): {ONE},
     ("lock_tagged", frozenset()): {TAGS},
     ("rename_tag", frozenset()): {ONE, MEMORY_TAGS},
-    ("list_tags", frozenset({"memory_id"})): {ONE, MEMORY_TAGS},
+    ("list_tags", frozenset({"memory_id"})): {MEMORY_TAGS},
     ("related_tags", frozenset()): {TAGS},
     ("record_accesses", frozenset()): {ONE},
     ("write_accesses", frozenset()): {ONE},
@@ -472,7 +483,9 @@ INDEXES: dict[tuple[str, frozenset[str]], set[str]] = {
     ("forget_embeddings", frozenset()): {VECTORS},
     ("find_user", frozenset()): {EXTERNAL},
     ("intern_user", frozenset()): {EXTERNAL},
-    ("list_users", frozenset()): {"ltm_memories_pkey"},
+    ("get_by_key", frozenset()): {"ltm_memories_key_key"},
+    ("get_by_key", frozenset({"idempotency_key"})): {"ltm_memories_idempotency_key_key"},
+    ("list_users", frozenset()): {"ltm_memories_pkey or ltm_memories_namespace_idx"},
 }
 ARGUMENTS: dict[str, object] = {
     "user_id": 1,
@@ -487,6 +500,10 @@ ARGUMENTS: dict[str, object] = {
     "importance_weight": 0.1,
     "include_context": True,
     "given": ["content"],
+    "idempotency_keys": ["a", "b"],
+    "namespace": "agents.cook",
+    "key": "soup",
+    "idempotency_key": "i",
     "after_id": 0,
     "relationships": "[]",
     "accesses": "[]",
@@ -499,6 +516,7 @@ ARGUMENTS: dict[str, object] = {
     "tags": '["rare77"]',
     "tags_any": '["rare77"]',
     "context_data": '{"spatial": {"city": "city5"}}',
+    "metadata": '{"n": 5}',
     "source_id": "conversation5",
     "external_id": "user 5",
     "query": "words about memory",
@@ -654,6 +672,8 @@ def test_every_statement_has_a_plan_test():
         "find_schema_dangers",
         "list_ids",
         "lift_timeouts",
+        "draw_memories",
         "lock_user",
+        "may_copy",
     }  # read all there is
     assert {name for name, _ in INDEXES} | whole == set(ALL)

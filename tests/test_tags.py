@@ -257,9 +257,6 @@ async def test_listed_tags_are_counted_over_the_memories(conn):
     assert await list_tags(conn, 1, limit=1) == [work]
     assert await list_tags(conn, 1, tag_category="place") == [home]
     assert await list_tags(conn, 1, tag_category="none") == []
-    await conn.execute("DELETE FROM ltm_memory_tags")  # as an older program, which had none
-    bare = {tag.tag_name: (tag.memory_count, tag.usage_count) for tag in await list_tags(conn, 1)}
-    assert bare == {"Work": (3, 3), "home": (1, 1)}
 
 
 @settings(max_examples=50)

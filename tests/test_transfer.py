@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import pytest
@@ -108,6 +108,9 @@ async def alice(conn):
         parent_memory_id=parent.id,
         expires_at=datetime(2999, 1, 1, tzinfo=UTC),
         idempotency_key="key",
+        namespace=("agents", "cook"),
+        key="soup/1",
+        expires_after=timedelta(days=1.5),
     )
     await add_memory(conn, "alice", "expired", expires_at=datetime(2020, 1, 1))
     await relate(conn, "alice", parent.id, child.id, "causes", strength=0.25, description="so")

@@ -102,7 +102,7 @@ async def test_a_view_whose_text_has_changed_is_stale_and_made_again(files, dsn,
 @pytest.mark.parametrize(
     ("file", "old", "new", "view"),
     [
-        ("tags", "coalesce(t.usage_count, 1)", "coalesce(t.usage_count, 7)", "ltm_tag_usage"),
+        ("tags", "coalesce(m.usage_count, 1)", "coalesce(m.usage_count, 7)", "ltm_tag_usage"),
         ("memories", "    m.is_archived IS NOT TRUE\n    AND", "    AND", "ltm_stale_memories"),
         ("analytics", "m.importance_score, 1", "m.importance_score, 7", "ltm_user_analytics"),
     ],

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sized
 from typing import Final, TypeVar
 
 _log: Final = logging.getLogger("ltm_store.statements")
-Rows = TypeVar("Rows", bound=list[object])
+Rows = TypeVar("Rows", bound=Sized)
 
 
 def observed(name: str, rows: Awaitable[Rows]) -> Awaitable[Rows]:

@@ -56,6 +56,14 @@ class PooledConnection(asyncpg.Connection):
             raise LtmError("an error inside the transaction undid it, nothing was committed")
         return status
 
+    async def copy_to_table(
+        self, table_name: str, *, timeout: float | None = None, **options: Any
+    ) -> str:
+        """The status of a COPY; see asyncpg."""
+        limit = self.bound if timeout is None else timeout
+        status: str = await super().copy_to_table(table_name, timeout=limit, **options)
+        return status
+
     def keep_alive(self) -> None:
         """Let the system notice an end that is gone without a word."""
         end = self._socket()

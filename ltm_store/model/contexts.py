@@ -215,6 +215,9 @@ _SECTIONS: Final[dict[str, type[Context]]] = {
 }
 
 
+_FIELDS: Final = sum(len(section.model_fields) for section in _SECTIONS.values())
+
+
 class ContextRow(NamedTuple):
     """One row of ltm_contexts."""
 
@@ -244,7 +247,8 @@ class EnhancedContext(BaseModel):
             return self
         if any(len(key) > limits.CONTEXT_KEY_CHARS for key in self.extra):
             raise ValueError(f"a key of extra is longer than {limits.CONTEXT_KEY_CHARS} characters")
-        if self._leaves() > limits.CONTEXT_LEAVES:
+        free = len(self.custom_contexts) + len(self.extra)
+        if free + _FIELDS > limits.CONTEXT_LEAVES and self._leaves() > limits.CONTEXT_LEAVES:
             raise ValueError(f"more than {limits.CONTEXT_LEAVES} fields are set")
         return self
 
@@ -272,6 +276,8 @@ class ContextToStore(NamedTuple):
 
 
 def _as_text(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
     return value if isinstance(value, str) else dump_json(value)
 
 
@@ -285,9 +291,10 @@ def store_context(context: EnhancedContext) -> ContextToStore:
     if len(text.encode()) > limits.JSON_BYTES:
         raise InvalidMemory("enhanced_context", f"longer than {limits.JSON_BYTES} bytes as JSON")
     rows = [
-        ContextRow(section, key, _as_text(value), data[section].get("confidence", 1.0))
+        ContextRow(section, key, _as_text(value), confidence)
         for section in _SECTIONS
         if section in data
+        for confidence in (data[section].get("confidence", 1.0),)
         for key, value in data[section].items()
         if key != "confidence"
     ]

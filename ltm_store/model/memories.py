@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Annotated, ClassVar, Literal, Self
@@ -15,6 +15,7 @@ from pydantic import (
     JsonValue,
     SerializerFunctionWrapHandler,
     StrictBool,
+    ValidationInfo,
     model_serializer,
 )
 from pydantic_core import from_json
@@ -27,13 +28,16 @@ from ltm_store.model.relationships import Relationship
 from ltm_store.model.values import (
     Category,
     Content,
+    Duration,
     Fraction,
     IdempotencyKey,
     Int32,
     JsonObject,
+    Key,
     LongText,
     MemoryId,
     Moment,
+    Namespace,
     Note,
     Score,
     SourceId,
@@ -92,12 +96,22 @@ class _Attributes(Arguments):
     metadata: JsonObject | None = None
     parent_memory_id: MemoryId | None = None
     expires_at: Moment | None = None
+    expires_after: Duration | None = None
+
+
+def _told(content: str, info: ValidationInfo) -> str:
+    """The content; it may be empty where a key names the memory."""
+    if not content and info.data.get("key") is None:
+        raise ValueError("should not be empty")
+    return content
 
 
 class NewMemory(_Attributes):
     """A memory to add: the keywords of add_memory."""
 
-    content: Content
+    namespace: Namespace = ""
+    key: Key | None = None
+    content: Annotated[LongText, AfterValidator(_told)]
     tags: Tags = ()
     importance_score: Score = 5
     confidence_score: Fraction = 1.0
@@ -198,8 +212,11 @@ class Memory(Row):
     idempotency_key: str | None
     version: int
     expires_at: datetime | None
+    expires_after: timedelta | None
+    namespace: str
+    key: str | None
     relationships: Annotated[tuple[Relationship, ...] | None, FROM_JSON] = None
-    outcome: Literal["created", "existing"] | None = None
+    outcome: Literal["created", "existing", "replaced"] | None = None
     duplicate_of: int | None = None
 
     def _whole(self) -> Self:

@@ -7,7 +7,7 @@ import math
 import unicodedata
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Annotated, Any, Final, TypeAlias
 from uuid import UUID
@@ -80,6 +80,32 @@ def _datetime(value: object) -> datetime:
     return utc(value)
 
 
+def _duration(value: object) -> object:
+    if not isinstance(value, timedelta | str):  # of a number the unit would be a guess
+        raise ValueError("should be a timedelta or ISO 8601 text")
+    return value
+
+
+def joined(namespace: object) -> object:
+    """A namespace as it is stored: labels joined by dots; None is none."""
+    if namespace is None:
+        return ""
+    if not isinstance(namespace, tuple | list):
+        return namespace
+    for label in namespace:
+        if not isinstance(label, str) or not label or "." in label:
+            raise ValueError("a label should be text without dots, and not empty")
+    return ".".join(namespace)
+
+
+def _labelled(namespace: str) -> str:
+    if ".." in f".{namespace}." and namespace:
+        raise ValueError("has an empty label")
+    if len(namespace.encode()) > limits.NAMESPACE_BYTES:
+        raise ValueError(f"longer than {limits.NAMESPACE_BYTES} bytes of UTF-8")
+    return namespace
+
+
 Text = Annotated[str, AfterValidator(storable)]
 Content = Annotated[Text, Field(min_length=1), AfterValidator(within_content)]
 LongText = Annotated[Text, AfterValidator(within_content)]
@@ -97,6 +123,13 @@ Category = Annotated[Compared, Field(max_length=limits.CATEGORY_CHARS)]
 SourceId = Annotated[Compared, Field(max_length=limits.SOURCE_ID_CHARS)]
 IdempotencyKey = Annotated[Text, Field(min_length=1, max_length=limits.IDEMPOTENCY_KEY_CHARS)]
 Moment = Annotated[datetime, BeforeValidator(_datetime)]
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(_duration),
+    Field(gt=timedelta(0), le=timedelta(days=limits.EXPIRES_AFTER_DAYS)),
+]
+Key = Annotated[Text, Field(min_length=1, max_length=limits.KEY_CHARS)]
+Namespace = Annotated[Text, BeforeValidator(joined), AfterValidator(_labelled)]
 
 
 def unique_tags(tags: Iterable[str]) -> tuple[str, ...]:
@@ -167,9 +200,12 @@ def read_json(text: str | None) -> JsonValue:
     return None if text is None else load_json(text)
 
 
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+
+
 def dump_json(value: object) -> str:
     """JSON text as statements take it."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return _ENCODER.encode(value)
 
 
 def moment(value: datetime | None, field: str = "as_of") -> datetime:

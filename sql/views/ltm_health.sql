@@ -1,28 +1,64 @@
--- 1. orphans: rows of the tables whose memory is gone.
+-- 1. orphans: rows of the tables whose memory is gone, where no foreign key keeps it there.
 -- 2. out_of_step: memories whose own columns (said) and whose tables of details (held) differ.
 -- 3. the schema: what the migrations made and is gone (missing), or is there and of no use (faults).
 -- A condition on user_id reaches the indexes of 1 and 2, and leaves 3 out.
 CREATE OR REPLACE VIEW ltm_health WITH (security_invoker = TRUE) AS
 WITH
+kept AS (
+    SELECT c.conname AS key_name
+    FROM pg_constraint AS c
+    WHERE c.contype = 'f' AND c.convalidated AND c.confrelid = 'ltm_memories'::regclass
+),
+
 held_rows AS (
     SELECT user_id, id, 'ltm_contexts' AS table_name, 'memory_id' AS column_name, memory_id
     FROM ltm_contexts
+    WHERE
+        NOT EXISTS (
+            SELECT 1 FROM kept AS k
+            WHERE k.key_name = 'ltm_contexts_memory_id_fkey'
+        )
     UNION ALL
     SELECT user_id, id, 'ltm_memory_tags', 'memory_id', memory_id
     FROM ltm_memory_tags
+    WHERE
+        NOT EXISTS (
+            SELECT 1 FROM kept AS k
+            WHERE k.key_name = 'ltm_memory_tags_memory_id_fkey'
+        )
     UNION ALL
     SELECT user_id, id, 'ltm_memory_access', 'memory_id', memory_id
     FROM ltm_memory_access
+    WHERE
+        NOT EXISTS (
+            SELECT 1 FROM kept AS k
+            WHERE k.key_name = 'ltm_memory_access_memory_id_fkey'
+        )
     UNION ALL
     SELECT user_id, id, 'ltm_memory_relationships', 'source_memory_id', source_memory_id
     FROM ltm_memory_relationships
+    WHERE
+        NOT EXISTS (
+            SELECT 1 FROM kept AS k
+            WHERE k.key_name = 'ltm_memory_relationships_source_memory_id_fkey'
+        )
     UNION ALL
     SELECT user_id, id, 'ltm_memory_relationships', 'target_memory_id', target_memory_id
     FROM ltm_memory_relationships
+    WHERE
+        NOT EXISTS (
+            SELECT 1 FROM kept AS k
+            WHERE k.key_name = 'ltm_memory_relationships_target_memory_id_fkey'
+        )
     UNION ALL
     SELECT user_id, id, 'ltm_memories', 'parent_memory_id', parent_memory_id
     FROM ltm_memories
-    WHERE parent_memory_id IS NOT NULL
+    WHERE
+        parent_memory_id IS NOT NULL
+        AND NOT EXISTS (
+            SELECT 1 FROM kept AS k
+            WHERE k.key_name = 'ltm_memories_parent_memory_id_fkey'
+        )
 ),
 
 orphans AS (
@@ -35,37 +71,66 @@ orphans AS (
     WHERE m.id IS NULL
 ),
 
-tags_held AS (
-    SELECT
-        user_id,
-        memory_id,
-        array_agg(ltm_lower(tag_name) ORDER BY ltm_lower(tag_name) COLLATE "C") AS names
-    FROM ltm_memory_tags
-    GROUP BY user_id, memory_id
+-- Memories whose columns and tables give another number of names, or another sum of their hashes: only
+-- these are compared name by name. DISTINCT, or the planner would compare all of them first.
+tags_in_doubt AS (
+    SELECT DISTINCT m.user_id, m.id, m.tags
+    FROM ltm_memories AS m
+    LEFT JOIN (
+        SELECT user_id, memory_id, count(*) AS names, sum(hashtext(ltm_lower(tag_name))) AS hash
+        FROM ltm_memory_tags
+        GROUP BY user_id, memory_id
+    ) AS h ON m.user_id = h.user_id AND m.id = h.memory_id
+    CROSS JOIN
+        LATERAL (
+            SELECT count(*) AS names, sum(hashtext(ltm_lower(e.tag))) AS hash
+            FROM jsonb_array_elements_text(ltm_as_array(m.tags)) AS e (tag)
+        ) AS s
+    WHERE
+        s.names <> coalesce(h.names, 0)
+        OR s.hash <> h.hash
+        OR jsonb_typeof(m.tags) NOT IN ('array', 'null')
 ),
 
-targets_held AS (
-    SELECT
-        user_id,
-        source_memory_id,
-        array_agg(
-            DISTINCT target_memory_id::text COLLATE "C" ORDER BY target_memory_id::text COLLATE "C"
-        ) AS names
-    FROM ltm_memory_relationships
-    GROUP BY user_id, source_memory_id
+targets_in_doubt AS (
+    SELECT DISTINCT m.user_id, m.id, m.related_memory_ids
+    FROM ltm_memories AS m
+    LEFT JOIN (
+        SELECT
+            user_id,
+            source_memory_id,
+            count(*) AS names,
+            sum(hashtext(target_memory_id::text)) AS hash
+        FROM ltm_memory_relationships
+        GROUP BY user_id, source_memory_id
+    ) AS h ON m.user_id = h.user_id AND m.id = h.source_memory_id
+    CROSS JOIN
+        LATERAL (
+            SELECT count(*) AS names, sum(hashtext(e.id)) AS hash
+            FROM jsonb_array_elements_text(ltm_as_array(m.related_memory_ids)) AS e (id)
+        ) AS s
+    WHERE s.names <> coalesce(h.names, 0) OR s.hash <> h.hash
 ),
 
-fields_held AS (
-    SELECT
-        user_id,
-        memory_id,
-        array_agg(
-            DISTINCT context_type || '.' || context_key COLLATE "C"
-            ORDER BY context_type || '.' || context_key COLLATE "C"
-        ) AS names
-    FROM ltm_contexts
-    WHERE context_value IS NOT NULL
-    GROUP BY user_id, memory_id
+fields_in_doubt AS (
+    SELECT DISTINCT m.user_id, m.id, m.context_data
+    FROM ltm_memories AS m
+    LEFT JOIN (
+        SELECT
+            user_id,
+            memory_id,
+            count(*) AS names,
+            sum(hashtext(context_type || '.' || context_key)) AS hash
+        FROM ltm_contexts
+        WHERE context_value IS NOT NULL
+        GROUP BY user_id, memory_id
+    ) AS h ON m.user_id = h.user_id AND m.id = h.memory_id
+    CROSS JOIN
+        LATERAL (
+            SELECT count(*) AS names, sum(hashtext(f.field)) AS hash
+            FROM ltm_context_fields(m.context_data) AS f (field)
+        ) AS s
+    WHERE s.names <> coalesce(h.names, 0) OR s.hash <> h.hash
 ),
 
 both_sides AS (
@@ -79,9 +144,13 @@ both_sides AS (
             FROM unnest(ltm_tag_names(m.tags)) AS n (tag)
             ORDER BY name
         ) AS said,
-        coalesce(t.names, '{}') AS held
-    FROM ltm_memories AS m
-    LEFT JOIN tags_held AS t ON m.user_id = t.user_id AND m.id = t.memory_id
+        array(
+            SELECT ltm_lower(t.tag_name) COLLATE "C" AS name
+            FROM ltm_memory_tags AS t
+            WHERE m.user_id = t.user_id AND m.id = t.memory_id
+            ORDER BY name
+        ) AS held
+    FROM tags_in_doubt AS m
     UNION ALL
     SELECT
         m.user_id,
@@ -93,19 +162,31 @@ both_sides AS (
             FROM jsonb_array_elements_text(ltm_as_array(m.related_memory_ids)) AS e (id)
             ORDER BY id
         ),
-        coalesce(r.names, '{}')
-    FROM ltm_memories AS m
-    LEFT JOIN targets_held AS r ON m.user_id = r.user_id AND m.id = r.source_memory_id
+        array(
+            SELECT DISTINCT r.target_memory_id::text COLLATE "C" AS id
+            FROM ltm_memory_relationships AS r
+            WHERE m.user_id = r.user_id AND m.id = r.source_memory_id
+            ORDER BY id
+        )
+    FROM targets_in_doubt AS m
     UNION ALL
     SELECT
         m.user_id,
         m.id,
         'context_data',
         'ltm_contexts',
-        ltm_context_fields(m.context_data),
-        coalesce(c.names, '{}')
-    FROM ltm_memories AS m
-    LEFT JOIN fields_held AS c ON m.user_id = c.user_id AND m.id = c.memory_id
+        array(
+            SELECT DISTINCT f.field COLLATE "C" AS name
+            FROM ltm_context_fields(m.context_data) AS f (field)
+            ORDER BY name
+        ),
+        array(
+            SELECT DISTINCT c.context_type || '.' || c.context_key COLLATE "C" AS name
+            FROM ltm_contexts AS c
+            WHERE m.user_id = c.user_id AND m.id = c.memory_id AND c.context_value IS NOT NULL
+            ORDER BY name
+        )
+    FROM fields_in_doubt AS m
 ),
 
 out_of_step AS (

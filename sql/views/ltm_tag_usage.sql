@@ -6,13 +6,14 @@ FROM (
     SELECT
         m.user_id,
         m.*  -- columns: tag_use
-    FROM ltm_memories AS m
-    CROSS JOIN
-        LATERAL jsonb_array_elements_text(ltm_as_array(m.tags)) AS e (tag)
-    LEFT JOIN ltm_memory_tags AS t
-        ON m.user_id = t.user_id AND m.id = t.memory_id AND ltm_lower(e.tag) = ltm_lower(t.tag_name)
-    WHERE ltm_is_current(m.expires_at, now())
-    GROUP BY m.user_id, e.tag, coalesce(t.tag_category, 'general')
+    FROM ltm_memory_tags AS m
+    WHERE
+        NOT EXISTS (
+            SELECT 1
+            FROM ltm_memories AS o
+            WHERE m.user_id = o.user_id AND m.memory_id = o.id AND o.expires_at <= now()
+        )
+    GROUP BY m.user_id, m.tag_name, coalesce(m.tag_category, 'general')
 ) AS x
 GROUP BY x.user_id, ltm_lower(x.tag);
 
