@@ -497,6 +497,19 @@ async def test_a_vector_can_be_stored_after_its_memory(conn):
     assert await status(conn) == {"caller": (2, 2, 0, 0)}
 
 
+async def test_many_memories_may_bring_vectors_along(embedding_db):
+    given = [
+        {"content": f"memory {number}", "embedding": vector(str(number))} for number in range(9)
+    ]
+    given[3]["embedding_model"] = "other"
+    await add_memories(embedding_db, 1, given)
+    assert await status(embedding_db) == {"other": (9, 1, 0, 0), "toy": (9, 8, 0, 0)}
+    with pytest.raises(InvalidMemory, match=r"memories\[0\].embedding: should have 16 numbers"):
+        await add_memories(embedding_db, 1, [{"content": "x", "embedding": [1.0]}])
+    await embedding_db.flush()
+    assert (await status(embedding_db))["toy"] == (9, 9, 0, 0)
+
+
 async def test_an_existing_memory_keeps_its_vector(conn):
     one = await add_memory(conn, 1, "x", embedding=[1.0, 0.0], idempotency_key="k")
     again = await add_memory(conn, 1, "x", embedding=[0.0, 1.0], idempotency_key="k")
