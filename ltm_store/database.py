@@ -237,6 +237,7 @@ class Database(Session):
         if not await has_embeddings(self):
             _log.warning("searches go by words alone, %s", StepMissing((STEP,)))
             return
+        self.embedding_model = embedder.model
         self._questions = Questions(embedder)
         self._embeddings = EmbeddingWriter(self, embedder)
         self._embeddings.start()

@@ -29,6 +29,7 @@ from ltm_store import (
     meaning,
     migrate,
     search_memories,
+    suggest_relationships,
     update_memory,
 )
 from ltm_store.embedders import FunctionEmbedder
@@ -146,6 +147,7 @@ async def test_without_the_step_a_call_that_needs_it_says_so_and_all_else_works(
                 await call()
             assert (str(caught.value), caught.value.pending) == (sentence, ("embeddings",))
         assert [hit.id for hit in await search_memories(db, 1, "words")] == [memory.id]
+        assert await suggest_relationships(db, 1, memory.id) == []
         assert [line["content"] async for line in export_user(db, 1)] == ["words"]
         assert (await forget_user(db, 1)).counts["ltm_memories"] == 1
 
@@ -544,6 +546,18 @@ async def test_similar_memories_are_of_the_user_neither_archived_nor_expired_nea
     assert all(hit.score == hit.meaning_score for hit in hits)
     assert await find_similar(conn, 1, one, limit=1) == hits[:1]
     assert await find_similar(conn, 1, 10**9) == []
+
+
+async def test_what_means_much_the_same_is_suggested(embedding_db):
+    one = await add_memory(embedding_db, 1, "one", embedding=vector("same"))
+    same = await add_memory(embedding_db, 1, "two", embedding=vector("same"))
+    for number in range(30):
+        await add_memory(embedding_db, 1, f"other {number}")
+    await embedding_db.flush()
+    (found,) = await suggest_relationships(embedding_db, 1, one.id)
+    assert found.related_memory.id == same.id
+    assert found.meaning_score == pytest.approx(1, abs=1e-3)
+    assert found.reason == "meaning: 1.00"
 
 
 # -- whole users ---------------------------------------------------------------------------------

@@ -87,6 +87,9 @@ class Session(ABC):
     embedder: Embedder | None = None
     """What makes vectors of texts; without one memories are found by their words alone."""
 
+    embedding_model: str | None = None
+    """Its model, where the database has the optional step."""
+
     def deadline(self) -> float:
         """Until when the present call may take, on the clock of the event loop."""
         return _deadline.get() or asyncio.get_running_loop().time() + self.timeout
