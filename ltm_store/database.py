@@ -169,10 +169,10 @@ class Database(Session):
             opened = [await self._acquire(deadline, patient=False) for _ in range(self._min_size)]
             for connection in opened:
                 self._pool.release(connection)
-            if self._check_schema:
-                await self._refuse_outdated_schema()
             if not self._trust_schema:
                 await self._refuse_unsafe_schema()
+            if self._check_schema:
+                await self._refuse_outdated_schema()
             if self.embedder is not None:
                 await self._begin_embedding(self.embedder)
         except BaseException:
@@ -231,7 +231,7 @@ class Database(Session):
         )
         if dangers:
             told = "; ".join(f"{danger.subject}: {danger.detail}" for danger in dangers)
-            raise LtmError(f"{told}; or accept it: connect(trust_schema=True)")
+            raise LtmError(f"{told}; or accept it: connect(trust_schema=True), --trust-schema")
 
     async def _begin_embedding(self, embedder: Embedder) -> None:
         if not await has_embeddings(self):
@@ -495,8 +495,9 @@ def connect(
     that fails or is slow fails no read and no write: then memories are found by their words alone.
 
     Opening raises Unavailable when the server cannot be reached, SchemaOutdated when it lacks
-    migrations (unless check_schema is false), and LtmError where other roles may create functions
-    in a schema of the search_path, which statements would call (unless trust_schema).
+    migrations (unless check_schema is false), and LtmError where other roles may create functions,
+    or have created some, in a schema of the search_path, which statements would call (unless
+    trust_schema).
     """
     target = dsns.target(dsn)
     return Database(

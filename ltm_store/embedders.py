@@ -119,7 +119,9 @@ class FastEmbedder:
             raise InvalidArgument("path", "should be the folder of a model's files")
         self.model = model
         self.dimensions = int(sizes[model.lower()])
-        self._place = {} if path is None else {"specific_model_path": str(path)}
+        self._place: dict[str, Any] = {}
+        if path is not None:
+            self._place["specific_model_path"] = str(path)
         self._loaded: Any = None
         self._loading = threading.Lock()
 

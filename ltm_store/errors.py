@@ -106,7 +106,7 @@ _RULES = {
     "54": "too large or too deeply nested",
 }
 _OUTDATED = {"42P01", "42703", "42883"}
-POOLED = "a pooler in transaction mode is in between: connect(pgbouncer=True), --pgbouncer"
+POOLED = "PgBouncer, or a pooler like it, is in between: connect(pgbouncer=True), --pgbouncer"
 _REASONS = {
     "0A000": "the schema changed under an open transaction, or the server lacks a feature",
     "42501": "the role of this connection lacks a right",

@@ -269,8 +269,9 @@ async def suggest_relationships(
     content, of which the first 64 are looked at. What more than 100 memories of the user have is no
     reason; any other adds its idf, ln(1 + (N - n + 0.5) / (n + 0.5)) for n of N memories (S.
     Robertson and H. Zaragoza, 2009), a word half of it. With an embedder, memories that mean much
-    the same are suggested too, the nearest 10 that stand out. Memories that are related with this one in
-    either direction, archived or expired are left out. [] when the memory is missing or expired.
+    the same are suggested too, the nearest 10 that stand out. Memories that are related with this
+    one in either direction, archived or expired are left out. [] when the memory is missing or
+    expired.
 
     limit: 1 .. 1000.
     """

@@ -110,9 +110,10 @@ class AccessQueue:
             if self._task is not None:
                 self._task.cancel()
                 await asyncio.wait([self._task])
-            if lost := len(self._waiting):
-                self._drop_beyond(0)
-                _log.warning("%d accesses were not recorded", lost)
+            lost = len(self._waiting)
+            self._drop_beyond(0)
+            if lost and not self._failing:  # which was told
+                _log.warning("%d accesses were not recorded: no more time", lost)
 
     def _start_in(self, seconds: float) -> None:
         # In a context of its own: the deadline of the call that began it is not its own.
@@ -171,7 +172,8 @@ class AccessQueue:
         error = None if task.cancelled() else task.exception()
         if error is not None and not self._failing:
             reason = error if isinstance(error, LtmError) else type(error).__name__
-            _log.warning("%d accesses are not recorded yet: %s", len(self._waiting), reason)
+            when = "were not recorded" if self._closing else "are not recorded yet"
+            _log.warning("%d accesses %s: %s", len(self._waiting), when, reason)
         self._failing = error is not None
         if self._waiting and not self._closed:
             soon = 0 if len(self._waiting) >= FLUSH_ACCESSES else FLUSH_SECONDS
@@ -224,9 +226,9 @@ class Tracker:
         try:
             await record(self._db, user, details)
             self._failing = False
-        except Unavailable:  # a replica, say: what was read is worth more than its count
+        except Unavailable as error:  # a standby, say: what was read is worth more than its count
             if not self._failing:
-                _log.warning("%d accesses were not recorded", len(memory_ids))
+                _log.warning("%d accesses were not recorded: %s", len(memory_ids), error)
             self._failing = True
 
     async def write_pending(self, user: int, memory_id: int | None) -> None:

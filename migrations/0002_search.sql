@@ -51,20 +51,20 @@ STRICT
 PARALLEL SAFE
 AS $function$
 DECLARE
-    invisible CONSTANT text := U&'[\00AD\034F\061C\0640\115F\1160\17B4\17B5\180B-\180F\200B-\200F\202A-\202E\2060-\206F\FE00-\FE0F\FEFF\FFF9-\FFFB\+01F3FB-\+01F3FF\+0E0000-\+0E0FFF]+';
-    not_signs CONSTANT text := U&'[^\2190-\21FF\2300-\23FF\2460-\2BFF\3030\303D\+01F000-\+01FAFF]+';
-    punctuation CONSTANT text := U&'[\0080-\00A9\00AB-\00B1\00B4\00B6-\00B8\00BB\00BF\00D7\00F7\055A-\055F\0589\058A\05BE\05C0\05C3\05F3\05F4\060C\061B\061F\066A-\066C\06D4\0964\0965\0E2F\0E3F\0E5A\0E5B\2000-\206F\20A0-\20CF\2100-\2BFF\3000-\3004\3008-\3020\3030\303D\30A0\30FB\A000\FE10-\FE6F\FF00-\FF0F\FFFC\FFFD\+01F000-\+01FAFF]+';
-    marks CONSTANT text := U&'(?<!\0438)[\0300-\036F]+|[\0591-\05BD\05BF\05C1\05C2\05C7\064B-\065F\0670]+';
-    unspaced CONSTANT text := U&'[\0E00-\0EFF\1000-\109F\1780-\17FF\3005-\3007\3040-\30FF\3400-\4DBF\4E00-\9FFF\AC00-\D7A3\F900-\FAFF\+020000-\+03FFFF]';
-    not_single CONSTANT text := U&'[^\3400-\4DBF\4E00-\9FFF\AC00-\D7A3\+020000-\+03FFFF]+';
-    long_word CONSTANT text := '[^\x01-/:-@[-^`{-\x7f]{200}';
-    grouping CONSTANT text := $$([0-9])[,'](?=[0-9]{3}(?![0-9]))$$;
     -- A vector holds 1 MB, of which scripts of many bytes need more.
     most CONSTANT integer := CASE
         WHEN octet_length(left(content, 200000)) <= 1.25 * char_length(left(content, 200000))
             THEN 200000
         ELSE 60000
     END;
+    invisible text;
+    not_signs text;
+    punctuation text;
+    marks text;
+    unspaced text;
+    not_single text;
+    long_word text;
+    grouping text;
     written text := left(content, most);  -- the words, in ASCII's letter case
     words text := left(lowered, most);
     special text;             -- what is more than plain words, of which further forms are made
@@ -75,11 +75,20 @@ DECLARE
     signs text := '';
     is_wide boolean := octet_length(content) <> char_length(content);
 BEGIN
+    IF content = '' THEN
+        RETURN ARRAY['', '', '', ''];
+    END IF;
     IF is_wide THEN
         -- Most such texts hold only a typographer's quotes, dashes and dots.
         written := translate(written, U&'\00A0\2018\2019\02BC\201C\201D\2010\2011\2013\2014\2022\2026', $$ '''""--  . $$);
         is_wide := octet_length(written) <> char_length(written);
         IF is_wide THEN
+            invisible := U&'[\00AD\034F\061C\0640\115F\1160\17B4\17B5\180B-\180F\200B-\200F\202A-\202E\2060-\206F\FE00-\FE0F\FEFF\FFF9-\FFFB\+01F3FB-\+01F3FF\+0E0000-\+0E0FFF]+';
+            not_signs := U&'[^\2190-\21FF\2300-\23FF\2460-\2BFF\3030\303D\+01F000-\+01FAFF]+';
+            punctuation := U&'[\0080-\00A9\00AB-\00B1\00B4\00B6-\00B8\00BB\00BF\00D7\00F7\055A-\055F\0589\058A\05BE\05C0\05C3\05F3\05F4\060C\061B\061F\066A-\066C\06D4\0964\0965\0E2F\0E3F\0E5A\0E5B\2000-\206F\20A0-\20CF\2100-\2BFF\3000-\3004\3008-\3020\3030\303D\30A0\30FB\A000\FE10-\FE6F\FF00-\FF0F\FFFC\FFFD\+01F000-\+01FAFF]+';
+            marks := U&'(?<!\0438)[\0300-\036F]+|[\0591-\05BD\05BF\05C1\05C2\05C7\064B-\065F\0670]+';
+            unspaced := U&'[\0E00-\0EFF\1000-\109F\1780-\17FF\3005-\3007\3040-\30FF\3400-\4DBF\4E00-\9FFF\AC00-\D7A3\F900-\FAFF\+020000-\+03FFFF]';
+            not_single := U&'[^\3400-\4DBF\4E00-\9FFF\AC00-\D7A3\+020000-\+03FFFF]+';
             written := regexp_replace(normalize(translate(written, U&'\2122\2120\00A8\00B4\00B8', '     '), NFKC), invisible, '', 'g');
             words := regexp_replace(normalize(translate(
                 translate(words, U&'\00A0\2018\2019\02BC\201C\201D\2010\2011\2013\2014\2022\2026', $$ '''""--  . $$),
@@ -111,6 +120,7 @@ BEGIN
     END IF;
     -- Amounts are one number, whatever groups their digits.
     IF words ~ $$[0-9][,']$$ THEN
+        grouping := $$([0-9])[,'](?=[0-9]{3}(?![0-9]))$$;
         words := regexp_replace(words, grouping, '\1', 'g');
         special := regexp_replace(special, grouping, '\1', 'g');
     END IF;
@@ -161,16 +171,21 @@ BEGIN
             lower(forms COLLATE "C"), '.', ' '), '/', ' '), '-', ' '), '_', ' '), ':', ' '), '@', ' '), '&', ' '), '<', ' '), '+', ' '), '~', ' '), '\', ' ');
     END IF;
     -- The index holds no key of more than 2 kB.
-    IF octet_length(words) > 200 AND words ~ long_word THEN
-        words := regexp_replace(words, '(' || long_word || ')[^\x01-/:-@[-^`{-\x7f]+', '\1', 'g');
+    IF octet_length(words) > 200 THEN
+        long_word := '[^\x01-/:-@[-^`{-\x7f]{200}';
+        IF words ~ long_word THEN
+            words := regexp_replace(
+                words, '(' || long_word || ')[^\x01-/:-@[-^`{-\x7f]+', '\1', 'g'
+            );
+        END IF;
     END IF;
     RETURN ARRAY[words, forms, lower(names COLLATE "C"), signs];
 END
 $function$;
 
 COMMENT ON FUNCTION ltm_text_forms(text, text, boolean) IS
-'The words of a text, beside it in lower case by ltm_lower: as they are written, parted at every sign; '
-'other forms (joined, parted at capitals, without marks); capitalised ones; single signs.';
+'The words of a text, beside it in lower case by ltm_lower: as they are written, parted at every '
+'sign; other forms (joined, parted at capitals, without marks); capitalised ones; single signs.';
 
 CREATE FUNCTION ltm_words_vector(config regconfig, forms text[], asked boolean)
 RETURNS tsvector
@@ -191,7 +206,9 @@ BEGIN
             array_append(tsvector_to_array(words), 'ａ')
         ), 'B');
     END IF;
-    IF forms[3] <> '' THEN
+    IF forms[3] <> ''
+        AND length(to_tsvector('pg_catalog.simple', forms[3]))
+        > length(to_tsvector(config, forms[3])) THEN
         stops := ARRAY(
             SELECT s.lexeme
             FROM unnest(to_tsvector('pg_catalog.simple', forms[3])) AS s
@@ -201,13 +218,17 @@ BEGIN
     IF asked AND words = '' AND others = '' AND forms[4] = '' THEN
         stops := tsvector_to_array(to_tsvector('pg_catalog.simple', forms[1]));
     END IF;
-    RETURN words || others || array_to_tsvector(stops || string_to_array(forms[4], NULL));
+    IF forms[4] <> '' THEN
+        stops := stops || string_to_array(forms[4], NULL);
+    END IF;
+    RETURN words || others || array_to_tsvector(stops);
 END
 $function$;
 
 COMMENT ON FUNCTION ltm_words_vector(regconfig, text[], boolean) IS
-'The words of a text, by its ltm_text_forms: those written (weight A), other forms of them (B), and '
-'without a position names that are stop words and single signs. A query of stop words alone has those.';
+'The words of a text, by its ltm_text_forms: those written (weight A), other forms of them (B), '
+'and without a position names that are stop words and single signs. A query of stop words alone '
+'has those.';
 
 CREATE FUNCTION ltm_labels(tags jsonb, category text)
 RETURNS text
@@ -274,7 +295,8 @@ END
 $function$;
 
 COMMENT ON FUNCTION ltm_labels_vector(regconfig, text[], text[]) IS
-'The words of tags and category (weight D), and those of who wrote the memory, each with @ in front.';
+'The words of tags and category (weight D), and those of who wrote the memory, each with @ in '
+'front.';
 
 CREATE FUNCTION ltm_search_terms(user_id bigint, search_vector tsvector)
 RETURNS tsvector
@@ -394,7 +416,9 @@ IMMUTABLE
 PARALLEL SAFE
 RETURN regexp_replace(
     regexp_replace(
-        normalize(' ' || (ltm_text_forms(value, ltm_lower(value), TRUE))[1] || ' ', NFD),
+        normalize(  -- noqa: CP02
+            ' ' || (ltm_text_forms(value, ltm_lower(value), TRUE))[1] || ' ', NFD  -- noqa: CP02
+        ),
         U&'[\0300-\036F]+', '', 'g'
     ),
     '[\x01-/:-@[-`{-\x7f]+', ' ', 'g'

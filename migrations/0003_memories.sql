@@ -13,8 +13,8 @@ RETURN CASE
 END;
 
 COMMENT ON FUNCTION ltm_normalized_content(text) IS
-'A content in lower case and NFC, each run of white space as one space, none at the ends: what memories '
-'have in common that say the same. One of more than 10,000 bytes as it is.';
+'A content in lower case and NFC, each run of white space as one space, none at the ends: what '
+'memories have in common that say the same. One of more than 10,000 bytes as it is.';
 
 CREATE FUNCTION ltm_is_current(expires_at timestamptz, as_of timestamptz)
 RETURNS boolean
@@ -254,9 +254,9 @@ COMMENT ON COLUMN ltm_memories.importance_rank IS
 'Order key of importance, kept by the database: ltm_importance_rank of this row.';
 
 COMMENT ON COLUMN ltm_memories.search_vector IS
-'The words that a search finds, kept by the database: of the content (weight A, other forms B; its '
-'first 200,000 characters, fewer where they are of many bytes), of tags and category (weight D), and '
-'of who wrote it, with @ in front.';
+'The words that a search finds, kept by the database: of the content (weight A, other forms B; '
+'its first 200,000 characters, fewer where they are of many bytes), of tags and category (weight '
+'D), and of who wrote it, with @ in front.';
 COMMENT ON COLUMN ltm_memories.content_hash IS
 'Hash of ltm_normalized_content(content), kept by the database: equal where two memories say '
 'the same.';

@@ -156,14 +156,15 @@ WITH asked AS MATERIALIZED (
     SELECT
         a.*,
         ltm_any_term($1, ARRAY[a.lexeme]) AS term,
-        EXISTS (
-            SELECT 1
+        (
+            SELECT TRUE
             FROM ltm_memories AS m
             WHERE
                 (m.user_id = $1) IS TRUE
                 AND ltm_search_terms(m.user_id, m.search_vector)
                 @@ ltm_any_term($1, ARRAY['@' || a.lexeme])
-        ) AS is_speaker
+            LIMIT 1
+        ) IS TRUE AS is_speaker
     FROM (
         SELECT NULL  -- query: query_words
     ) AS a
@@ -181,9 +182,9 @@ named AS MATERIALIZED (
 -- unless importance counts so much, or who wrote them, that others could come before.
 walked AS MATERIALIZED (
     SELECT
-        m.id,
-        m.importance_rank,
-        m.content_hash
+        m.id AS group_key,  -- if not distinct
+        m.content_hash AS group_key,  -- if distinct
+        ARRAY[m.importance_rank, m.id] AS full_rank
     FROM (
         SELECT m.*
         FROM ltm_memories AS m
@@ -202,9 +203,7 @@ walked AS MATERIALIZED (
 ),
 
 known AS MATERIALIZED (
-    SELECT
-        count(*) >= $3 AS is_enough  -- if not distinct
-        count(DISTINCT w.content_hash) >= $3 AS is_enough  -- if distinct
+    SELECT count(DISTINCT w.group_key) >= $3 AS is_enough
     FROM walked AS w
 ),
 -- end if
@@ -415,10 +414,11 @@ scored AS MATERIALIZED (
             b.lender_id AS neighbour_of
         FROM beside AS b
         INNER JOIN lifted AS l ON b.id = l.id
-        WHERE NOT EXISTS (
-            SELECT 1 FROM own AS w
-            WHERE w.id = b.id
-        )
+        WHERE
+            NOT EXISTS (
+                SELECT 1 FROM own AS w
+                WHERE w.id = b.id
+            )
         ORDER BY b.id ASC, b.lent_score DESC, b.lender_id DESC
     )
     -- if not include_archived
@@ -430,24 +430,22 @@ scored AS MATERIALIZED (
         1 AS text_score,
         NULL::bigint AS neighbour_of
     FROM (
-        SELECT
-            w.id  -- if not distinct
-            w.content_hash  -- if distinct
+        SELECT w.group_key
         FROM walked AS w
         WHERE (SELECT k.is_enough FROM known AS k)
-        GROUP BY w.content_hash  -- if distinct
-        ORDER BY w.importance_rank DESC, w.id DESC  -- if not distinct
-        ORDER BY max(ARRAY[w.importance_rank, w.id]) DESC  -- if distinct
+        GROUP BY w.group_key
+        ORDER BY max(w.full_rank) DESC
         LIMIT $3
     ) AS w
     INNER JOIN ltm_memories AS m
         ON
             m.user_id = $1
-            AND m.id = w.id  -- if not distinct
-            AND m.content_hash = w.content_hash  -- if distinct
-            AND m.search_vector @@ (SELECT a.as_written FROM asked AS a)
-            AND TRUE  -- conditions: filters
-    -- end if
+            AND m.id = w.group_key  -- if not distinct
+            AND m.content_hash = w.group_key  -- if distinct
+    WHERE
+        m.search_vector @@ (SELECT a.as_written FROM asked AS a)
+        AND TRUE  -- conditions: filters
+-- end if
 ),
 
 -- if query_embedding
@@ -646,8 +644,8 @@ equal AS MATERIALIZED (
         ) AS place
     FROM candidates AS s
     INNER JOIN (
-        SELECT s.content_hash FROM candidates AS s
-        GROUP BY s.content_hash
+        SELECT t.content_hash FROM candidates AS t
+        GROUP BY t.content_hash
         HAVING count(*) > 1
     ) AS d ON s.content_hash = d.content_hash
 ),

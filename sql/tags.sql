@@ -189,8 +189,10 @@ respelt AS (
                 FROM (
                     SELECT
                         e.place,
-                        CASE WHEN ltm_lower(e.tag) IN (ltm_lower($3), ltm_lower($4)) THEN $4 ELSE e.tag END
-                            AS tag
+                        CASE
+                            WHEN ltm_lower(e.tag) IN (ltm_lower($3), ltm_lower($4)) THEN $4
+                            ELSE e.tag
+                        END AS tag
                     FROM jsonb_array_elements_text(m.tags) WITH ORDINALITY AS e (tag, place)
                 ) AS y
                 ORDER BY ltm_lower(y.tag) COLLATE "C" ASC, y.place ASC

@@ -23,6 +23,9 @@ settings.load_profile("ltm")
 _numbers = count(1)
 ODD = bool(os.environ.get("LTM_TEST_ODD"))
 """Run on a server in another time zone, with connections that encode JSON in their own way."""
+LOCALE = os.environ.get("LTM_TEST_LOCALE")
+"""Of the databases, instead of the server's own."""
+EMPTY = f"template0 ENCODING 'UTF8' LOCALE '{LOCALE}'" if LOCALE else "template1"
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -35,7 +38,8 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def pytest_report_header() -> str:
-    return f"server: {servers.choice().words}" + (", odd sessions" if ODD else "")
+    locale = f", {LOCALE}" if LOCALE else ""
+    return f"server: {servers.choice().words}{locale}" + (", odd sessions" if ODD else "")
 
 
 @pytest.fixture(scope="session")
@@ -63,7 +67,7 @@ async def admin(server: str) -> AsyncIterator[asyncpg.Connection]:
 async def template(admin: asyncpg.Connection, server: str) -> AsyncIterator[str]:
     """The name of a migrated database to clone."""
     await admin.execute("DROP DATABASE IF EXISTS ltm_template")
-    await admin.execute("CREATE DATABASE ltm_template")
+    await admin.execute(f"CREATE DATABASE ltm_template TEMPLATE {EMPTY}")
     dsn = servers.with_database(server, "ltm_template")
     migrate.apply(dsn)
     if await has_vector(admin):
@@ -125,7 +129,7 @@ async def own_dsn(admin: asyncpg.Connection, server: str, template: str) -> Asyn
 @pytest.fixture
 async def empty(admin: asyncpg.Connection, server: str) -> AsyncIterator[str]:
     """The DSN of an empty database of the test's own."""
-    async for dsn in created(admin, server, "template1"):
+    async for dsn in created(admin, server, EMPTY):
         yield dsn
 
 

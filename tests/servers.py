@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, quote, urlsplit
 
+import psycopg
 import pytest
 
 from ltm_store import embedded
@@ -186,13 +187,13 @@ def _wheel(wish: Wish) -> Choice:
 
 
 def _embedded(major: int) -> Iterator[str]:
-    with _directory() as directory:
+    with scratch() as directory:
         yield embedded.start(directory / "pg", major=major)
         embedded.stop(directory / "pg")
 
 
 @contextmanager
-def _directory() -> Iterator[Path]:
+def scratch() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="ltm", dir="/tmp", ignore_cleanup_errors=True) as name:
         os.chmod(name, 0o755)
         yield Path(name)
@@ -214,25 +215,51 @@ def _local(wish: Wish) -> Choice:
 
 
 def _installed(binaries: Path) -> Iterator[str]:
-    """initdb and pg_ctl, which refuse to run as root."""
-    with _directory() as directory:
-        become: dict[str, Any] = {}
-        if os.geteuid() == 0:
-            owner = pwd.getpwnam("postgres")
-            os.chown(directory, owner.pw_uid, owner.pw_gid)
-            become = {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []}
-
-        def run(program: str, *arguments: str) -> None:
-            command = [str(binaries / program), "-D", str(directory / "pg"), *arguments]
-            subprocess.run(command, check=True, cwd=directory, stdout=subprocess.DEVNULL, **become)
-
+    with scratch() as directory:
+        owner = pwd.getpwnam("postgres") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
+        run = _programs(binaries, directory, owner.pw_uid, owner.pw_gid)
         run("initdb", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8")
-        log = str(directory / "log")
-        run("pg_ctl", "-w", "-l", log, "-o", f"-c listen_addresses= -k {directory}", "start")
-        try:
-            yield f"postgresql://postgres@/postgres?host={directory}"
-        finally:
-            run("pg_ctl", "-w", "-m", "immediate", "stop")
+        yield from _started(run, directory, "postgres", "postgres")
+
+
+def _programs(binaries: Path, directory: Path, user: int, group: int) -> Callable[..., None]:
+    """Runs programs, which refuse to run as root, on data in a directory."""
+    become: dict[str, Any] = {}
+    if os.geteuid() == 0:
+        os.chown(directory, user, group)
+        become = {"user": user, "group": group, "extra_groups": []}
+
+    def run(program: str, *arguments: str) -> None:
+        command = [str(binaries / program), "-D", str(directory / "pg"), *arguments]
+        subprocess.run(command, check=True, cwd=directory, stdout=subprocess.DEVNULL, **become)
+
+    return run
+
+
+def _started(run: Callable[..., None], directory: Path, user: str, database: str) -> Iterator[str]:
+    place = f"-c listen_addresses= -c port=5432 -c unix_socket_directories={directory}"
+    run("pg_ctl", "-w", "-l", str(directory / "log"), "-o", place, "start")
+    try:
+        yield f"postgresql://{user}@/{database}?host={directory}"
+    finally:
+        run("pg_ctl", "-w", "-m", "immediate", "stop")
+
+
+def standby(dsn: str) -> Iterator[str]:
+    """A standby of a server whose files and programs are here; the DSN of the same database."""
+    with psycopg.connect(dsn) as connection:
+        (row,) = connection.execute(
+            "SELECT current_setting('data_directory'), setting, current_database() "
+            "FROM pg_config WHERE name = 'BINDIR'"
+        )
+    files, programs, database = Path(row[0]), Path(row[1]), row[2]
+    if not ((files / "postgresql.conf").exists() and (programs / "pg_basebackup").exists()):
+        pytest.skip("the server's files are not here")
+    with scratch() as directory:
+        owner = files.stat()
+        run = _programs(programs, directory, owner.st_uid, owner.st_gid)
+        run("pg_basebackup", "-d", dsn, "-R", "-c", "fast", "--no-sync")
+        yield from _started(run, directory, urlsplit(dsn).netloc.rpartition("@")[0], database)
 
 
 _FINDERS: dict[str, Finder] = {"docker": _docker, "wheel": _wheel, "local": _local}

@@ -267,7 +267,7 @@ async def test_a_read_succeeds_where_accesses_cannot_be_recorded(own_dsn, caplog
         assert await get_memory(db, 1, memory.id) is not None
         with pytest.raises(Unavailable, match="read-only"):
             await add_memory(db, 1, "y")
-    assert "1 accesses were not recorded" in caplog.text
+    assert "1 accesses were not recorded: the server is read-only" in caplog.text
 
 
 async def test_an_exhausted_pool_fails_within_the_deadline(dsn):

@@ -5,9 +5,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
+from fasteners import InterProcessLock
 
 from ltm_store import LtmError, embedded
 
@@ -147,9 +149,31 @@ def test_a_command_under_nohup_goes_on_without_its_terminal(directory):
     assert held.returncode == 0
 
 
-def test_accounts_do_not_share_a_lock(directory):
-    held = holding()
-    try:
-        assert (directory.parent / f".{directory.name}.lock").exists()
-    finally:
-        held.communicate("\n", timeout=100)
+TWO = """
+from ltm_store import embedded
+first = embedded.data_dir()
+embedded.start(first)
+embedded.start(first.with_name("second"))
+print("started", flush=True)
+input()
+embedded.stop(first)
+print("stopped", flush=True)
+input()
+"""
+
+
+def test_each_directory_has_a_lock_of_its_own_beside_it(directory):
+    """Of one process too: whoever holds that of the second does not hold up the first."""
+    held = holding("-c", TWO)
+    hang = threading.Timer(100, held.kill)
+    hang.start()
+    with InterProcessLock(directory.parent / ".second.lock"):
+        assert held.stdin is not None
+        assert held.stdout is not None
+        held.stdin.write("\n")
+        held.stdin.flush()
+        assert held.stdout.readline() == "stopped\n"
+        assert not embedded.is_running(directory)
+    held.communicate("\n", timeout=100)
+    hang.cancel()
+    assert not embedded.is_running(directory.parent / "second")

@@ -20,7 +20,9 @@ from pglast.stream import RawStream
 from pglast.visitors import Visitor
 
 import ltm_store.model
+from ltm_store.db.resources import resource_dir
 from ltm_store.db.statements import Shape, Statement, statements
+from ltm_store.migrate.views import views
 from tests.conftest import has_vector
 from tests.populate import populate
 
@@ -330,8 +332,9 @@ def shape_for(statement: Statement, given: Container[str]) -> Shape:
 
 # What is sorted by, or is the least or the greatest, without a collation: it is no text.
 NO_TEXT = re.compile(
-    r"(\w+_)?(id|ids|rank|place|strength|score|count|memories|user_id|step|depth|month|point|seen|part)$"
-    r"|(\w+_)?(at|timestamp|used|size|importance|relationships|is_lent|jaccard|positions|terms)$"
+    r"(\w+_)?(id|ids|rank|place|strength|score|count|memories|user_id|step|depth|month|point|points)$"
+    r"|(\w+_)?(seen|part|at|timestamp|used|accessed|attnum|size|importance|relationships|is_lent)$"
+    r"|(\w+_)?(jaccard|positions|terms)$"
 )
 
 
@@ -342,10 +345,19 @@ class _Sorts(Visitor):
         super().__init__()
         self.found: list[ast.Node] = []
 
-    def visit_SortBy(self, ancestors, node):
-        self.found.append(node.node)
+    def visit_SelectStmt(self, ancestors, node):
+        first = node
+        while first.larg:
+            first = first.larg
+        columns = {target.name: target.val for target in first.targetList or () if target.name}
+        for sort in node.sortClause or ():
+            self.found.append(columns.get(RawStream()(sort.node), sort.node))
+
+    def visit_WindowDef(self, ancestors, node):
+        self.found += [sort.node for sort in node.orderClause or ()]
 
     def visit_FuncCall(self, ancestors, node):
+        self.found += [sort.node for sort in node.agg_order or ()]
         if node.funcname[-1].sval in ("min", "max"):
             self.found += node.args
 
@@ -367,16 +379,30 @@ def is_free_of_the_collation(node: ast.Node) -> bool:
             )
         case ast.CoalesceExpr():
             return is_free_of_the_collation(node.args[0])
-    return isinstance(node, ast.A_Indirection | ast.NullTest)
+        case ast.A_Expr():  # what is explicit for one side is for the result
+            return any(isinstance(side, ast.CollateClause) for side in (node.lexpr, node.rexpr))
+    return isinstance(node, ast.A_Const | ast.A_Indirection | ast.NullTest)
 
 
-@every_statement
-def test_nothing_is_sorted_in_the_collation_of_the_database(statement):
-    for shape in shapes(statement):
+def every_text() -> Iterator[tuple[str, str]]:
+    """Each text of SQL that is run, by its name."""
+    for folder in ("sql", "sql/migrate", "sql/adoption"):
+        for statement in statements(folder).values():
+            yield from ((statement.name, shape.sql) for shape in shapes(statement))
+    yield from ((view.name, view.text) for view in views())
+    for folder in ("migrations", "migrations/optional"):
+        for file in resource_dir(folder).glob("*.sql"):
+            yield file.stem, file.read_text()
+
+
+def test_nothing_is_sorted_in_the_collation_of_the_database():
+    dependent: set[str] = set()
+    for name, text in every_text():
         sorts = _Sorts()
-        sorts(pglast.parse_sql(shape.sql))
-        for node in sorts.found:
-            assert is_free_of_the_collation(node), RawStream()(node)
+        sorts(pglast.parse_sql(text))
+        nodes = (node for node in sorts.found if not is_free_of_the_collation(node))
+        dependent.update(f"{name}: {RawStream()(node)}" for node in nodes)
+    assert dependent == set()
 
 
 def index_names(plan: object) -> set[str]:

@@ -20,6 +20,7 @@ class Wire:
     def __init__(self, dsn: str) -> None:
         self._target = urlsplit(dsn)
         self._writers: list[asyncio.StreamWriter] = []
+        self.connections = 0
         self.round_trips = 0
         self.swallowing = False
         self._dead: set[asyncio.StreamWriter] = set()
@@ -40,6 +41,7 @@ class Wire:
         return await asyncio.open_connection(host, port)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
         server_reader, server_writer = await self._upstream()
         self._writers += [writer, server_writer]
         answered = True

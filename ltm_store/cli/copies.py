@@ -23,11 +23,9 @@ from ltm_store.cli.frame import (
     note_unknown,
     print_json,
     reading,
-    through_pgbouncer,
 )
 from ltm_store.cli.lines import Line, good_lines, read_lines
 from ltm_store.cli.progress import export_lines, import_lines
-from ltm_store.database import connect
 from ltm_store.model.transfer import ImportReport, RefusedMemory
 from ltm_store.render.text import legible
 from ltm_store.transfer import Numbered
@@ -125,7 +123,7 @@ def _tell(report: ImportReport, bad: list[Line], as_json: bool) -> None:
 
 
 async def _import(dsn: str | None, user: str, lines: Sequence[Numbered]) -> ImportReport:
-    async with connect(dsn, pgbouncer=through_pgbouncer()) as db:
+    async with reading(dsn) as db:
         return await import_lines(db, user, lines, console(stderr=True))
 
 

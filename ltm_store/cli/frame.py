@@ -82,12 +82,17 @@ def main(
     pgbouncer: Annotated[
         bool, typer.Option("--pgbouncer", help="PgBouncer, in transaction mode, is in between.")
     ] = False,
+    trust_schema: Annotated[
+        bool, typer.Option("--trust-schema", help="Accept a schema in which others may create.")
+    ] = False,
 ) -> None:
     """Note the database for every command."""
     if dsn:
         os.environ["LTM_DATABASE_URL"] = dsn
     if pgbouncer:
         os.environ["LTM_PGBOUNCER"] = "true"
+    if trust_schema:
+        os.environ["LTM_TRUST_SCHEMA"] = "true"
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks a letter
@@ -178,12 +183,26 @@ async def note_unknown(db: Database, user: str) -> None:
 
 def reading(dsn: str | None) -> AbstractAsyncContextManager[Database]:
     """A Database on which reads are not tracked."""
-    return connect(dsn, access_tracking="off", pgbouncer=through_pgbouncer())
+    return connect(
+        dsn,
+        access_tracking="off",
+        pgbouncer=through_pgbouncer(),
+        trust_schema=trusts_schema(),
+    )
 
 
 def through_pgbouncer() -> bool:
     """Whether --pgbouncer or LTM_PGBOUNCER says that PgBouncer is in between."""
-    return os.environ.get("LTM_PGBOUNCER", "").lower() in ("1", "true", "yes")
+    return _is_set("LTM_PGBOUNCER")
+
+
+def trusts_schema() -> bool:
+    """Whether --trust-schema or LTM_TRUST_SCHEMA accepts a schema in which others may create."""
+    return _is_set("LTM_TRUST_SCHEMA")
+
+
+def _is_set(variable: str) -> bool:
+    return os.environ.get(variable, "").lower() in ("1", "true", "yes")
 
 
 def resolved_dsn(given: str | None) -> str:

@@ -25,6 +25,7 @@ from ltm_store.cli.frame import (
     print_json,
     reading,
     resolved_dsn,
+    trusts_schema,
 )
 from ltm_store.cli.progress import embed_all
 from ltm_store.db.resources import resource_dir
@@ -188,7 +189,11 @@ def migrate(as_json: JsonOption = False, dsn: DsnOption = None) -> None:
     """Apply the schema: python -m ltm_store.migrate apply."""
     from ltm_store import migrate as migrations
 
-    done = migrations.apply(resolved_dsn(dsn), report=lambda line: typer.echo(line, err=as_json))
+    done = migrations.apply(
+        resolved_dsn(dsn),
+        report=lambda line: typer.echo(line, err=as_json),
+        trust_schema=trusts_schema(),
+    )
     if as_json:
         print_json({"applied": list(done)})
     else:
@@ -209,12 +214,17 @@ def rollback(
     if everything and to is not None:
         raise typer.BadParameter("goes without --to", param_hint="--all")
     address = resolved_dsn(dsn)
-    if lost := migrations.memories_lost(address, to=to, everything=everything):
+    trust = trusts_schema()
+    if lost := migrations.memories_lost(address, to=to, everything=everything, trust_schema=trust):
         what = f"drop {lost} {'memory' if lost == 1 else 'memories'}"
         typer.echo(f"this would {what}", err=True)
         confirm(what, yes or not sys.stdin.isatty())
     done = migrations.rollback(
-        address, to=to, everything=everything, report=lambda line: typer.echo(line, err=as_json)
+        address,
+        to=to,
+        everything=everything,
+        report=lambda line: typer.echo(line, err=as_json),
+        trust_schema=trust,
     )
     if as_json:
         print_json({"rolled_back": list(done)})
@@ -227,7 +237,7 @@ def status(as_json: JsonOption = False, dsn: DsnOption = None) -> None:
     """Tell which migrations are applied; exit 1 when some are pending, or views are stale."""
     from ltm_store import migrate as migrations
 
-    applied, pending, stale = migrations.status(resolved_dsn(dsn))
+    applied, pending, stale = migrations.status(resolved_dsn(dsn), trust_schema=trusts_schema())
     if as_json:
         print_json({"applied": list(applied), "pending": list(pending), "stale_views": list(stale)})
     else:

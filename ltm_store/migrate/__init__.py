@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 try:
@@ -12,7 +14,7 @@ except ImportError:
 
 from ltm_store.db.resources import migration_ids
 from ltm_store.migrate.adoption import adopt, reconcile, survey, way_back
-from ltm_store.migrate.ask import value
+from ltm_store.migrate.ask import Session, value
 from ltm_store.migrate.runner import (
     MigrationFailed,
     Report,
@@ -23,7 +25,7 @@ from ltm_store.migrate.runner import (
     run_optional,
     stored_memories,
 )
-from ltm_store.migrate.suitability import refuse_unsuitable
+from ltm_store.migrate.suitability import refuse_unsafe, refuse_unsuitable, tell_letter_case
 from ltm_store.migrate.views import apply_views, drop_views, stale_views
 
 
@@ -38,17 +40,35 @@ class Status(NamedTuple):
     stale_views: list[str]
 
 
+@contextmanager
+def _looking(dsn: str, trust_schema: bool) -> Iterator[Session]:
+    """A session in a schema that is safe, or trusted."""
+    with connected(dsn) as connection:
+        if not trust_schema:
+            refuse_unsafe(connection)
+        yield connection
+
+
+@contextmanager
+def _changing(dsn: str, report: Report, trust_schema: bool) -> Iterator[Session]:
+    """A session that alone changes the schema, in a database that can have it."""
+    with _looking(dsn, trust_schema) as connection, migration_lock(connection, report):
+        refuse_unsuitable(connection)
+        yield connection
+
+
 def apply(dsn: str, report: Report = lambda line: None, *, trust_schema: bool = False) -> list[str]:
     """Apply every pending migration and return their ids; safe to run in several processes at once.
 
     Then the views are made whose text has changed. Where the original application's tables are,
     they are adopted: see adopt. `report` gets a line after each step.
 
-    Raises MigrationFailed, before the first step where the server, the database or the role is
-    unsuitable, or others may create functions in the schema (unless `trust_schema`).
+    Raises MigrationFailed, as all functions here do before the first step where the server, the
+    database or the role is unsuitable, or others may create or have created functions in a schema
+    of the search_path (unless `trust_schema`).
     """
-    with connected(dsn) as connection, migration_lock(connection, report):
-        refuse_unsuitable(connection, report, trust_schema=trust_schema)
+    with _changing(dsn, report, trust_schema) as connection:
+        tell_letter_case(connection, report)
         before = applied_ids(connection)
         if survey.wanted(connection):
             adopt.adopt(dsn, connection, report)
@@ -72,7 +92,12 @@ def apply_embedded(
 
 
 def rollback(
-    dsn: str, *, to: str | None = None, everything: bool = False, report: Report = lambda line: None
+    dsn: str,
+    *,
+    to: str | None = None,
+    everything: bool = False,
+    report: Report = lambda line: None,
+    trust_schema: bool = False,
 ) -> list[str]:
     """Roll back the last migration, those after the id `to`, or everything; return their ids.
 
@@ -80,7 +105,7 @@ def rollback(
     means the original application's tables where those were adopted and it is not
     finished. Raises MigrationFailed, also when `to` is not applied.
     """
-    with connected(dsn) as connection, migration_lock(connection, report):
+    with _changing(dsn, report, trust_schema) as connection:
         applied = applied_ids(connection)
         if survey.under_way(connection):
             if not everything:
@@ -102,9 +127,11 @@ def rollback(
     return chosen
 
 
-def memories_lost(dsn: str, *, to: str | None = None, everything: bool = False) -> int:
+def memories_lost(
+    dsn: str, *, to: str | None = None, everything: bool = False, trust_schema: bool = False
+) -> int:
     """How many memories a rollback would drop. Raises MigrationFailed as rollback does."""
-    with connected(dsn) as connection:
+    with _looking(dsn, trust_schema) as connection:
         if survey.under_way(connection):
             return 0  # they go back into the original tables
         chosen = _last(applied_ids(connection), to, everything)
@@ -124,28 +151,35 @@ def _last(applied: list[str], to: str | None, everything: bool) -> list[str]:
 
 
 def optional(
-    dsn: str, name: str, *, undo: bool = False, report: Report = lambda line: None
+    dsn: str,
+    name: str,
+    *,
+    undo: bool = False,
+    report: Report = lambda line: None,
+    trust_schema: bool = False,
 ) -> None:
     """Run an optional step, or undo it. Raises MigrationFailed."""
-    with connected(dsn) as connection, migration_lock(connection, report):
+    with _changing(dsn, report, trust_schema) as connection:
         if name == "finish_adoption" and not undo:
             reconcile.reconcile_mirrors(connection, report, everything=True)
         run_optional(connection, name, undo=undo)
 
 
-def reconcile_mirrors(dsn: str, report: Report = lambda line: None) -> None:
+def reconcile_mirrors(
+    dsn: str, report: Report = lambda line: None, *, trust_schema: bool = False
+) -> None:
     """Bring tags, relationships and contexts in step with the memories' own columns.
 
     For the time in which the original application still writes one side only. Raises
     MigrationFailed.
     """
-    with connected(dsn) as connection, migration_lock(connection, report):
+    with _changing(dsn, report, trust_schema) as connection:
         reconcile.reconcile_mirrors(connection, report, everything=False)
 
 
-def status(dsn: str) -> Status:
+def status(dsn: str, *, trust_schema: bool = False) -> Status:
     """What is applied, pending and stale. Reads only. Raises MigrationFailed."""
-    with connected(dsn) as connection:
+    with _looking(dsn, trust_schema) as connection:
         applied = applied_ids(connection)
         stale = stale_views(connection)
     return Status(applied, [name for name in migration_ids() if name not in applied], stale)

@@ -39,6 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     trust = "accept a schema in which other roles may create"
     parser.add_argument("--trust-schema", action="store_true", help=trust)
     parser.set_defaults(command="apply")
+    common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    common.add_argument("--dsn")
+    common.add_argument("--trust-schema", action="store_true", help=trust)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, meaning in (
         ("apply", "apply what is pending (the default)"),
@@ -49,46 +52,45 @@ def main(argv: Sequence[str] | None = None) -> int:
             "after an adoption: complete what the original application wrote on one side",
         ),
     ):
-        command = commands.add_parser(name, help=meaning)
-        command.add_argument("--dsn", default=argparse.SUPPRESS)
-        if name == "apply":
-            command.add_argument(
-                "--trust-schema", action="store_true", default=argparse.SUPPRESS, help=trust
-            )
+        command = commands.add_parser(name, help=meaning, parents=[common])
         if name == "rollback":
             reach = command.add_mutually_exclusive_group()
             reach.add_argument("--to", metavar="ID", help="roll back what came after this one")
             reach.add_argument("--all", action="store_true", help="roll back everything")
             command.add_argument("--yes", action="store_true", help="do not ask")
     for name in optional_steps():
-        command = commands.add_parser(name, help="an optional step")
-        command.add_argument("--dsn", default=argparse.SUPPRESS)
+        command = commands.add_parser(name, help="an optional step", parents=[common])
         command.add_argument("--undo", action="store_true", help="undo the step")
     arguments = parser.parse_args(argv)
     try:
         target = dsns.target(arguments.dsn)
         dsn = target.libpq if target else embedded.start()
+        trust_schema = arguments.trust_schema
         match arguments.command:
             case "rollback":
-                lost = memories_lost(dsn, to=arguments.to, everything=arguments.all)
+                to, everything = arguments.to, arguments.all
+                lost = memories_lost(dsn, to=to, everything=everything, trust_schema=trust_schema)
                 if lost and not _agreed(lost, arguments.yes):
                     print("failed: nothing was rolled back", file=sys.stderr)
                     return 1
-                done = rollback(dsn, to=arguments.to, everything=arguments.all, report=_say)
+                done = rollback(
+                    dsn, to=to, everything=everything, report=_say, trust_schema=trust_schema
+                )
                 _say(f"{len(done)} rolled back" if done else "nothing to roll back")
             case "status":
-                applied, pending, stale = status(dsn)
+                applied, pending, stale = status(dsn, trust_schema=trust_schema)
                 for word, names in (("applied", applied), ("pending", pending), ("stale", stale)):
                     for name in names:
                         _say(f"{word:7}  {name}")
                 return 1 if pending or stale else 0
             case "reconcile_mirrors":
-                reconcile_mirrors(dsn, report=_say)
+                reconcile_mirrors(dsn, report=_say, trust_schema=trust_schema)
             case name if name in optional_steps():
-                optional(dsn, name, undo=arguments.undo, report=_say)
-                _say(f"{name} {'undone' if arguments.undo else 'done'} ({place(dsn)})")
+                undo = arguments.undo
+                optional(dsn, name, undo=undo, report=_say, trust_schema=trust_schema)
+                _say(f"{name} {'undone' if undo else 'done'} ({place(dsn)})")
             case _:
-                done = apply(dsn, report=_say, trust_schema=arguments.trust_schema)
+                done = apply(dsn, report=_say, trust_schema=trust_schema)
                 what = f"{len(done)} applied" if done else "nothing to apply, the schema is current"
                 _say(f"{what} ({place(dsn)})")
     except LtmError as error:

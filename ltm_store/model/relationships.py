@@ -133,7 +133,7 @@ class Suggestion(Row):
     """A memory that may belong to another one, and why: what they share that is rare.
 
     `source_id` is None unless it is shared; `words` are given by their stems. `score` adds up how
-    rare each of it is. `meaning_score` is the cosine, where they mean much the same; see find_similar.
+    rare each of it is. `meaning_score` is the cosine, where they mean much the same.
     """
 
     related_memory: Annotated[MemorySummary, FROM_JSON]

@@ -10,7 +10,7 @@ SELECT
     s.step,
     s.home
 FROM ltm_adoption.steps AS s
-ORDER BY s.step;
+ORDER BY s.step COLLATE "C";
 
 -- name: add_step(step text, home text) :exec
 -- Note that a step is done.
@@ -247,7 +247,7 @@ SELECT
     d.comment,
     to_regclass(format('ltm_next.%I', d.name)) IS NOT NULL AS is_there
 FROM ltm_adoption.deferred AS d
-ORDER BY d.name;
+ORDER BY d.name COLLATE "C";
 
 -- name: sequence(home text, table_name text) :one
 -- Where the ids of a table come from.
@@ -369,7 +369,7 @@ SELECT
     k.is_outward,
     k.definition !~ ' NOT (VALID|ENFORCED)$' AS is_checked
 FROM ltm_adoption.foreign_keys AS k
-ORDER BY k.table_name, k.name;
+ORDER BY k.table_name COLLATE "C", k.name COLLATE "C";
 
 -- name: note_others(home text) :exec
 -- Write down the functions of others that stand in a schema under names like ours.
@@ -479,7 +479,7 @@ moved AS (
         c.relowner,
         coalesce(
             (
-                SELECT min(r.relname)
+                SELECT min(r.relname COLLATE "C")
                 FROM rights AS r
                 WHERE r.relname = c.relname
             ),
@@ -499,7 +499,7 @@ SELECT DISTINCT
         m.oid::regclass,
         CASE r.grantee WHEN 0 THEN 'PUBLIC' ELSE r.grantee::regrole::text END,
         CASE WHEN r.is_grantable THEN ' WITH GRANT OPTION' END
-    ) AS command,
+    ) COLLATE "C" AS command,
     1 AS place
 FROM moved AS m
 INNER JOIN rights AS r ON m.model = r.relname
@@ -532,7 +532,7 @@ WHERE
             AND k.table_name = t.relname
             AND k.definition ~ ' NOT (VALID|ENFORCED)$'
     )
-ORDER BY t.relname, c.conname;
+ORDER BY t.relname COLLATE "C", c.conname COLLATE "C";
 
 -- name: summary() :many
 -- How many memories there are, and how many repairs were made.

@@ -69,7 +69,7 @@ SELECT
         WHEN to_regclass(format('%I.%I', current_schema(), v.name)) IS NOT NULL THEN v.hash
     END AS hash
 FROM ltm_migration_views AS v
-ORDER BY v.name;
+ORDER BY v.name COLLATE "C";
 
 -- name: note_view(view_name text, hash text) :exec
 -- Note that a view is made.
@@ -121,7 +121,7 @@ readers AS (
 
 SELECT r.relname AS name
 FROM readers AS r
-ORDER BY r.relname;
+ORDER BY r.relname COLLATE "C";
 
 -- name: dropping(names text[]) :one
 -- The command that drops views.
@@ -138,9 +138,9 @@ SELECT
         c.relname,
         CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE x.grantee::regrole::text END,
         CASE WHEN x.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END
-    ) AS command
+    ) COLLATE "C" AS command
 FROM pg_class AS c
 INNER JOIN pg_namespace AS n ON c.relnamespace = n.oid AND n.nspname = current_schema()
 CROSS JOIN LATERAL aclexplode(c.relacl) AS x
 WHERE c.relname = any($1::text[]) AND c.relkind = 'v' AND x.grantee <> c.relowner
-ORDER BY c.relname, command;
+ORDER BY c.relname COLLATE "C", command;

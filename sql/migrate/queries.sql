@@ -18,14 +18,18 @@ SELECT
             THEN set_config('transaction_timeout', '0', FALSE)
     END;
 
--- name: unsuitable() :many
+-- name: unsuitable(oldest_version bigint) :many
 -- Why this server, database or role cannot have the schema, a sentence each.
 SELECT s.sentence
 FROM (
     VALUES
     (
-        current_setting('server_version_num')::integer < 150000,
-        format('PostgreSQL %s is too old: 15 is needed', current_setting('server_version'))
+        current_setting('server_version_num')::bigint < $1,
+        format(
+            'PostgreSQL %s is too old: %s is needed',
+            current_setting('server_version'),
+            $1 / 10000
+        )
     ),
     (
         current_setting('server_encoding') <> 'UTF8',
@@ -43,7 +47,10 @@ FROM (
     ),
     (
         -- (The survey of an adoption tells all rights that it needs.)
-        to_regclass('ltm_memories') IS NULL
+        (
+            to_regclass('ltm_memories') IS NULL
+            OR to_regclass(format('%I.ltm_migrations', current_schema())) IS NOT NULL
+        )
         AND NOT coalesce(has_schema_privilege(current_schema(), 'CREATE'), TRUE),
         format(
             'the role %1$s may not create tables in the schema %2$I: '
@@ -96,7 +103,7 @@ SELECT to_regclass(format('%I.ltm_embeddings', current_schema())) IS NOT NULL;
 -- The ids of the applied migrations.
 SELECT m.migration_id
 FROM ltm_migrations AS m
-ORDER BY m.migration_id;
+ORDER BY m.migration_id COLLATE "C";
 
 -- name: try_lock(key bigint) :one
 -- Take the advisory lock of those who migrate this database, if it is free.
