@@ -83,8 +83,7 @@ class Stats(NamedTuple):
     Connections: open, idle among them, at the most, and calls that wait for one. Accesses since it
     was opened: queued ones that are not written yet, recorded ones, and those that were dropped
     because the queue was full, the server refused them, or there was no more time at closing. (One
-    of a memory that was deleted meanwhile is none of these.) Memories that this Database wrote and
-    that have no vector yet: unembedded.
+    of a memory that was deleted meanwhile is none of these.)
     """
 
     open: int
@@ -94,7 +93,6 @@ class Stats(NamedTuple):
     queued: int
     recorded: int
     dropped: int
-    unembedded: int = 0
 
 
 class Database(Session):
@@ -411,8 +409,7 @@ class Database(Session):
     def stats(self) -> Stats:
         """What the pool and the queue of accesses are doing now."""
         queue = self._tracker.queue
-        unembedded = self._embeddings.waiting if self._embeddings else 0
-        return Stats(*self._pool.figures, queue.queued, queue.recorded, queue.dropped, unembedded)
+        return Stats(*self._pool.figures, queue.queued, queue.recorded, queue.dropped)
 
     async def close(self) -> None:
         """Write the queued accesses and close every connection, within 5 seconds (or the timeout).

