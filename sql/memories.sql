@@ -260,7 +260,7 @@ embedded AS (
         embedded_at = excluded.embedded_at,
         claimed_until = NULL,
         note = NULL
-    -- end if
+-- end if
 ),
 -- end if
 

@@ -584,8 +584,8 @@ pool AS NOT MATERIALIZED (
 timed AS MATERIALIZED (
     SELECT
         p.*,
-        EXISTS (
-            SELECT 1
+        (
+            SELECT count(*) > 0
             FROM
                 unnest($10::timestamptz[], $11::timestamptz[]) AS t (starts_at, ends_at)
             CROSS JOIN

@@ -185,6 +185,7 @@ async def test_an_explanation_covers_the_meaning(conn):
     ask: dict[str, Any] = {"query_embedding": [1.0, 0.1]}
     found = await explain_search(conn, 1, "shellfish", memory.id, **ask)
     assert (found.is_returned, found.rank, found.causes) == (True, 1, ())
+    assert found.hit is not None
     assert found.hit.meaning_score == pytest.approx(1, abs=0.01)
     assert (await explain_search(conn, 1, "shellfish", other.id, limit=1, **ask)).causes == (
         "limit",
@@ -326,4 +327,5 @@ async def test_memories_of_the_time_that_is_asked_for_count_twice(conn):
         hit = hits[number]
         assert hit.score == pytest.approx(hit.text_score * hit.boost * (1 + hit.matched_time))
     found = await explain_search(conn, 1, "which trip last May?", may, as_of=NOW)
+    assert found.hit is not None
     assert found.hit.matched_time

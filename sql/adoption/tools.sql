@@ -273,10 +273,10 @@ RETURN (
     ),
 
     once AS (
-        SELECT DISTINCT ON (ltm_lower(t.tag)) t.tag, t.place, t.part
+        SELECT DISTINCT ON (lower(t.tag)) t.tag, t.place, t.part
         FROM trimmed AS t
         WHERE t.tag <> ''
-        ORDER BY ltm_lower(t.tag), t.place, t.part
+        ORDER BY lower(t.tag), t.place, t.part
     )
 
     SELECT coalesce(jsonb_agg(k.tag ORDER BY k.place, k.part), '[]')
