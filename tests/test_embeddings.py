@@ -576,6 +576,13 @@ async def test_vectors_go_with_a_user_and_with_a_memory(conn):
     assert await conn.fetchval("SELECT count(*) FROM ltm_embeddings") == 0
 
 
+async def test_vectors_follow_a_memory_that_becomes_another_users(conn):
+    memory = await add_memory(conn, 1, "x", embedding=[1.0])
+    await conn.execute("UPDATE ltm_memories SET user_id = 2, id = id + 1000")
+    found = await conn.fetchrow("SELECT user_id, memory_id FROM ltm_embeddings")
+    assert tuple(found) == (2, memory.id + 1000)
+
+
 async def test_an_export_may_carry_vectors(embedding_db):
     long = await add_memory(embedding_db, 1, "A sentence of a long content. " * 100)
     await add_memory(embedding_db, 1, "short", embedding=[1.0, 2.0], embedding_model="mine")
