@@ -352,17 +352,12 @@ class EmbeddingWriter:
         while True:
             try:
                 busy = await self._step(clock())
-            except (EmbedderFailed, LtmError) as error:
-                self._patience.failed(error)
-                busy = False
-            except Exception as error:
-                _log.error("making vectors failed: %s", type(error).__name__)
-                self._patience.failed(error)
-                busy = False
-            else:
                 self._patience.succeeded()
-            if not busy:
+            except Exception as error:
+                self._patience.failed(error)
                 self._idle.set()
+                busy = False
+            if not busy:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self._patience.pause or LOOK_SECONDS):
                         await self._wake.wait()
@@ -382,8 +377,8 @@ class EmbeddingWriter:
             self._waiting |= dict.fromkeys(page.found)
             if len(page.found) > MANY:  # there may be more behind them
                 self._sweep_at = now
-            if page.found:
-                return True
+        if self._waiting or self._users or not self._look_at:  # a flush asks for another look
+            return True
         self._idle.set()
         if await self._embed(self._found):
             return True
