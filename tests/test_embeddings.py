@@ -73,15 +73,24 @@ async def status(db) -> dict[str, tuple[int, int, int, int]]:
 
 async def test_the_step_is_explained_named_can_be_repeated_and_undone(own_dsn):
     connection = await asyncpg.connect(own_dsn)
-    lines = [line for line in await fingerprint(connection) if "ltm_embedding" in line]
+
+    async def made() -> list[str]:
+        found = await fingerprint(connection, steps=True)
+        return [line for line in found if "ltm_embedding" in line]
+
+    lines = await made()
     for line in lines:
         if line.startswith(("column", "table", "index", "function")):
             assert line.rsplit("|", 1)[1].strip(), line
     migrate.optional(own_dsn, "embeddings")
     migrate.optional(own_dsn, "embeddings", undo=True)
-    assert not [line for line in await fingerprint(connection) if "ltm_embedding" in line]
+    assert not [
+        line for line in await fingerprint(connection, steps=True) if "ltm_embedding" in line
+    ]
     migrate.optional(own_dsn, "embeddings")
-    assert [line for line in await fingerprint(connection) if "ltm_embedding" in line] == lines
+    assert [
+        line for line in await fingerprint(connection, steps=True) if "ltm_embedding" in line
+    ] == lines
     storage = "SELECT attstorage FROM pg_attribute WHERE attrelid = 'ltm_embeddings'::regclass "
     assert await connection.fetchval(storage + "AND attname = 'embedding'") == b"p"
     await connection.close()
@@ -90,7 +99,7 @@ async def test_the_step_is_explained_named_can_be_repeated_and_undone(own_dsn):
 async def test_everything_rolls_back_with_the_vectors(own_dsn):
     assert migrate.rollback(own_dsn, everything=True)
     connection = await asyncpg.connect(own_dsn)
-    assert await fingerprint(connection) == []
+    assert await fingerprint(connection, steps=True) == []
     await connection.close()
 
 

@@ -74,7 +74,7 @@ def test_a_migration_says_why_depends_on_its_predecessor_and_can_be_undone(name)
     assert (FOLDER / f"{name}.rollback.sql").read_text().strip()
 
 
-async def test_the_schema_is_the_snapshot(dsn, vectors):
+async def test_the_schema_is_the_snapshot(dsn):
     """After a change of the schema: LTM_SNAPSHOT=write make test, and read the difference."""
     lines = "\n".join(await catalog(dsn)) + "\n"
     if os.environ.get("LTM_SNAPSHOT") == "write":
