@@ -39,13 +39,9 @@ def checked_vector(numbers: object) -> list[float]:
         raise ValueError("should be a list of numbers")
     if not 1 <= len(numbers) <= limits.EMBEDDING_DIMENSIONS:
         raise ValueError(f"should have 1 to {limits.EMBEDDING_DIMENSIONS} numbers")
-    if not all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers):
-        raise ValueError("should hold numbers alone")
-    try:
-        found = [float(number) for number in numbers]
-    except OverflowError:
-        raise ValueError("holds a number that is not finite") from None
-    if not all(map(math.isfinite, found)):
+    found = list(numbers) if set(map(type, numbers)) == {float} else _as_floats(numbers)
+    # The sum of finite numbers may be infinite, that of others never is finite.
+    if not (math.isfinite(sum(found)) or all(map(math.isfinite, found))):
         raise ValueError("holds a number that is not finite")
     largest = max(map(abs, found))
     if largest == 0:
@@ -53,6 +49,18 @@ def checked_vector(numbers: object) -> list[float]:
     if _SMALLEST <= largest <= limits.EMBEDDING_NUMBER:
         return found
     return [number / largest for number in found]
+
+
+def _as_floats(numbers: Sequence[object]) -> list[float]:
+    found = []
+    for number in numbers:
+        if not isinstance(number, int | float) or isinstance(number, bool):
+            raise ValueError("should hold numbers alone")
+        try:
+            found.append(float(number))
+        except OverflowError:
+            raise ValueError("holds a number that is not finite") from None
+    return found
 
 
 def _within_bytes(name: str) -> str:
