@@ -14,6 +14,13 @@ from ltm_store.errors import (
     Unavailable,
 )
 from ltm_store.graph import memory_graph
+from ltm_store.keys import (
+    delete_by_key,
+    get_by_key,
+    list_namespaces,
+    put_memory,
+    rename_key,
+)
 from ltm_store.maintenance import (
     adoption_repairs,
     adoption_report,
@@ -21,6 +28,7 @@ from ltm_store.maintenance import (
     prune_accesses,
     purge_expired,
 )
+from ltm_store.many import add_tags_where, archive_where, delete_where
 from ltm_store.meaning import embed_missing
 from ltm_store.memories import (
     add_memory,
@@ -47,6 +55,7 @@ from ltm_store.model.contexts import (
     TemporalContext,
 )
 from ltm_store.model.embeddings import EmbeddingStatus
+from ltm_store.model.keys import Namespace
 from ltm_store.model.maintenance import HealthProblem, Repair, RepairCount
 from ltm_store.model.memories import Conflict, Memory, MemoryType, NewMemory, SourceType
 from ltm_store.model.relationships import (
@@ -60,9 +69,10 @@ from ltm_store.model.relationships import (
     Suggestion,
 )
 from ltm_store.model.search import MemoryHit, SearchExplanation
+from ltm_store.model.sources import Source
 from ltm_store.model.tags import RelatedTag, Tag
 from ltm_store.model.transfer import ErasureReport, ImportReport
-from ltm_store.model.users import UserSummary
+from ltm_store.model.users import ClearedKey, MergeReport, UserSummary
 from ltm_store.relationships import (
     get_relationships,
     relate,
@@ -75,16 +85,18 @@ from ltm_store.render.flowchart import to_dot, to_mermaid
 from ltm_store.render.prompts import format_for_prompt
 from ltm_store.render.svg import to_svg
 from ltm_store.report import render_report
-from ltm_store.search import explain_search, iterate_memories, search_memories
+from ltm_store.search import count_memories, explain_search, iterate_memories, search_memories
+from ltm_store.sources import get_source, list_sources
 from ltm_store.tags import add_tags, list_tags, related_tags, remove_tags, rename_tag
 from ltm_store.transfer import add_memories, export_user, import_user
-from ltm_store.users import forget_user, list_users
+from ltm_store.users import forget_user, list_users, merge_users, rename_user
 
 __version__ = "0.1.0.dev0"
 
 __all__ = [
     "Access",
     "Analytics",
+    "ClearedKey",
     "Conflict",
     "CustomContext",
     "Database",
@@ -106,6 +118,8 @@ __all__ = [
     "MemoryHit",
     "MemoryPath",
     "MemoryType",
+    "MergeReport",
+    "Namespace",
     "NewMemory",
     "ReachedMemory",
     "RelatedTag",
@@ -116,6 +130,7 @@ __all__ = [
     "SchemaOutdated",
     "SearchExplanation",
     "SocialContext",
+    "Source",
     "SourceType",
     "SpatialContext",
     "StepMissing",
@@ -129,13 +144,18 @@ __all__ = [
     "add_memories",
     "add_memory",
     "add_tags",
+    "add_tags_where",
     "adoption_repairs",
     "adoption_report",
     "archive_memory",
     "archive_stale",
+    "archive_where",
     "check_health",
     "connect",
+    "count_memories",
+    "delete_by_key",
     "delete_memory",
+    "delete_where",
     "embed_memory",
     "embed_missing",
     "embedding_status",
@@ -145,23 +165,31 @@ __all__ = [
     "forget_user",
     "format_for_prompt",
     "get_analytics",
+    "get_by_key",
     "get_children",
     "get_memories",
     "get_memory",
     "get_relationships",
+    "get_source",
     "import_user",
     "iterate_memories",
+    "list_namespaces",
+    "list_sources",
     "list_tags",
     "list_users",
     "memory_graph",
+    "merge_users",
     "prune_accesses",
     "purge_expired",
+    "put_memory",
     "record_access",
     "record_feedback",
     "relate",
     "related_tags",
     "remove_tags",
+    "rename_key",
     "rename_tag",
+    "rename_user",
     "render_report",
     "restore_memory",
     "search_memories",

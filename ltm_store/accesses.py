@@ -37,6 +37,7 @@ class PendingAccess(NamedTuple):
     memory_id: int
     accessed_at: datetime
     reason: AccessReason
+    slides: bool = False  # it moves the memory's expiry on
 
 
 @one_deadline
@@ -108,7 +109,7 @@ async def write_accesses(
         numbers.append(accesses[0].memory_id)
         first_accesses.append(len(moments) + 1)
         context: str | None = None
-        for _, _, accessed_at, reason in accesses:
+        for _, _, accessed_at, reason, _ in accesses:
             moments.append(accessed_at)
             reasons.append(places.setdefault(reason, len(places) + 1))
             if reason.access_context is not None:

@@ -335,7 +335,8 @@ async def search_enhanced_ltm_memories(
 ) -> list[DetailedMemoryRow]:
     """The memories that match, best first, as get_enhanced_ltm_memory's dicts.
 
-    See ltm_store.search_memories. Without include_context their enhanced_context is empty.
+    See ltm_store.search_memories. Without include_context their enhanced_context is empty. A filter
+    that is empty is none.
     """
     database = await _database()
     hits = await search.search_memories(
@@ -344,10 +345,10 @@ async def search_enhanced_ltm_memories(
         query,
         limit=limit,
         min_importance=min_importance,
-        memory_type=memory_type,
-        category=category,
-        tags=tags,
-        source_type=source_type,
+        memory_type=memory_type or None,
+        category=category or None,
+        tags=tags or None,
+        source_type=source_type or None,
         include_context=include_context,
     )
     user = await find_user(database, user_id)

@@ -6,7 +6,15 @@ import asyncio
 import logging
 import random
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Generator,
+    Iterator,
+    Sequence,
+)
 from contextlib import asynccontextmanager
 from functools import partial
 from itertools import islice
@@ -291,10 +299,11 @@ class Database(Session):
         *,
         context: str | None = None,
         query: str | None = None,
+        sliding: Collection[int] = (),
     ) -> None:
         """Record that memories were accessed, as access_tracking says."""
         if memory_ids:
-            await self._tracker.track(user, memory_ids, method, context, query)
+            await self._tracker.track(user, memory_ids, method, context, query, sliding)
 
     async def write_pending_accesses(self, user: int, memory_id: int | None = None) -> None:
         """Write what is queued, where some of it is of this memory, or of this user."""

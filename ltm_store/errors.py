@@ -133,7 +133,7 @@ _TABLES = (
     "ltm_contexts_",
     "ltm_external_users_",
 )
-_MEANINGS = ("_fkey", "_key", "_within_", "_in_range", "_is_", "_not_")
+_MEANINGS = re.compile(r"(_fkey|_key|_(within|in_range|is|not)(_\w+)?)$")
 _ARGUMENTS = {
     "memory_metadata": "metadata",
     "context_data": "enhanced_context",
@@ -148,8 +148,7 @@ def refused_field(constraint: str | None) -> str:
     column = constraint
     for table in _TABLES:
         column = column.removeprefix(table)
-    for meaning in _MEANINGS:
-        column = column.partition(meaning)[0]
+    column = _MEANINGS.sub("", column)
     return _ARGUMENTS.get(column, column)
 
 

@@ -75,10 +75,9 @@ _PLAIN_FIELDS: Final = set(MemoryChanges.model_fields).difference(
 _log = logging.getLogger(__name__)
 
 
-class Changes(TypedDict, total=False):
-    """The fields that update_memory can change."""
+class Fields(TypedDict, total=False):
+    """The fields that a memory is given at first and that can be changed later."""
 
-    content: str
     tags: Iterable[str] | None
     importance_score: int
     confidence_score: float
@@ -91,10 +90,24 @@ class Changes(TypedDict, total=False):
     source_position: int | None
     created_by: str | None
     metadata: Mapping[str, JsonValue] | None
-    remove_metadata: Iterable[str]
     parent_memory_id: int | None
     expires_at: datetime | None
     expires_after: timedelta | None
+
+
+class NewFields(Fields, total=False):
+    """The fields of add_memory beside its content and its key."""
+
+    related_memory_ids: Iterable[int]
+    created_at: datetime | None
+    idempotency_key: str | None
+
+
+class Changes(Fields, total=False):
+    """The fields that update_memory can change."""
+
+    content: str
+    remove_metadata: Iterable[str]
 
 
 def _json(value: object) -> str | None:
@@ -388,9 +401,28 @@ async def get_memory(
         found = await _read_with_others(db, Read(user.number, [number], now), alone)
     memory = found[0] if found else None
     if memory is not None:
-        session = session_of(db)
-        await session.track_access(user.number, [memory.id], "direct", context=access_context)
+        await track_reads(db, user, [memory], "direct", context=access_context)
     return memory
+
+
+async def track_reads(
+    db: Executor,
+    user: User,
+    memories: Sequence[Memory],
+    method: str,
+    *,
+    context: str | None = None,
+    query: str | None = None,
+) -> None:
+    """Record that a call handed these out, as the session does it."""
+    await session_of(db).track_access(
+        user.number,
+        [memory.id for memory in memories],
+        method,
+        context=context,
+        query=query,
+        sliding=[memory.id for memory in memories if memory.expires_after is not None],
+    )
 
 
 async def _read(
@@ -423,7 +455,7 @@ async def get_memories(db: Executor, user_id: UserId, memory_ids: Sequence[int])
     found = await _read_with_others(
         db, Read(user.number, numbers, now), lambda: memories_of(db, user, numbers, now)
     )
-    await session_of(db).track_access(user.number, [memory.id for memory in found], "direct")
+    await track_reads(db, user, found, "direct")
     return found
 
 
@@ -667,24 +699,52 @@ async def delete_memory(db: Executor, user_id: UserId, memory_id: int) -> bool:
 
 
 async def delete_by_number(
-    db: Executor, user: int, memory_ids: list[int], now: datetime, *, only_expired: bool = False
+    db: Executor,
+    user: int,
+    memory_ids: list[int],
+    now: datetime,
+    *,
+    only_expired: bool = False,
+    key: str | None = None,
 ) -> int:
-    """Delete memories of the user of this number, as delete_memory does; return how many."""
+    """Delete memories of the user of this number, as delete_memory does; return how many.
+
+    With a key only one that has it.
+    """
 
     async def delete(connection: Connection) -> int:
-        found = await fetch_value(
-            connection, "lock_for_delete", user_id=user, memory_ids=memory_ids
-        )
-        if not found:
+        if not await lock_for_delete(connection, user, memory_ids):
             return 0
-        deleted: int = await fetch_value(
-            connection,
-            "delete_memories",
-            user_id=user,
-            memory_ids=memory_ids,
-            now=now,
-            only_expired=only_expired,
+        return await delete_locked(
+            connection, user, memory_ids, now, only_expired=only_expired, key=key
         )
-        return deleted
 
     return await session_of(db).with_locks(delete)
+
+
+async def lock_for_delete(db: Connection, user: int, memory_ids: list[int]) -> int:
+    """Lock memories and those that mention them; return how many of the former are there."""
+    found: int = await fetch_value(db, "lock_for_delete", user_id=user, memory_ids=memory_ids)
+    return found
+
+
+async def delete_locked(
+    db: Connection,
+    user: int,
+    memory_ids: list[int],
+    now: datetime,
+    *,
+    only_expired: bool = False,
+    key: str | None = None,
+) -> int:
+    """Delete memories that lock_for_delete has locked; return how many."""
+    deleted: int = await fetch_value(
+        db,
+        "delete_memories",
+        user_id=user,
+        memory_ids=memory_ids,
+        now=now,
+        only_expired=only_expired,
+        key=key,
+    )
+    return deleted

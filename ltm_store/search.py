@@ -19,12 +19,16 @@ from ltm_store.db.execute import (
 from ltm_store.db.identity import User, find_user
 from ltm_store.db.vectors import model_of
 from ltm_store.errors import InvalidArgument
-from ltm_store.memories import memories_of
+from ltm_store.memories import memories_of, track_reads
 from ltm_store.model.memories import Memory
 from ltm_store.model.search import (
+    FILTER_OF,
+    Count,
     FilterOptions,
     Filters,
+    Listing,
     MemoryHit,
+    Order,
     Search,
     SearchExplanation,
     SearchFindings,
@@ -38,13 +42,14 @@ _PAGE: Final = 200  # memories that iterate_memories reads at once
 Function = TypeVar("Function", bound=Callable[..., object])
 
 
-def _with_filters(function: Function) -> Function:
+def with_filters(function: Function) -> Function:
     """Show each filter in the signature of a function that takes **filters."""
     signature = inspect.signature(function)
     *own, _ = signature.parameters.values()
     filters = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=field.default)
         for name, field in Filters.model_fields.items()
+        if name not in signature.parameters
     ]
     keys = [parameter for parameter in own if parameter.kind is not parameter.KEYWORD_ONLY]
     others = own[len(keys) :]
@@ -53,7 +58,7 @@ def _with_filters(function: Function) -> Function:
     return function
 
 
-@_with_filters
+@with_filters
 @one_deadline
 async def search_memories(
     db: Executor,
@@ -68,10 +73,12 @@ async def search_memories(
     embedding_model: str | None = None,
     meaning: float = 0.4,
     limit: int = 10,
+    order: Order | None = None,
+    offset: int = 0,
     as_of: datetime | None = None,
     **filters: Unpack[FilterOptions],
 ) -> list[MemoryHit]:
-    """The memories that pass every filter, best first: by dynamic importance, or by the query.
+    """The memories that pass every filter: with a query the best first, else in an order.
 
     With a query, hits hold at least one of its words in some form, or stand beside such a memory in
     the same source (neighbour_of), and are ordered by score. A query is text in any script: nothing
@@ -87,8 +94,11 @@ async def search_memories(
     distinct: of hits with equal contents (but for letter case and white space) only the most
     important; its duplicate_ids name the others. A list, without a query, shows every row.
     importance_weight: 0 .. 100, how much dynamic importance lifts a score: a tenth of it per point.
-    limit: 1 .. 1000. as_of: the moment that dynamic importance and expiry are for, and from which
-    the times are seen that the query speaks of ("last May"), default now.
+    limit: 1 .. 1000. offset: 0 .. 10,000, how many hits before these are left out.
+    order: without a query, "importance" (default), "newest", "oldest" (by created_at) or
+    "modified" (the last changed first). With a query it is refused: the order is by score.
+    as_of: the moment that dynamic importance and expiry are for, and from which the times are seen
+    that the query speaks of ("last May"), default now.
     meaning: 0 .. 1, the weight of what the query means against its words; 0 is words alone. It
     needs an embedder (see connect), or query_embedding, a vector of the query, and embedding_model,
     the name of what made it, as in add_memory. Hits may then hold none of its words.
@@ -107,6 +117,8 @@ async def search_memories(
             "embedding_model": embedding_model,
             "meaning": meaning,
             "limit": limit,
+            "order": order,
+            "offset": offset,
             **filters,
         }
     )
@@ -115,12 +127,14 @@ async def search_memories(
     user = await find_user(db, user_id)
     if user is None:
         return []
-    hits = await _hits(db, user, now, search, search.limit, await _asked(db, search))
-    for method, ids in (
-        ("search", [hit.id for hit in hits if hit.neighbour_of is None]),
-        ("related", [hit.id for hit in hits if hit.neighbour_of is not None]),
-    ):
-        await session_of(db).track_access(user.number, ids, method, query=search.words)
+    vector = await _asked(db, search)
+    hits = await _hits(db, user, now, search, search.limit, search.offset, vector)
+    await track_reads(
+        db, user, [h for h in hits if h.neighbour_of is None], "search", query=search.words
+    )
+    await track_reads(
+        db, user, [h for h in hits if h.neighbour_of is not None], "related", query=search.words
+    )
     return hits
 
 
@@ -150,12 +164,14 @@ async def _hits(
     now: datetime,
     search: Search,
     limit: int,
+    offset: int,
     vector: list[float] | None,
 ) -> list[MemoryHit]:
     arguments = {
         "user_id": user.number,
         "as_of": now,
         "row_limit": limit,
+        "row_offset": offset,
         "importance_weight": search.importance_weight,
         "include_context": search.include_context,
         **search.arguments(),
@@ -180,7 +196,16 @@ async def _hits(
     if hits or search.query is not None or vector is not None:
         return [_as_written(hit) for hit in hits or ()]
     # No query, or phrases of words that are in every sentence.
-    return await fetch_many(db, "list_memories", MemoryHit, **arguments)
+    if search.order in (None, "importance"):
+        return await fetch_many(db, "list_memories", MemoryHit, **arguments)
+    return await fetch_many(
+        db,
+        "list_by_moment",
+        MemoryHit,
+        oldest=search.order == "oldest",
+        modified=search.order == "modified",
+        **arguments,
+    )
 
 
 def _as_written(hit: MemoryHit) -> MemoryHit:
@@ -188,7 +213,40 @@ def _as_written(hit: MemoryHit) -> MemoryHit:
     return hit.model_copy(update={"matched_terms": written_terms(hit.matched_terms, texts)})
 
 
-@_with_filters
+@with_filters
+@one_deadline
+async def count_memories(
+    db: Executor,
+    user_id: UserId,
+    query: str | None = None,
+    *,
+    as_of: datetime | None = None,
+    **filters: Unpack[FilterOptions],
+) -> int:
+    """How many memories pass every filter and, with a query, hold at least one of its words.
+
+    Memories that a search would find beside a hit, or in another spelling, are not counted; those
+    with equal contents are, each. filters and as_of: see
+    search_memories. Not tracked.
+    """
+    count = Count.checked({"query": query, **filters})
+    now = moment(as_of)
+    user = await find_user(db, user_id)
+    if user is None:
+        return 0
+    found: int = await fetch_value(
+        db,
+        "count_memories",
+        user_id=user.number,
+        as_of=now,
+        query=count.query,
+        term_limit=limits.QUERY_TERMS,
+        **count.arguments(),
+    )
+    return found
+
+
+@with_filters
 @one_deadline
 async def explain_search(
     db: Executor,
@@ -204,6 +262,8 @@ async def explain_search(
     embedding_model: str | None = None,
     meaning: float = 0.4,
     limit: int = 10,
+    order: Order | None = None,
+    offset: int = 0,
     as_of: datetime | None = None,
     **filters: Unpack[FilterOptions],
 ) -> SearchExplanation:
@@ -219,6 +279,8 @@ async def explain_search(
             "embedding_model": embedding_model,
             "meaning": meaning,
             "limit": limit,
+            "order": order,
+            "offset": offset,
             **filters,
         }
     )
@@ -240,10 +302,12 @@ async def explain_search(
         return SearchExplanation(
             is_returned=False, causes=("missing",), rank=None, matched_terms=(), hit=None
         )
-    hits = await _hits(db, user, now, search, limits.HITS, await _asked(db, search))
+    last = search.offset + search.limit
+    vector = await _asked(db, search)
+    hits = await _hits(db, user, now, search, max(limits.HITS, last), 0, vector)
     rank, hit = next(((n, h) for n, h in enumerate(hits, 1) if h.id == number), (None, None))
     return SearchExplanation(
-        is_returned=rank is not None and rank <= search.limit,
+        is_returned=rank is not None and search.offset < rank <= last,
         causes=_causes(search, findings, hits, number, rank),
         rank=rank,
         matched_terms=hit.matched_terms if hit else _terms_of(findings),
@@ -265,9 +329,11 @@ def _causes(
 ) -> tuple[str, ...]:
     """What keeps a memory out of a search; nothing where it is returned."""
     if rank is not None:
-        return () if rank <= search.limit else ("limit",)
+        if rank <= search.offset:
+            return ("offset",)
+        return () if rank <= search.offset + search.limit else ("limit",)
     if findings.causes:
-        return findings.causes
+        return tuple(FILTER_OF.get(cause, cause) for cause in findings.causes)
     if search.query is None:
         return ("cut",)
     if any(memory_id in hit.duplicate_ids for hit in hits):
@@ -275,28 +341,36 @@ def _causes(
     return ("cut" if findings.matched_terms else "query",)
 
 
-@_with_filters
+@with_filters
 async def iterate_memories(
     db: Executor,
     user_id: UserId,
     *,
     include_context: bool = True,
+    order: Order = "importance",
     as_of: datetime | None = None,
     **filters: Unpack[FilterOptions],
 ) -> AsyncIterator[Memory]:
-    """Every memory that passes the filters of search_memories, most important first.
+    """Every memory that passes the filters of search_memories, in one of its orders.
 
     The order and what belongs to it are those of the first moment: each memory that is there from
     then to the end comes exactly once, whatever is accessed, changed, added or deleted meanwhile,
     and as it is when its page of 200 is read. Not tracked.
     """
-    search = Search.checked({"include_context": include_context, **filters})
+    listing = Listing.checked({"include_context": include_context, "order": order, **filters})
     now = moment(as_of)
     user = await find_user(db, user_id)
     if user is None:
         return
     ids: list[int] = await fetch_value(
-        db, "list_ids", user_id=user.number, as_of=now, **search.arguments()
+        db,
+        "list_ids",
+        user_id=user.number,
+        as_of=now,
+        newest=listing.order == "newest",
+        oldest=listing.order == "oldest",
+        modified=listing.order == "modified",
+        **listing.arguments(),
     )
     for start in range(0, len(ids), _PAGE):
         page = ids[start : start + _PAGE]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from contextvars import Context
 from itertools import chain
 from operator import attrgetter
@@ -46,6 +46,8 @@ class AccessQueue:
     ) -> None:
         self._write = write
         self._waiting: deque[PendingAccess] = deque()
+        # What moves an expiry on is never dropped: of each memory the last one that had no room.
+        self._kept: dict[tuple[int, int], PendingAccess] = {}
         # Of the task that runs, those of a memory together.
         self._unsent: list[list[PendingAccess]] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -59,7 +61,7 @@ class AccessQueue:
     @property
     def queued(self) -> int:
         """How many wait or are being written."""
-        return len(self._waiting) + sum(map(len, self._unsent))
+        return len(self._waiting) + len(self._kept) + sum(map(len, self._unsent))
 
     def add(self, accesses: Iterable[PendingAccess]) -> None:
         """Queue some accesses; where there is no more room the oldest are dropped."""
@@ -75,7 +77,7 @@ class AccessQueue:
         """Whether an access of this memory, or of any of the user's, is not written yet."""
         return any(
             access.user_id == user_id and memory_id in (None, access.memory_id)
-            for access in chain(self._waiting, *self._unsent)
+            for access in chain(self._kept.values(), self._waiting, *self._unsent)
         )
 
     async def flush(self) -> None:
@@ -110,7 +112,7 @@ class AccessQueue:
             if self._task is not None:
                 self._task.cancel()
                 await asyncio.wait([self._task])
-            lost = len(self._waiting)
+            lost = self.queued
             self._drop_beyond(0)
             if lost and not self._failing:  # which was told
                 _log.warning("%d accesses were not recorded: no more time", lost)
@@ -131,8 +133,10 @@ class AccessQueue:
     async def _drain(self) -> None:
         """Write what is queued as this begins, all accesses of a memory together."""
         memories: dict[tuple[int, int], list[PendingAccess]] = {}
-        for access in _in_order(self._waiting):  # clocks are set back
+        # In order of time, for clocks are set back.
+        for access in _in_order(chain(self._kept.values(), self._waiting)):
             memories.setdefault(access[:2], []).append(access)
+        self._kept.clear()
         self._waiting.clear()
         self._unsent = list(memories.values())
         clock = asyncio.get_running_loop().time
@@ -181,8 +185,14 @@ class AccessQueue:
 
     def _drop_beyond(self, most: int) -> None:
         while len(self._waiting) > most:
-            self._waiting.popleft()
-            self.dropped += 1
+            oldest = self._waiting.popleft()
+            replaced = self._kept.pop(oldest[:2], None) if oldest.slides else oldest
+            if oldest.slides:
+                self._kept[oldest[:2]] = oldest
+            self.dropped += replaced is not None
+        if not most:
+            self.dropped += len(self._kept)
+            self._kept.clear()
 
 
 class Tracker:
@@ -197,7 +207,13 @@ class Tracker:
         self.queue = AccessQueue(lambda memories: write_accesses(db, memories))
 
     async def track(
-        self, user: int, memory_ids: list[int], method: str, context: str | None, query: str | None
+        self,
+        user: int,
+        memory_ids: list[int],
+        method: str,
+        context: str | None,
+        query: str | None,
+        sliding: Collection[int] = (),
     ) -> None:
         """Queue the accesses, record them at once, or do nothing."""
         if self._tracking == "deferred":
@@ -205,7 +221,7 @@ class Tracker:
             reason = AccessReason(method, context, query and query[: limits.NOTE_CHARS])
             self.queue.add(
                 [
-                    PendingAccess(user, memory_id, now, reason)
+                    PendingAccess(user, memory_id, now, reason, memory_id in sliding)
                     for memory_id in dict.fromkeys(memory_ids)
                 ]
             )

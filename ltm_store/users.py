@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from typing import Final
 
-from ltm_store.db.execute import Executor, fetch_many, fetch_one, fetch_value, session_of
-from ltm_store.db.identity import find_user, forget_number
+from ltm_store.db.execute import (
+    Executor,
+    fetch_many,
+    fetch_one,
+    fetch_rows,
+    fetch_value,
+    session_of,
+)
+from ltm_store.db.identity import ensure_user, find_user, forget_number
 from ltm_store.db.steps import has_embeddings
-from ltm_store.errors import InvalidArgument
+from ltm_store.db.transactions import Connection
+from ltm_store.errors import InvalidArgument, InvalidMemory, Unavailable
 from ltm_store.model.transfer import ErasedRows, ErasureReport
-from ltm_store.model.users import UserSummary
-from ltm_store.model.values import UserId, moment, row_limit
+from ltm_store.model.users import MergeReport, MovedRows, UserSummary
+from ltm_store.model.values import UserId, moment, parse_user_id, row_limit
 
 REPAIRS: Final = "ltm_adoption_report"
 _NO_NUMBER: Final = 2**63 - 1  # comes after this one
 _AT_ONCE: Final = 2_000  # memories deleted by one statement
+_ATTEMPTS: Final = 10  # of a merge
+_MOVED: Final = [*ErasedRows.model_fields, "ltm_external_users", REPAIRS]
 
 
 async def list_users(
@@ -46,6 +57,78 @@ async def _number(db: Executor, after: UserId) -> int:
     if user is None:
         raise InvalidArgument("after", "should be a user")
     return user.number
+
+
+async def rename_user(db: Executor, external_id: str, new: str) -> bool:
+    """Give a user known by a string another name; tell whether there was one.
+
+    Other programs that remember the old name for up to a minute go on with it. Raises
+    InvalidArgument where one of them is a number, or the new one somebody's name.
+    """
+    names = {"external_id": parse_user_id(external_id), "new": parse_user_id(new)}
+    for field, name in names.items():
+        if isinstance(name, int):
+            raise InvalidArgument(field, "should be a name, not a number")
+    try:
+        renamed = await fetch_value(
+            db, "rename_user", external_id=names["external_id"], new_external_id=names["new"]
+        )
+    except InvalidMemory:
+        raise InvalidArgument("new", "is another user's name; see merge_users") from None
+    forget_number(db, external_id)
+    return bool(renamed)
+
+
+async def merge_users(db: Executor, from_user: UserId, into_user: UserId) -> MergeReport:
+    """Make everything of a user another one's, all or nothing, and tell what it was.
+
+    The name of from_user means into_user since; other programs that remember it read nothing for up
+    to a minute, and write to into_user. Ids that into_user has too get new numbers, keys that
+    into_user has are cleared. What is added under a number while this runs may stay there. Takes
+    as long as it takes: the timeout of a Database does not hold for it. Raises InvalidArgument
+    where both are the same.
+    """
+    into = await ensure_user(db, into_user, refresh=True)
+    user = await find_user(db, from_user)
+    if user is None:
+        nothing = dict.fromkeys(_MOVED, 0)
+        return MergeReport(user_id=into.number, counts=nothing, renumbered={}, cleared=())
+    if user.number == into.number:
+        raise InvalidArgument("into_user", "is the same user")
+    await session_of(db).write_pending_accesses(user.number)
+    moved = await _moved(db, user.number, into.number)
+    forget_number(db, from_user)
+    return MergeReport(
+        user_id=into.number,
+        counts=moved.model_dump(include=set(_MOVED)),
+        renumbered=moved.renumbered,
+        cleared=moved.cleared,
+    )
+
+
+async def _moved(db: Executor, source: int, into: int) -> MovedRows:
+    for _ in range(_ATTEMPTS):
+        with suppress(InvalidMemory):  # another writer gave into a key of these in between
+            return await session_of(db).in_transaction(
+                lambda connection: _move(connection, source, into), unbounded=True
+            )
+    raise Unavailable("other writers of these users came in between each time")
+
+
+async def _move(connection: Connection, source: int, into: int) -> MovedRows:
+    both = [source, into]
+    await fetch_value(connection, "lock_names", user_ids=both)
+    ids: list[int] | None = None
+    # What was added while this waited for locks is seen by the next look.
+    while (locked := await fetch_value(connection, "lock_whole_user", user_id=source)) != ids:
+        ids = locked
+    await fetch_rows(connection, "free_expired_keys", user_ids=both, now=moment(None))
+    moved = await fetch_one(
+        connection, "move_user", MovedRows, from_user=source, into_user=into, memory_ids=ids
+    )
+    if moved is None:
+        raise AssertionError("move_user returns a row")
+    return moved
 
 
 async def forget_user(db: Executor, user_id: UserId) -> ErasureReport:

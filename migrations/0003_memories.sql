@@ -26,6 +26,30 @@ RETURN expires_at IS NULL OR expires_at > as_of;
 COMMENT ON FUNCTION ltm_is_current(timestamptz, timestamptz) IS
 'Whether a memory that expires at expires_at, or never, is still there at the moment as_of.';
 
+CREATE FUNCTION ltm_extended_expiry(
+    expires_at timestamptz, expires_after interval, accessed_at timestamptz
+)
+RETURNS timestamptz
+LANGUAGE sql
+STABLE
+PARALLEL SAFE
+RETURN CASE
+    -- In seconds: a day of a time zone may have 23 hours.
+    WHEN
+        extract(EPOCH FROM accessed_at - expires_at) >= -0.9 * extract(EPOCH FROM expires_after)
+        OR expires_at IS NULL
+        THEN
+            greatest(
+                expires_at,
+                accessed_at + make_interval(secs => extract(EPOCH FROM expires_after))
+            )
+    ELSE expires_at
+END;
+
+COMMENT ON FUNCTION ltm_extended_expiry(timestamptz, interval, timestamptz) IS
+'When a memory expires that was accessed at a moment: expires_after later, or as before where that '
+'is less than a tenth of it.';
+
 CREATE FUNCTION ltm_memory_summary(
     id bigint, content text, memory_type text, importance_score integer
 )
@@ -49,6 +73,7 @@ CREATE TABLE ltm_external_users (
     ),
     external_id text,
     created_at timestamptz NOT NULL DEFAULT now(),
+    merged_into bigint,
     CONSTRAINT ltm_external_users_pkey PRIMARY KEY (user_id),
     CONSTRAINT ltm_external_users_external_id_key UNIQUE (external_id),
     CONSTRAINT ltm_external_users_user_id_is_negative CHECK (user_id < 0),
@@ -67,6 +92,11 @@ COMMENT ON COLUMN ltm_external_users.external_id IS
 'The user''s name in the application (NFC); NULL once the user is forgotten, the number is '
 'never used again.';
 COMMENT ON COLUMN ltm_external_users.created_at IS 'When the name was first seen.';
+COMMENT ON COLUMN ltm_external_users.merged_into IS
+'The user whom this one was merged into, and who is meant by the name since.';
+CREATE INDEX ltm_external_users_merged_into_idx
+ON ltm_external_users (merged_into) WHERE merged_into IS NOT NULL;
+COMMENT ON INDEX ltm_external_users_merged_into_idx IS 'The names that mean a user by a merge.';
 COMMENT ON INDEX ltm_external_users_pkey IS 'From number to name.';
 COMMENT ON INDEX ltm_external_users_external_id_key IS 'From name to number, one number per name.';
 
@@ -286,6 +316,15 @@ ON ltm_memories (
 WHERE is_archived;
 COMMENT ON INDEX ltm_memories_archived_rank_idx IS
 'The archived ones in the same order, for a reader that wants them too.';
+
+CREATE INDEX ltm_memories_created_at_idx
+ON ltm_memories (user_id, created_at NULLS FIRST, id);
+COMMENT ON INDEX ltm_memories_created_at_idx IS 'A user''s memories by when they were created.';
+
+CREATE INDEX ltm_memories_last_modified_idx
+ON ltm_memories (user_id, last_modified NULLS FIRST, id);
+COMMENT ON INDEX ltm_memories_last_modified_idx IS
+'A user''s memories by when they were last changed, which accesses do not.';
 
 CREATE INDEX ltm_memories_source_idx
 ON ltm_memories (user_id, source_id, source_position) WHERE source_id IS NOT NULL;

@@ -22,6 +22,7 @@ counted AS (
         access_count = least(coalesce(m.access_count, 0), 2147483646) + 1,
         last_accessed = greatest(m.last_accessed, timezone('utc', $3::timestamptz)),
         last_access_context = coalesce($5, m.last_access_context),
+        expires_at = ltm_extended_expiry(m.expires_at, m.expires_after, $3),
         dynamic_importance = ltm_dynamic_importance(
             ltm_importance_rank(
                 m.importance_score,
@@ -93,7 +94,18 @@ locked AS MATERIALIZED (
         r.last_access,
         r.last_access - r.first_access + 1::bigint AS accesses,
         ($6::timestamptz[])[r.last_access] AS last_accessed,
-        r.last_context
+        r.last_context,
+        -- Later ones have read the memory as of an earlier moment.
+        CASE
+            WHEN m.expires_after IS NOT NULL
+                THEN (
+                    SELECT max(e.accessed_at)
+                    FROM
+                        unnest(($6::timestamptz[])[r.first_access:r.last_access])
+                            AS e (accessed_at)
+                    WHERE ltm_is_current(m.expires_at, e.accessed_at)
+                )
+        END AS last_current
     FROM accessed AS r
     INNER JOIN ltm_memories AS m ON r.user_id = m.user_id AND r.memory_id = m.id
     -- Forces settings, which nothing else reads, to run before the first lock.
@@ -108,6 +120,7 @@ counted AS (
         access_count = least(coalesce(m.access_count, 0) + l.accesses, 2147483647),
         last_accessed = greatest(m.last_accessed, timezone('utc', l.last_accessed)),
         last_access_context = coalesce(l.last_context, m.last_access_context),
+        expires_at = ltm_extended_expiry(m.expires_at, m.expires_after, l.last_current),
         dynamic_importance = ltm_dynamic_importance(
             ltm_importance_rank(
                 m.importance_score,

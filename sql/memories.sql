@@ -102,7 +102,7 @@ added AS (
         AND EXISTS (
             SELECT 1
             FROM ltm_external_users AS u
-            WHERE u.user_id = $1 AND u.external_id IS NOT NULL
+            WHERE u.user_id = $1 AND u.external_id IS NOT NULL AND u.merged_into IS NULL
             FOR KEY SHARE
         )
         -- end if
@@ -373,7 +373,7 @@ added AS (
         AND EXISTS (
             SELECT 1
             FROM ltm_external_users AS u
-            WHERE u.user_id = $1 AND u.external_id IS NOT NULL
+            WHERE u.user_id = $1 AND u.external_id IS NOT NULL AND u.merged_into IS NULL
             FOR KEY SHARE
         )
         -- end if
@@ -823,13 +823,15 @@ doomed AS MATERIALIZED (
 SELECT count(*) AS found FROM doomed;
 
 -- name: delete_memories(
---     user_id bigint, memory_ids bigint[], now timestamptz, only_expired boolean
+--     user_id bigint, memory_ids bigint[], now timestamptz, only_expired boolean, key text
 -- ) :one
 -- Delete memories and all that hangs on them: children lose their parent, neighbours their mention.
 WITH doomed AS MATERIALIZED (
     SELECT m.id
     FROM ltm_memories AS m
-    WHERE m.user_id = $1 AND m.id = any($2) AND (NOT $4::boolean OR m.expires_at <= $3)
+    WHERE
+        m.user_id = $1 AND m.id = any($2) AND (NOT $4::boolean OR m.expires_at <= $3)
+        AND m.key = $5  -- if key
 ),
 
 affected AS (

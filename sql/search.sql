@@ -5,7 +5,10 @@
 --     source_type text, source_id text, min_importance integer, min_confidence double precision,
 --     created_after timestamptz, created_before timestamptz, accessed_after timestamptz,
 --     tags text, tags_any text, tags_none text, context_data text, metadata text, created_by text,
---     phrases text[], exclude text[]
+--     phrases text[], exclude text[],
+--     modified_after timestamptz, memory_types text[], categories text[], source_types text[],
+--     source_ids text[], creators text[], metadata_path jsonpath, metadata_variables text,
+--     namespace text, namespaces text[], namespace_prefix text, key_prefix text
 -- )
 SELECT 1 FROM ltm_memories AS m
 WHERE
@@ -15,10 +18,30 @@ WHERE
     AND m.category = :category  -- if category
     AND m.source_type = :source_type  -- if source_type
     AND m.source_id = :source_id  -- if source_id
+    AND m.memory_type = any(:memory_types)  -- if memory_types
+    AND m.category = any(:categories)  -- if categories
+    AND m.source_type = any(:source_types)  -- if source_types
+    AND m.source_id = any(:source_ids)  -- if source_ids
+    AND m.created_by = any(:creators)  -- if creators
+    AND m.namespace = :namespace  -- if namespace
+    AND m.namespace = any(:namespaces)  -- if namespaces
+    -- if namespace_prefix
+    AND (
+        m.namespace = :namespace_prefix
+        OR (m.namespace >= :namespace_prefix || '.' AND m.namespace < :namespace_prefix || '/')
+    )
+    -- end if
+    -- if key_prefix
+    AND m.key >= :key_prefix
+    AND m.key <= :key_prefix || repeat(chr(1114111), 255)
+    -- end if
     AND m.importance_score >= :min_importance  -- if min_importance
     AND coalesce(m.confidence_score, 1) >= :min_confidence  -- if min_confidence
     AND m.created_at >= timezone('utc', :created_after::timestamptz)  -- if created_after
     AND m.created_at < timezone('utc', :created_before::timestamptz)  -- if created_before
+    -- if modified_after
+    AND m.last_modified >= timezone('utc', :modified_after::timestamptz)
+    -- end if
     -- if accessed_after
     AND m.last_accessed >= timezone('utc', :accessed_after::timestamptz)
     -- The least rank that an access on that day gives: a bound on the index of ranks.
@@ -49,6 +72,14 @@ WHERE
         (SELECT ltm_phrase_queries('ltm', :exclude::text[]))
     ) = 0
     -- end if
+    -- if metadata_path
+    -- The variables by a subquery: read once, not for each row.
+    AND jsonb_path_exists(
+        coalesce(nullif(m.memory_metadata, 'null'), '{}'),
+        :metadata_path,
+        (SELECT :metadata_variables::text::jsonb)
+    )
+    -- end if
     -- if metadata
     AND ltm_user_context(m.user_id, m.memory_metadata)
     @> jsonb_build_object(:user_id::bigint::text, :metadata::text::jsonb)
@@ -78,7 +109,7 @@ WHERE m.user_id = :user_id;
 
 -- name: list_memories(
 --     user_id bigint, as_of timestamptz, row_limit bigint, importance_weight double precision,
---     include_context boolean, include_archived flag
+--     include_context boolean, row_offset bigint, include_archived flag
 -- ) :many MemoryHit
 -- Memories by dynamic importance, most important first.
 SELECT
@@ -97,12 +128,12 @@ FROM
                 AND m.is_archived IS NOT TRUE  -- if include_archived
                 -- (Else the filters say so.) Of these only their values tell how many rows they find: see
                 -- ltm_prefer_custom_plan.
-                -- if tags or tags_any or context_data or metadata
+                -- if tags or tags_any or context_data or metadata or modified_after or namespace or namespaces or namespace_prefix or key_prefix
                 AND m.id IS DISTINCT FROM ltm_prefer_custom_plan($3)
                 -- end if
                 AND TRUE  -- conditions: filters
             ORDER BY m.importance_rank DESC, m.id DESC
-            LIMIT $3
+            LIMIT $3::bigint + $6::bigint
         )
         -- if include_archived
         UNION ALL
@@ -112,12 +143,12 @@ FROM
             WHERE
                 m.user_id = $1
                 AND m.is_archived
-                -- if tags or tags_any or context_data or metadata
+                -- if tags or tags_any or context_data or metadata or modified_after or namespace or namespaces or namespace_prefix or key_prefix
                 AND m.id IS DISTINCT FROM ltm_prefer_custom_plan($3)
                 -- end if
                 AND TRUE  -- conditions: filters
             ORDER BY m.importance_rank DESC, m.id DESC
-            LIMIT $3
+            LIMIT $3::bigint + $6::bigint
         )
         -- end if
     ) AS m
@@ -126,11 +157,80 @@ CROSS JOIN
         SELECT ltm_dynamic_importance(m.importance_rank, $2) AS dynamic_importance
     ) AS d
 ORDER BY m.importance_rank DESC, m.id DESC
+LIMIT $3 OFFSET $6;
+
+-- name: list_by_moment(
+--     user_id bigint, as_of timestamptz, row_limit bigint, importance_weight double precision,
+--     include_context boolean, row_offset bigint, oldest flag, modified flag
+-- ) :many MemoryHit
+-- Memories by when they were created or last changed, the newest first or the oldest.
+SELECT
+    m.*,  -- columns: memory
+    CASE WHEN $5 THEN m.context_data::text END AS enhanced_context,
+    d.dynamic_importance,
+    d.dynamic_importance AS score,
+    1 + $4 * d.dynamic_importance / 10 AS boost
+FROM (
+    SELECT m.*
+    FROM ltm_memories AS m
+    WHERE
+        m.user_id = $1
+        -- if tags or tags_any or context_data or metadata or namespace or namespaces or namespace_prefix or key_prefix
+        AND m.id IS DISTINCT FROM ltm_prefer_custom_plan($3)
+        -- end if
+        AND TRUE  -- conditions: filters
+    ORDER BY
+        m.last_modified DESC NULLS LAST,  -- if modified
+        m.created_at DESC NULLS LAST,  -- if not oldest or modified
+        m.created_at ASC NULLS FIRST,  -- if oldest
+        m.id DESC,  -- if not oldest
+        m.id ASC
+    LIMIT $3 OFFSET $6
+) AS m
+CROSS JOIN
+    LATERAL (
+        SELECT ltm_dynamic_importance(m.importance_rank, $2) AS dynamic_importance
+    ) AS d
+ORDER BY
+    m.last_modified DESC NULLS LAST,  -- if modified
+    m.created_at DESC NULLS LAST,  -- if not oldest or modified
+    m.created_at ASC NULLS FIRST,  -- if oldest
+    m.id DESC,  -- if not oldest
+    m.id ASC
 LIMIT $3;
 
--- name: list_ids(user_id bigint) :one
--- The ids of all memories that pass the filters, by dynamic importance, most important first.
-SELECT coalesce(array_agg(m.id ORDER BY m.importance_rank DESC, m.id DESC), '{}') AS ids
+-- name: count_memories(user_id bigint, as_of timestamptz) :one
+-- How many memories pass the filters and, where there is a query, hold a word of it.
+SELECT count(*) AS memories
+FROM ltm_memories AS m
+WHERE
+    m.user_id = $1
+    -- if query
+    AND ltm_search_terms(m.user_id, m.search_vector) @@ (
+        SELECT ltm_any_term($1, array_agg(a.lexeme))
+        FROM (
+            SELECT NULL  -- query: query_words
+        ) AS a
+    )
+    -- end if
+    AND TRUE;  -- conditions: filters
+
+-- name: list_ids(user_id bigint, newest flag, oldest flag, modified flag) :one
+-- The ids of all memories that pass the filters, most important first unless told otherwise.
+SELECT
+    coalesce(
+        array_agg(
+            m.id
+            ORDER BY
+                m.importance_rank DESC,  -- if not newest or oldest or modified
+                m.last_modified DESC NULLS LAST,  -- if modified
+                m.created_at DESC NULLS LAST,  -- if newest
+                m.created_at ASC NULLS FIRST,  -- if oldest
+                m.id DESC,  -- if not oldest
+                m.id ASC
+        ),
+        '{}'
+    ) AS ids
 FROM ltm_memories AS m
 WHERE
     m.user_id = $1
@@ -138,8 +238,9 @@ WHERE
 
 -- name: search_memories(
 --     user_id bigint, as_of timestamptz, row_limit bigint, importance_weight double precision,
---     include_context boolean, neighbours boolean, query_embedding real[], embedding_model text,
---     meaning double precision, time_starts timestamptz[], time_ends timestamptz[], distinct flag,
+--     include_context boolean, neighbours boolean, row_offset bigint, query_embedding real[],
+--     embedding_model text, meaning double precision, time_starts timestamptz[],
+--     time_ends timestamptz[], distinct flag,
 --     include_archived flag
 -- ) :many MemoryHit
 -- Memories that hold words of the query, by how rare those are, and those that mean what it means.
@@ -195,7 +296,7 @@ walked AS MATERIALIZED (
             AND $4::double precision < 0.4
             AND FALSE  -- if query_embedding or time_starts
         ORDER BY m.importance_rank DESC, m.id DESC
-        LIMIT 30 * $3::bigint
+        LIMIT 30 * ($3::bigint + $7::bigint)
     ) AS m
     WHERE
         m.search_vector @@ (SELECT a.as_written FROM asked AS a)
@@ -203,7 +304,7 @@ walked AS MATERIALIZED (
 ),
 
 known AS MATERIALIZED (
-    SELECT count(DISTINCT w.group_key) >= $3 AS is_enough
+    SELECT count(DISTINCT w.group_key) >= $3 + $7 AS is_enough
     FROM walked AS w
 ),
 -- end if
@@ -435,7 +536,7 @@ scored AS MATERIALIZED (
         WHERE (SELECT k.is_enough FROM known AS k)
         GROUP BY w.group_key
         ORDER BY max(w.full_rank) DESC
-        LIMIT $3
+        LIMIT $3::bigint + $7::bigint
     ) AS w
     INNER JOIN ltm_memories AS m
         ON
@@ -452,7 +553,7 @@ scored AS MATERIALIZED (
 worded AS MATERIALIZED (
     SELECT s.* FROM scored AS s
     ORDER BY s.text_score DESC, s.importance_rank DESC, s.id DESC
-    LIMIT greatest(300, $3::bigint)
+    LIMIT greatest(300, $3::bigint + $7::bigint)
 ),
 
 -- Of a long content the nearest part counts.
@@ -460,9 +561,9 @@ measured AS MATERIALIZED (
     SELECT
         e.memory_id,
         e.content_hash,
-        ltm_cosine(e.embedding, (SELECT ltm_embedding($7::real[]))) AS meaning_score
+        ltm_cosine(e.embedding, (SELECT ltm_embedding($8::real[]))) AS meaning_score
     FROM ltm_embeddings AS e
-    WHERE e.user_id = $1 AND e.model = $8 AND e.dimensions = cardinality($7::real[])
+    WHERE e.user_id = $1 AND e.model = $9 AND e.dimensions = cardinality($8::real[])
 ),
 
 -- The nearest first, each is looked at whether it passes until there are enough. A vector of a content
@@ -497,7 +598,7 @@ nearest AS MATERIALIZED (
             LIMIT 1
         ) AS m
     ORDER BY v.meaning_score DESC, v.memory_id DESC
-    LIMIT greatest(200, $3::bigint)
+    LIMIT greatest(200, $3::bigint + $7::bigint)
 ),
 
 gathered AS MATERIALIZED (
@@ -508,14 +609,14 @@ gathered AS MATERIALIZED (
         w.text_score,
         w.neighbour_of,
         (
-            SELECT max(ltm_cosine(e.embedding, (SELECT ltm_embedding($7::real[]))))
+            SELECT max(ltm_cosine(e.embedding, (SELECT ltm_embedding($8::real[]))))
             FROM ltm_embeddings AS e
             WHERE
                 e.user_id = $1
-                AND e.model = $8
+                AND e.model = $9
                 AND e.memory_id = w.id
                 AND e.content_hash = w.content_hash
-                AND e.dimensions = cardinality($7::real[])
+                AND e.dimensions = cardinality($8::real[])
         ) AS meaning_score
     FROM worded AS w
     UNION ALL
@@ -542,8 +643,8 @@ fused AS MATERIALIZED (
         b.text_score,
         b.neighbour_of,
         b.meaning_score,
-        (1 - $9::double precision) * coalesce(b.text_score / t.text_score, 0)
-        + $9 * coalesce(coalesce(b.meaning_score, t.least) / t.meaning_score, 0) AS points
+        (1 - $10::double precision) * coalesce(b.text_score / t.text_score, 0)
+        + $10 * coalesce(coalesce(b.meaning_score, t.least) / t.meaning_score, 0) AS points
     FROM gathered AS b
     CROSS JOIN (
         SELECT
@@ -587,7 +688,7 @@ timed AS MATERIALIZED (
         (
             SELECT count(*) > 0
             FROM
-                unnest($10::timestamptz[], $11::timestamptz[]) AS t (starts_at, ends_at)
+                unnest($11::timestamptz[], $12::timestamptz[]) AS t (starts_at, ends_at)
             CROSS JOIN
                 LATERAL (
                     SELECT
@@ -606,7 +707,7 @@ timed AS MATERIALIZED (
     FROM (
         SELECT p.* FROM pool AS p
         ORDER BY p.points DESC, p.importance_rank DESC, p.id DESC
-        LIMIT greatest(1000, $3::bigint)
+        LIMIT greatest(1000, $3::bigint + $7::bigint)
     ) AS p
     INNER JOIN ltm_memories AS m ON m.user_id = $1 AND m.id = p.id
 ),
@@ -678,7 +779,7 @@ best AS MATERIALIZED (
         )
         -- end if
     ORDER BY score DESC, s.importance_rank DESC, s.id DESC
-    LIMIT $3
+    LIMIT $3 OFFSET $7
 )
 
 SELECT

@@ -1,5 +1,18 @@
 -- Tags: their details in ltm_memory_tags, and the list on the memory that filters and searches read.
 
+-- columns: with_tags(tag_names text[])
+-- The tags of a memory, and those of these that it does not have.
+SELECT
+    to_jsonb(ltm_tag_names(m.tags)) || (
+        SELECT coalesce(jsonb_agg(n.tag_name ORDER BY n.place), '[]')
+        FROM unnest(:tag_names::text[]) WITH ORDINALITY AS n (tag_name, place)
+        WHERE NOT EXISTS (
+            SELECT 1 FROM unnest(ltm_tag_names(m.tags)) AS e (tag)
+            WHERE ltm_lower(e.tag) = ltm_lower(n.tag_name)
+        )
+    ) AS tags
+FROM ltm_memories AS m;
+
 -- name: add_tags(
 --     user_id bigint, memory_id bigint, now timestamptz, tag_names text[], tag_category varchar,
 --     tag_importance double precision, tag_confidence double precision
@@ -40,15 +53,7 @@ UPDATE ltm_memories AS m
 SET
     tags = (
         SELECT
-            b.tags || (
-                SELECT coalesce(jsonb_agg(n.tag_name ORDER BY n.place), '[]')
-                FROM unnest($4::text[]) WITH ORDINALITY AS n (tag_name, place)
-                WHERE NOT EXISTS (
-                    SELECT 1 FROM jsonb_array_elements_text(b.tags) AS e (tag)
-                    WHERE ltm_lower(e.tag) = ltm_lower(n.tag_name)
-                )
-            )
-        FROM (SELECT to_jsonb(ltm_tag_names(m.tags)) AS tags) AS b
+            m.*  -- columns: with_tags
     ),
     version = m.version + 1,
     last_modified = timezone('utc', $3::timestamptz),

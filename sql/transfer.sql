@@ -80,7 +80,7 @@ WHERE
     AND EXISTS (
         SELECT 1
         FROM ltm_external_users AS u
-        WHERE u.user_id = $1 AND u.external_id IS NOT NULL
+        WHERE u.user_id = $1 AND u.external_id IS NOT NULL AND u.merged_into IS NULL
         FOR KEY SHARE
     )
     -- end if

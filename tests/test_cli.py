@@ -41,9 +41,9 @@ from tests.test_graph import HOSTILE, check_dot, check_mermaid
 GONE = "postgresql://x@127.0.0.1:1/x"
 PROGRAM = [sys.executable, "-W", "error", "-m", "ltm_store.cli"]
 VERBS = (
-    *("add", "adoption-report", "archive", "delete", "demo", "export", "forget", "graph"),
+    *("add", "adoption-report", "archive", "count", "delete", "demo", "export", "forget", "graph"),
     *("health", "import", "migrate", "prune", "psql", "purge", "recall", "report", "restore"),
-    *("rollback", "search", "show", "status", "tags", "users"),
+    *("rollback", "search", "show", "status", "tag", "tags", "users"),
 )
 
 

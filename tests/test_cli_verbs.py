@@ -54,7 +54,15 @@ async def test_add_takes_what_add_memory_takes(db, cli):
         *("--importance", "8", "--confidence", "0.5", "--type", "preference"),
         *("--category", "food", "--source-type", "manual", "--source", "s", "--created-by", "me"),
         *("--context", '{"spatial": {"city": "Graz"}}', "--metadata", '{"n": 1}'),
-        *("--created-at", "2026-01-02", "--expires-at", "2999-01-01T00:00:00+01:00", "--key", "k"),
+        *(
+            "--created-at",
+            "2026-01-02",
+            "--expires-at",
+            "2999-01-01T00:00:00+01:00",
+            "--idempotency-key",
+            "k",
+        ),
+        *("--namespace", "agents.cook", "--key", "soup"),
     )
     output = cli(*arguments)
     (found,) = [m for m in await search_memories(db, "alice") if m.content == "Prefers tea"]
@@ -71,6 +79,41 @@ async def test_add_takes_what_add_memory_takes(db, cli):
     assert (again["id"], again["outcome"]) == (found.id, "existing")
 
 
+async def test_all_that_pass_are_counted_tagged_archived_and_deleted_after_a_question(db, cli):
+    for n in range(3):
+        await add_memory(db, "alice", f"tea {n}", memory_type="habit", tags=["old"])
+    await add_memory(db, "alice", "coffee", memory_type="goal", metadata={"score": 3})
+    some = ("--user", "alice", "--type", "habit", "--type", "x")
+    assert cli("count", *some) == "3\n"
+    assert cli("count", "coffee", "--user", "alice", "--metadata", '{"score": {"$gt": 2}}') == "1\n"
+    assert cli.json("count", "--user", "alice") == [{"memories": 4}]
+    for verb, done, what in (
+        (("tag", "new", "More"), "tagged", "tag new, More: 3 memories of alice"),
+        (("archive", "--reason", "over"), "archived", "archive 3 memories of alice"),
+        (("delete", "--archived"), "deleted", "delete 3 memories of alice"),
+    ):
+        assert cli(*verb, *some, "--dry-run") == f"3 memories would be {done}\n"
+        cli(*verb, *some, code=1)
+        assert cli.stderr == f"failed: {what}: say --yes where nobody can be asked\n"
+        code, shown = on_a_terminal(*PROGRAM, *verb, *some, "--dsn", cli.dsn, answer="n\n")
+        assert (code, f"{what}? [y/N]" in shown) == (1, True)
+        assert cli.json(*verb, *some, "--yes") == [{done: 3}]
+    assert [hit.content for hit in await search_memories(db, "alice")] == ["coffee"]
+    assert cli("delete", *some, "--yes") == "0 memories deleted\n"
+
+
+async def test_a_change_of_all_memories_needs_a_filter(db, cli):
+    await add_memory(db, "alice", "x")
+    cli("delete", "--user", "alice", "--yes", code=2)
+    cli("archive", "5", "--user", "alice", "--type", "x", code=2)
+    cli("delete", "--user", "alice", "--archived", "--yes", code=1)
+    assert cli.stderr == "failed: filters: give at least one that narrows\n"
+    cli("tag", "new", "--user", "alice", "--yes", code=1)
+    assert cli.stderr == "failed: filters: give at least one that narrows\n"
+    cli("delete", "--user", "bob", "--type", "x", "--yes", code=1)
+    assert cli.stderr == "failed: no memories of 'bob'; users: alice\n"
+
+
 EXPECTED = {
     "tags": ("drinks", "Tea"),
     "importance_score": 8,
@@ -84,6 +127,8 @@ EXPECTED = {
     "created_at": datetime(2026, 1, 2, tzinfo=UTC),
     "expires_at": datetime(2998, 12, 31, 23, tzinfo=UTC),
     "idempotency_key": "k",
+    "namespace": "agents.cook",
+    "key": "soup",
 }
 
 

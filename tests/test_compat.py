@@ -183,6 +183,9 @@ async def test_search(default):
     )
     assert (bare["context_data"], bare["enhanced_context"]) == (None, {})
     assert len(await search_enhanced_ltm_memories("1", "tea", limit=1)) == 1
+    assert await search_enhanced_ltm_memories(
+        "1", "tea", tags=[], memory_type="", category="", source_type=""
+    ) == await search_enhanced_ltm_memories("1", "tea")
 
 
 async def test_changes_tell_whether_there_was_a_memory(default):

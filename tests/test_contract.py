@@ -11,7 +11,8 @@ FILTERS = (
     "memory_type=None, category=None, tags=None, tags_any=None, source_type=None, source_id=None, "
     "context_data=None, metadata=None, min_importance=None, min_confidence=None, "
     "created_after=None, created_before=None, accessed_after=None, include_archived=False, "
-    "created_by=None, tags_none=None, phrases=(), exclude=()"
+    "created_by=None, tags_none=None, modified_after=None, namespace=None, "
+    "namespace_prefix=None, key_prefix=None, phrases=(), exclude=()"
 )
 SIGNATURES = {
     "add_memory": "db, user_id, content, *, tags=(), importance_score=5, confidence_score=1.0, "
@@ -26,12 +27,26 @@ SIGNATURES = {
     "get_memories": "db, user_id, memory_ids",
     "search_memories": f"db, user_id, query=None, *, {FILTERS}, include_context=True, "
     "neighbours=True, distinct=True, importance_weight=0.1, query_embedding=None, "
-    "embedding_model=None, meaning=0.4, limit=10, as_of=None",
+    "embedding_model=None, meaning=0.4, limit=10, order=None, offset=0, as_of=None",
     "explain_search": f"db, user_id, query, memory_id, *, {FILTERS}, include_context=True, "
     "neighbours=True, distinct=True, importance_weight=0.1, query_embedding=None, "
-    "embedding_model=None, meaning=0.4, limit=10, as_of=None",
-    "iterate_memories": f"db, user_id, *, {FILTERS}, include_context=True, as_of=None",
+    "embedding_model=None, meaning=0.4, limit=10, order=None, offset=0, as_of=None",
+    "iterate_memories": f"db, user_id, *, {FILTERS}, include_context=True, order='importance', "
+    "as_of=None",
+    "count_memories": f"db, user_id, query=None, *, {FILTERS}, as_of=None",
+    "delete_where": f"db, user_id, *, {FILTERS}, limit=10000, as_of=None",
+    "archive_where": f"db, user_id, *, {FILTERS}, reason=None, limit=10000, as_of=None",
+    "add_tags_where": "db, user_id, tags, *, "
+    + FILTERS.replace(" tags=None,", "")
+    + ", limit=10000, as_of=None",
+    "list_sources": "db, user_id, *, limit=100, after=None",
+    "get_source": "db, user_id, source_id, *, limit=1000",
     "update_memory": "db, user_id, memory_id, *, expected_version=None, **fields",
+    "put_memory": "db, user_id, key, content, *, namespace=None, **fields",
+    "get_by_key": "db, user_id, key, *, namespace=None",
+    "delete_by_key": "db, user_id, key, *, namespace=None",
+    "rename_key": "db, user_id, old, new, *, namespace=None, prefix=False",
+    "list_namespaces": "db, user_id, *, prefix=None, max_depth=None, counts=False",
     "update_importance": "db, user_id, memory_id, importance_score",
     "archive_memory": "db, user_id, memory_id, *, reason=None",
     "restore_memory": "db, user_id, memory_id",
@@ -74,6 +89,9 @@ SIGNATURES = {
     "export_user": "db, user_id, *, with_embeddings=False",
     "import_user": "db, user_id, lines",
     "forget_user": "db, user_id",
+    "list_users": "db, *, after=None, limit=100",
+    "rename_user": "db, external_id, new",
+    "merge_users": "db, from_user, into_user",
     "format_for_prompt": "hits, *, max_chars, ids=False",
     "connect": "dsn=None, *, access_tracking='deferred', timeout=10.0, min_size=1, max_size=10, "
     "pgbouncer=False, check_schema=True, trust_schema=False, "

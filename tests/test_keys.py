@@ -1,11 +1,36 @@
 """Namespaces and keys: memories under names of the caller's own."""
 
 import asyncio
-from datetime import UTC, datetime
+import logging
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
+import asyncpg
 import pytest
 
-from ltm_store import Conflict, InvalidMemory, add_memories, add_memory
+from ltm_store import (
+    Conflict,
+    Database,
+    InvalidArgument,
+    InvalidMemory,
+    Memory,
+    add_memories,
+    add_memory,
+    archive_memory,
+    connect,
+    delete_by_key,
+    forget_user,
+    get_by_key,
+    get_children,
+    get_memories,
+    get_memory,
+    get_relationships,
+    list_namespaces,
+    put_memory,
+    rename_key,
+    search_memories,
+    update_memory,
+)
 from tests.test_memories import rows
 
 PAST = datetime(2020, 1, 1, tzinfo=UTC)
@@ -14,8 +39,8 @@ PAST = datetime(2020, 1, 1, tzinfo=UTC)
 async def test_a_key_is_unique_in_its_namespace_of_a_user(conn):
     first = await add_memory(conn, 1, "x", namespace=("a", "b"), key="K")
     assert (first.namespace, first.key, first.outcome) == ("a.b", "K", "created")
-    for elsewhere in ({"namespace": "a"}, {}, {"namespace": "a.b", "user": 2}):
-        await add_memory(conn, elsewhere.pop("user", 1), "y", key="K", **elsewhere)
+    for user, namespace in (1, "a"), (1, None), (2, "a.b"):
+        await add_memory(conn, user, "y", key="K", namespace=namespace)
     await add_memory(conn, 1, "z", namespace="a.b", key="k")
     with pytest.raises(Conflict) as caught:
         await add_memory(conn, 1, "secret", namespace="a.b", key="K", tags=["t"])
@@ -27,15 +52,15 @@ async def test_a_key_is_unique_in_its_namespace_of_a_user(conn):
 
 
 async def test_of_adds_with_one_key_at_the_same_instant_one_is_stored(db):
-    async def add(n: int) -> object:
+    async def add(n: int) -> Memory:
         try:
-            return (await add_memory(db, 1, f"{n}", key="k")).id
+            return await add_memory(db, 1, f"{n}", key="k")
         except Conflict as error:
             return error.current
 
     made = await asyncio.gather(*(add(n) for n in range(32)))
-    (stored,) = [one for one in made if isinstance(one, int)]
-    assert {one.id for one in made if not isinstance(one, int)} == {stored}
+    assert len({memory.id for memory in made}) == 1
+    assert [memory.outcome for memory in made].count("created") == 1
 
 
 async def test_a_repeated_add_with_both_keys_gives_the_first_row(conn):
@@ -54,7 +79,7 @@ async def test_adds_with_both_keys_at_the_same_instant_give_one_row(db):
         *(add_memory(db, 1, "x", key=f"k{n % 3}", idempotency_key="i") for n in range(32))
     )
     assert len({memory.id for memory in made}) == 1
-    assert sorted({memory.outcome for memory in made}) == ["created", "existing"]
+    assert {memory.outcome for memory in made} == {"created", "existing"}
 
 
 async def test_an_expired_holder_of_a_key_is_replaced(conn):
@@ -76,3 +101,253 @@ async def test_content_may_be_empty_only_with_a_key(conn):
     assert (await add_memory(conn, 1, "", key="k")).content == ""
     with pytest.raises(InvalidMemory, match="^content: should not be empty$"):
         await add_memory(conn, 1, "")
+
+
+def cleared(memory: Memory) -> dict[str, object]:
+    """What two puts with the same arguments have in common."""
+    return memory.model_dump(
+        exclude={"id", "version", "created_at", "last_modified", "outcome", "duplicate_of"}
+    )
+
+
+async def test_a_put_replaces_everything_but_what_hangs_on_the_memory(conn):
+    other = await add_memory(conn, 1, "other")
+    first = await put_memory(
+        conn,
+        1,
+        "k",
+        "old",
+        namespace=("n",),
+        tags=["a", "b"],
+        importance_score=9,
+        metadata={"a": 1},
+        enhanced_context={"spatial": {"city": "Graz"}},
+        related_memory_ids=[other.id],
+        created_at=PAST,
+        expires_after=timedelta(days=1),
+        idempotency_key="i",
+        category="c",
+        parent_memory_id=other.id,
+    )
+    assert (first.outcome, first.version, first.namespace) == ("created", 1, "n")
+    child = await add_memory(conn, 1, "child", parent_memory_id=first.id)
+    await archive_memory(conn, 1, first.id, reason="old")
+    second = await put_memory(
+        conn, 1, "k", "new", namespace="n", tags=["B", "c"], related_memory_ids=[child.id]
+    )
+    assert (second.id, second.outcome, second.version) == (first.id, "replaced", 3)
+    assert (second.created_at, second.is_archived, second.archive_reason) == (PAST, False, None)
+    assert second.related_memory_ids == (other.id, child.id)
+    plain = await put_memory(
+        conn, 1, "k", "new", namespace="m", tags=["B", "c"], related_memory_ids=[other.id, child.id]
+    )
+    ages = {"importance_rank", "dynamic_importance", "namespace"}
+    assert {k: v for k, v in cleared(second).items() if k not in ages} == {
+        k: v for k, v in cleared(plain).items() if k not in ages
+    }
+    assert {r.related_memory.id for r in await get_relationships(conn, 1, first.id)} == {
+        other.id,
+        child.id,
+    }
+    assert [m.id for m in await get_children(conn, 1, first.id)] == [child.id]
+    tags = await rows(conn, "ltm_memory_tags")
+    assert [t["tag_name"] for t in tags if t["memory_id"] == first.id] == ["B", "c"]
+    assert await rows(conn, "ltm_contexts") == []
+    assert [m.id for m in await search_memories(conn, 1, "old")] == []
+
+
+async def test_a_put_refuses_the_idempotency_key_of_another_memory(db):
+    other = await add_memory(db, 1, "x", idempotency_key="i")
+    with pytest.raises(InvalidMemory, match="^idempotency_key: exists already$"):
+        await put_memory(db, 1, "k", "y", idempotency_key="i")
+    await put_memory(db, 1, "k", "y")
+    with pytest.raises(InvalidMemory, match="^idempotency_key: exists already$"):
+        await put_memory(db, 1, "k", "z", idempotency_key="i")
+    assert [m.content for m in await get_memories(db, 1, [other.id])] == ["x"]
+
+
+async def test_a_put_takes_the_place_of_an_expired_memory(conn):
+    old = await add_memory(conn, 1, "x", key="k", expires_at=PAST)
+    new = await put_memory(conn, 1, "k", "y")
+    assert (new.outcome, new.id != old.id) == ("created", True)
+    assert (await put_memory(conn, 1, "k", "z")).id == new.id
+
+
+ROUNDS = 10
+
+
+async def put_of(db: Database, task: int, turn: int) -> Memory:
+    name = f"{task} {turn}"
+    return await put_memory(
+        db,
+        1,
+        "k",
+        name,
+        tags=[f"t{task}", f"n{turn}", name],
+        enhanced_context={"extra": {f"f{task}": turn, name: 1}},
+        metadata={name: 1},
+        idempotency_key=f"{turn}" if task % 2 else None,
+    )
+
+
+async def assert_whole(conn: asyncpg.Connection, memory: Memory) -> None:
+    """What a put wrote beside the row is that of the same put."""
+    assert memory.metadata == {memory.content: 1}
+    assert memory.tags[2] == memory.content
+    tags = await rows(conn, "ltm_memory_tags")
+    assert {t["tag_name"] for t in tags if t["memory_id"] == memory.id} == set(memory.tags)
+    assert memory.enhanced_context is not None
+    assert memory.content in memory.enhanced_context.extra
+    described = {c["context_key"] for c in await rows(conn, "ltm_contexts")}
+    assert described == set(memory.enhanced_context.extra)
+
+
+@pytest.mark.parametrize("holder", ["none", "archived", "expired"])
+async def test_puts_of_many_writers_follow_one_another_whole(db, caplog, holder):
+    """One row, a version a call, and its tags and contexts are those of one writer: the last."""
+    before = 0
+    if holder != "none":
+        held = await add_memory(db, 1, "x", key="k", tags=["old"])
+        await archive_memory(db, 1, held.id)
+        if holder == "expired":
+            await update_memory(db, 1, held.id, expires_at=PAST)
+        else:
+            before = 2
+    caplog.set_level(logging.DEBUG, "ltm_store.statements")
+    created = 0
+    async with db.transaction() as conn:
+        for turn in range(ROUNDS):
+            caplog.clear()
+            made = await asyncio.gather(*(put_of(db, task, turn) for task in range(16)))
+            assert len(caplog.records) <= 3 * 16
+            created += sum(memory.outcome == "created" for memory in made)
+            memory = await get_by_key(conn, 1, "k")
+            assert memory is not None
+            assert memory.version == before + 16 * (turn + 1)
+            await assert_whole(conn, memory)
+        assert created == (holder != "archived")
+        assert await conn.fetch("SELECT * FROM ltm_health") == []
+
+
+async def test_a_put_under_contention_takes_three_statements_at_most(db, caplog):
+    """One attempt that another put comes before, the lock, and one that stands."""
+    await put_memory(db, 1, "k", "x", tags=["a"])
+    caplog.set_level(logging.DEBUG, "ltm_store.statements")
+    async with db.transaction() as other:
+        await put_memory(other, 1, "k", "y", tags=["b"])
+        waiting = asyncio.create_task(put_memory(db, 1, "k", "z", tags=["c"]))
+        while not await other.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+            pass
+    assert (await waiting).version == 3
+    assert len(caplog.records) == 1 + 3  # the first is the other's
+
+
+async def test_a_put_for_a_user_who_was_forgotten_gets_a_new_number(db, dsn):
+    async with connect(dsn) as other:
+        first = await put_memory(db, "ann", "k", "x")
+        await forget_user(other, "ann")
+        second = await put_memory(db, "ann", "k", "y")
+    assert (second.outcome, second.user_id != first.user_id) == ("created", True)
+
+
+async def test_a_memory_is_read_and_deleted_by_its_key(conn):
+    memory = await add_memory(conn, 1, "x", key="k", namespace="n", tags=["t"])
+    await archive_memory(conn, 1, memory.id)
+    found = await get_by_key(conn, 1, "k", namespace=["n"])
+    assert found == await get_memory(conn, 1, memory.id)
+    for user, key, namespace in (1, "k", None), (1, "K", "n"), (2, "k", "n"), ("nobody", "k", "n"):
+        assert await get_by_key(conn, user, key, namespace=namespace) is None
+        assert await delete_by_key(conn, user, key, namespace=namespace) is False
+    assert await delete_by_key(conn, 1, "k", namespace="n") is True
+    assert await get_by_key(conn, 1, "k", namespace="n") is None
+    await add_memory(conn, 1, "x", key="k", expires_at=PAST)
+    assert await get_by_key(conn, 1, "k") is None
+    assert await delete_by_key(conn, 1, "k") is False
+
+
+async def test_a_key_is_renamed(conn):
+    memory = await add_memory(conn, 1, "x", key="a")
+    await add_memory(conn, 1, "expired", key="b", expires_at=PAST)
+    taken = await add_memory(conn, 1, "y", key="c")
+    await add_memory(conn, 1, "z", key="a", namespace="n")
+    assert await rename_key(conn, 1, "a", "b") == 1
+    assert await rename_key(conn, 1, "a", "b") == 0
+    assert await rename_key(conn, 1, "b", "b") == 1
+    with pytest.raises(Conflict) as caught:
+        await rename_key(conn, 1, "b", "c")
+    assert caught.value.current.id == taken.id
+    renamed = await get_by_key(conn, 1, "b")
+    assert renamed is not None
+    assert (renamed.id, renamed.version) == (memory.id, 2)
+    assert await get_by_key(conn, 1, "a", namespace="n") is not None
+
+
+async def test_keys_with_one_beginning_are_renamed_together(conn):
+    for key in ("a", "a/", "a/b", "aa", "b", "A/", "a\U0010ffff\U0010ffff"):
+        await add_memory(conn, 1, key, key=key)
+    assert await rename_key(conn, 1, "a", "aa", prefix=True) == 5
+    assert await keys(conn) == ["A/", "aa", "aa/", "aa/b", "aaa", "aa\U0010ffff\U0010ffff", "b"]
+    with pytest.raises(InvalidArgument, match="^new: "):
+        await rename_key(conn, 1, "aa", "", prefix=True)
+    with pytest.raises(Conflict):
+        await rename_key(conn, 1, "aaa", "b", prefix=True)
+    assert await rename_key(conn, 1, "", "x/", prefix=True) == 7
+    assert await rename_key(conn, 1, "x/", "", prefix=True) == 7
+
+
+async def keys(conn: asyncpg.Connection) -> list[str]:
+    return [row["key"] for row in await conn.fetch("SELECT key FROM ltm_memories ORDER BY key")]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("key", v) for v in ("", "x" * 256, "\0", None, 5)]
+    + [("namespace", v) for v in ("a..b", ("a.b",), 5)],
+)
+async def test_what_cannot_be_a_place_is_refused(conn, field, value):
+    place = {"key": "k", "namespace": "n", field: value}
+    key = place.pop("key")
+    for call in (
+        get_by_key(conn, 1, key, **place),
+        delete_by_key(conn, 1, key, **place),
+        put_memory(conn, 1, key, "x", **place),
+    ):
+        with pytest.raises(InvalidMemory) as caught:
+            await call
+        assert caught.value.field == field
+    assert await rows(conn, "ltm_memories") == []
+
+
+async def names(conn: asyncpg.Connection, **options: Any) -> list[str]:
+    """The names, which are those with counts too."""
+    named = [n.namespace for n in await list_namespaces(conn, 1, **options)]
+    counted = await list_namespaces(conn, 1, counts=True, **options)
+    assert named == [n.namespace for n in counted]
+    assert all(n.memories and n.last_modified for n in counted)
+    return named
+
+
+async def test_namespaces_are_listed(conn):
+    for namespace in ("a", "a.b", "a.b.c", "a-b", "a-b.c", "ab", "a.b.d.e", "B.é", "a.b"):
+        await add_memory(conn, 1, "x", namespace=namespace)
+    await add_memory(conn, 1, "x", namespace="a.gone", expires_at=PAST)
+    await add_memory(conn, 2, "x", namespace="others")
+    archived = await add_memory(conn, 1, "x", namespace="z")
+    await archive_memory(conn, 1, archived.id)
+    everything = ["B.é", "a", "a-b", "a-b.c", "a.b", "a.b.c", "a.b.d.e", "ab", "z"]
+    assert await names(conn) == everything
+    assert await names(conn, max_depth=1) == ["B", "a", "a-b", "ab", "z"]
+    assert await names(conn, max_depth=2) == [
+        "B.é", "a", "a-b", "a-b.c", "a.b", "ab", "z",
+    ]  # fmt: skip
+    assert await names(conn, prefix="a") == ["a", "a.b", "a.b.c", "a.b.d.e"]
+    assert await names(conn, prefix=("a", "b"), max_depth=3) == ["a.b", "a.b.c", "a.b.d"]
+    assert await names(conn, prefix="a.b", max_depth=1) == ["a"]
+    assert await names(conn, prefix="a.gone") == []
+    await add_memory(conn, 1, "x")
+    assert await names(conn) == ["", *everything]
+    found = await list_namespaces(conn, 1, max_depth=2, counts=True)
+    assert {n.namespace: n.memories for n in found} == {
+        "": 1, "B.é": 1, "a": 1, "a-b": 1, "a-b.c": 1, "a.b": 4, "ab": 1, "z": 1,
+    }  # fmt: skip
+    assert await list_namespaces(conn, "nobody") == []

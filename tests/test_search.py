@@ -5,7 +5,7 @@ import math
 import random
 from collections import Counter
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, get_args
 
 import asyncpg
 import pytest
@@ -26,9 +26,10 @@ from ltm_store import (
     record_access,
     search_memories,
     update_importance,
+    update_memory,
 )
 from ltm_store.db.statements import shared_blocks
-from ltm_store.model.search import FilterOptions, Filters
+from ltm_store.model.search import FILTER_OF, FilterOptions, Filters, Order
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 DEADLINE = 10  # seconds that connect() allows a call
@@ -51,6 +52,8 @@ async def memories(conn):
             "temporal": {"timestamp": "2026-03-02T08:30:00+01:00", "timezone": "Europe/Vienna"},
         },
         "created_at": NOW,
+        "namespace": "agents.cook",
+        "key": "soup/1",
     }
     other: dict[str, Any] = {
         "tags": ["garden"],
@@ -64,6 +67,8 @@ async def memories(conn):
         "metadata": {"room": {"floor": 1}},
         "enhanced_context": {"spatial": {"city": "Wien"}},
         "created_at": NOW - timedelta(days=30),
+        "namespace": "agents-old",
+        "key": "soup",
     }
     ids = {
         "a": (await add_memory(conn, 1, "Drinks coffee in the morning", **first)).id,
@@ -86,6 +91,27 @@ FILTERS = [
     ({"tags_none": ["GARDEN", "x"]}, "ac"),
     ({"tags_none": ["coffee"], "tags_any": ["garden"]}, "b"),
     ({"created_by": "assistant"}, "b"),
+    ({"created_by": ["assistant", "system"]}, "acb"),
+    ({"memory_type": ["fact", "preference"]}, "ab"),
+    ({"memory_type": ("fact",)}, "b"),
+    ({"category": {"food"}}, "a"),
+    ({"source_id": frozenset({"conv_2"}), "source_type": ["manual", "x"]}, "b"),
+    ({"source_id": ["nothing", "none"]}, ""),
+    ({"query": "drinks", "category": ["home", "x"]}, "b"),
+    ({"modified_after": NOW - timedelta(days=9)}, "acb"),
+    ({"modified_after": datetime(2100, 1, 1, tzinfo=UTC)}, ""),
+    ({"namespace": "agents.cook"}, "a"),
+    ({"namespace": "agents"}, ""),
+    ({"namespace": ""}, "c"),
+    ({"namespace": ["", "agents-old", "x"]}, "cb"),
+    ({"namespace": ("agents", "cook")}, ""),
+    ({"namespace_prefix": "agents"}, "a"),
+    ({"namespace_prefix": ("agents", "cook")}, "a"),
+    ({"namespace_prefix": ""}, "acb"),
+    ({"namespace_prefix": "agents", "query": "drinks"}, "a"),
+    ({"key_prefix": "soup"}, "ab"),
+    ({"key_prefix": "soup/"}, "a"),
+    ({"key_prefix": ""}, "ab"),
     ({"source_type": "manual"}, "b"),
     ({"source_id": "conv_1"}, "a"),
     ({"context_data": {"spatial": {"city": "Graz"}}}, "a"),
@@ -127,8 +153,9 @@ async def test_filter(conn, memories, filters, expected):
 
 def test_every_filter_is_an_option_and_a_parameter_of_the_shared_conditions():
     block = {name for name, _ in shared_blocks()["filters"].parameters} - {"user_id", "as_of"}
-    assert list(Filters.model_fields) == list(FilterOptions.__annotations__)
-    assert set(Filters.model_fields) == block
+    assert set(Filters.model_fields) == set(FilterOptions.__annotations__)
+    assert set(Filters().arguments()) == block
+    assert {FILTER_OF.get(name, name) for name in block} == set(Filters.model_fields)
 
 
 async def test_accessed_after_includes_its_moment(conn, memories):
@@ -647,6 +674,15 @@ WHY_NOT = [
     ("coffee", {"created_after": NOW + timedelta(days=1)}, ("created_after",)),
     ("coffee", {"created_before": NOW}, ("created_before",)),
     ("coffee", {"accessed_after": NOW}, ("accessed_after",)),
+    (
+        "coffee",
+        {"memory_type": ["fact", "x"], "created_by": {"a"}},
+        ("memory_type", "created_by"),
+    ),
+    ("coffee", {"namespace": "x"}, ("namespace",)),
+    ("coffee", {"namespace": ["x", ""]}, ("namespace",)),
+    ("coffee", {"namespace_prefix": "x", "key_prefix": "x"}, ("namespace_prefix", "key_prefix")),
+    ("coffee", {"modified_after": datetime(2100, 1, 1, tzinfo=UTC)}, ("modified_after",)),
     (None, {}, ()),
     (None, {"category": "home"}, ("category",)),
 ]
@@ -721,6 +757,87 @@ async def test_all_pages_hold_archived_memories_on_demand(conn, monkeypatch):
     assert [int(m.content) for m in all_of_them] == list(range(10, 0, -1))
 
 
+ORDERS = {"importance": "cdba", "newest": "dcba", "oldest": "abcd", "modified": "badc"}
+
+
+@pytest.fixture
+async def changed(conn):
+    """Memories a to d, created in this order, c the most important one, a changed and then b."""
+    scores = {"a": 1, "b": 2, "c": 9, "d": 3}
+    ids = {
+        name: (
+            await add_memory(
+                conn, 1, name, importance_score=score, created_at=NOW + timedelta(days=n)
+            )
+        ).id
+        for n, (name, score) in enumerate(scores.items())
+    }
+    for name in "ab":
+        await update_memory(conn, 1, ids[name], context="changed")
+    return ids
+
+
+@pytest.mark.parametrize("order", ORDERS)
+async def test_lists_and_iterations_come_in_the_order_asked_for(conn, changed, order):
+    hits = await search_memories(conn, 1, order=order)
+    assert "".join(hit.content for hit in hits) == ORDERS[order]
+    assert (
+        "".join([m.content async for m in iterate_memories(conn, 1, order=order)])
+        == (ORDERS[order])
+    )
+    few = await search_memories(conn, 1, " ", order=order, limit=2, offset=1)
+    assert few == hits[1:3]
+    assert await search_memories(conn, 1, order=order, offset=4) == []
+
+
+@pytest.mark.parametrize("order", ["newest", "oldest"])
+async def test_memories_of_one_moment_have_one_order(conn, order):
+    ids = [(await add_memory(conn, 1, f"{n}", created_at=NOW)).id for n in range(5)]
+    hits = await search_memories(conn, 1, order=order)
+    assert [hit.id for hit in hits] == sorted(ids, reverse=order == "newest")
+
+
+async def test_an_order_takes_the_filters_and_archived_memories(conn, changed):
+    await archive_memory(conn, 1, changed["c"])
+    hits = await search_memories(conn, 1, order="newest", min_importance=2)
+    assert "".join(hit.content for hit in hits) == "db"
+    hits = await search_memories(conn, 1, order="oldest", include_archived=True)
+    assert "".join(hit.content for hit in hits) == "abcd"
+
+
+async def test_pages_of_a_query_are_those_of_one_list(conn, conversations):
+    query = QUERIES[0]
+    hits = await search_memories(conn, 1, query, limit=40)
+    pages = [await search_memories(conn, 1, query, limit=10, offset=n) for n in range(0, 40, 10)]
+    assert [[hit.id for hit in page] for page in pages] == [
+        [hit.id for hit in hits[n : n + 10]] for n in range(0, 40, 10)
+    ]
+    told = await explain_search(conn, 1, query, hits[3].id, limit=10, offset=5)
+    assert (told.rank, told.is_returned, told.causes) == (4, False, ("offset",))
+    told = await explain_search(conn, 1, query, hits[14].id, limit=10, offset=5)
+    assert (told.rank, told.is_returned, told.causes) == (15, True, ())
+    told = await explain_search(conn, 1, query, hits[15].id, limit=10, offset=5)
+    assert (told.is_returned, told.causes) == (False, ("limit",))
+
+
+@pytest.mark.parametrize("order", ORDERS)
+async def test_no_page_of_an_iteration_repeats_or_misses_while_others_write(
+    conn, monkeypatch, order
+):
+    monkeypatch.setattr("ltm_store.search._PAGE", 5)
+    ids = [(await add_memory(conn, 1, f"{n}")).id for n in range(20)]
+    seen = []
+    async for memory in iterate_memories(conn, 1, order=order):
+        seen.append(memory.id)
+        if len(seen) == 5:
+            for number in ids:
+                await update_memory(conn, 1, number, importance_score=1 + number % 9)
+            await record_access(conn, 1, ids[::2])
+            await add_memory(conn, 1, "new")
+            await add_memory(conn, 1, "old", created_at=NOW - timedelta(days=999))
+    assert sorted(seen) == ids
+
+
 HOSTILE = [
     "a & ! (",
     "':* | '",
@@ -777,13 +894,45 @@ async def test_a_memory_of_long_words_in_a_script_of_many_bytes_spoils_no_search
         ("phrases", [" "]),
         ("exclude", ["x"] * 65),
         ("include_archived", "yes"),
+        ("memory_type", []),
+        ("category", ()),
+        ("source_type", set()),
+        ("source_id", frozenset()),
+        ("created_by", iter(())),
+        ("tags_none", []),
+        ("source_id", ["x"] * 10_001),
+        ("memory_type", 5),
+        ("memory_type", ""),
+        ("source_id", {"a": 1}),
+        ("modified_after", "today"),
+        ("order", "random"),
+        ("order", ""),
+        ("offset", -1),
+        ("offset", 10_001),
+        ("offset", True),
+        ("namespace", []),
+        ("namespace", "a..b"),
+        ("namespace", "\0"),
+        ("namespace_prefix", "a."),
+        ("namespace_prefix", ("a", "b.c")),
+        ("key_prefix", "x" * 256),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:15],  # without addresses, which differ
 )
 async def test_bad_filters_are_refused_by_name(conn, field, value):
     with pytest.raises(InvalidArgument) as caught:
         await search_memories(conn, 1, **{field: value})
     assert caught.value.field == field
+
+
+async def test_an_order_is_refused_where_the_query_gives_one(conn):
+    for order in get_args(Order):
+        with pytest.raises(InvalidArgument) as caught:
+            await search_memories(conn, 1, "coffee", order=order)
+        assert caught.value.field == "order"
+    with pytest.raises(InvalidArgument) as caught:
+        await anext(iterate_memories(conn, 1, order=None))  # type: ignore[arg-type]
+    assert caught.value.field == "order"
 
 
 async def test_iterating_leaves_out_none_and_repeats_none_while_importance_moves(conn, monkeypatch):

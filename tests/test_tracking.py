@@ -12,11 +12,13 @@ import asyncpg
 import pytest
 
 from ltm_store import (
+    Database,
     Unavailable,
     access_history,
     add_memory,
     connect,
     delete_memory,
+    get_by_key,
     get_memories,
     get_memory,
     get_relationships,
@@ -553,3 +555,73 @@ async def test_a_killed_process_loses_the_last_statistics_and_no_memory(dsn):
     assert {row["version"] for row in rows} == {1}
     assert min(row["access_count"] for row in rows) >= 1  # what had left the queue is there
     assert sum(row["access_count"] for row in rows) == logged
+
+
+HOUR = timedelta(hours=1)
+
+
+async def expiry(db: Database, number: int) -> datetime:
+    async with db.transaction() as conn:
+        memory = await get_memory(conn, 1, number)
+    assert memory is not None
+    assert memory.expires_at is not None
+    return memory.expires_at
+
+
+@pytest.mark.parametrize("access_tracking", ["immediate", "deferred"])
+async def test_an_access_moves_an_expiry_on_once_per_tenth_of_it(dsn, access_tracking):
+    async with connect(dsn, access_tracking=access_tracking) as db:
+        memory = await add_memory(db, 1, "x", key="k", expires_after=HOUR)
+        assert memory.expires_at is not None
+        assert timedelta(0) <= memory.expires_at - datetime.now(UTC) <= HOUR
+        for read in (
+            lambda: get_memory(db, 1, memory.id),
+            lambda: get_memories(db, 1, [memory.id]),
+            lambda: get_by_key(db, 1, "k"),
+            lambda: search_memories(db, 1, "x"),
+        ):
+            for passed, moves in (timedelta(minutes=5), False), (timedelta(minutes=7), True):
+                set_to = datetime.now(UTC) + HOUR - passed
+                await update_memory(db, 1, memory.id, expires_at=set_to)
+                before = datetime.now(UTC)
+                await read()
+                await db.flush()
+                now = await expiry(db, memory.id)
+                assert now == set_to if not moves else before + HOUR <= now
+        longer = datetime.now(UTC) + 3 * HOUR
+        await update_memory(db, 1, memory.id, expires_at=longer)
+        await get_memory(db, 1, memory.id)
+        await db.flush()
+        assert await expiry(db, memory.id) == longer
+
+
+async def test_an_expiry_moves_on_by_the_last_access_before_it(db):
+    memory = await add_memory(db, 1, "x", expires_after=HOUR, expires_at=NOW)
+    plain = await add_memory(db, 1, "y", expires_at=NOW)
+    moments = [NOW - timedelta(minutes=3), NOW - timedelta(minutes=2), NOW + HOUR]
+    await write_accesses(
+        db,
+        [
+            [PendingAccess(1, number, moment, AccessReason("direct")) for moment in moments]
+            for number in (memory.id, plain.id)
+        ],
+    )
+    async with db.transaction() as conn:
+        rows = await conn.fetch("SELECT expires_at FROM ltm_memories ORDER BY id")
+    assert [row["expires_at"] for row in rows] == [moments[1] + HOUR, NOW]
+
+
+async def test_what_moves_an_expiry_on_is_not_dropped(dsn, monkeypatch):
+    monkeypatch.setattr(tracking, "QUEUED_ACCESSES", 3)
+    async with connect(dsn) as db:
+        sliding = await add_memory(db, 1, "x", expires_after=HOUR)
+        soon = datetime.now(UTC) + timedelta(minutes=1)
+        await update_memory(db, 1, sliding.id, expires_at=soon)
+        plain = await add(db, 4)
+        for number in (sliding.id, sliding.id, *plain):
+            await get_memory(db, 1, number)
+        stats = db.stats()
+        assert (stats.queued, stats.dropped) == (4, 2)
+        await db.flush()
+        assert db.stats().recorded == 4
+        assert await expiry(db, sliding.id) > soon

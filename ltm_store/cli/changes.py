@@ -1,4 +1,4 @@
-"""The commands that change what is stored of a user: add, archive, restore, delete and forget."""
+"""The commands that change what is stored of a user: add, archive, restore, delete, tag, forget."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Annotated
 
 import typer
 
+from ltm_store import limits
 from ltm_store.analytics import get_analytics
 from ltm_store.cli.files import STANDARD
+from ltm_store.cli.filters import filtered
 from ltm_store.cli.frame import (
     DsnOption,
     JsonObject,
@@ -28,13 +30,21 @@ from ltm_store.cli.frame import (
 from ltm_store.database import Database
 from ltm_store.db.identity import find_user
 from ltm_store.errors import LtmError
+from ltm_store.many import add_tags_where, archive_where, delete_where
 from ltm_store.memories import add_memory, archive_memory, delete_memory, restore_memory
 from ltm_store.model.memories import Memory
+from ltm_store.model.search import FilterOptions, Many, OtherFilterOptions
 from ltm_store.model.transfer import ErasureReport
 from ltm_store.render.text import legible
+from ltm_store.search import count_memories
 from ltm_store.users import forget_user
 
 YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Only count those that pass.")]
+ManyArgument = Annotated[
+    int | None,
+    typer.Argument(help="The id of the memory; none: all that pass.", metavar="[MEMORY_ID]"),
+]
 
 
 @command("add", 'add "Prefers tea" --user alice --tag drinks --type preference')
@@ -53,8 +63,10 @@ def add(
     metadata: JsonObject = None,
     created_at: When = None,
     expires_at: When = None,
+    namespace: Annotated[str, typer.Option(help="Labels joined by dots.")] = "",
+    key: Annotated[str | None, typer.Option(help="Its name in the namespace.")] = None,
     idempotency_key: Annotated[
-        str | None, typer.Option("--key", help="Adds it once, however often it is repeated.")
+        str | None, typer.Option(help="Adds it once, however often it is repeated.")
     ] = None,
     as_json: JsonOption = False,
     dsn: DsnOption = None,
@@ -82,6 +94,8 @@ def add(
                 created_at=created_at,
                 expires_at=expires_at,
                 idempotency_key=idempotency_key,
+                namespace=namespace,
+                key=key,
             )
         return memory, unknown
 
@@ -118,19 +132,79 @@ def _tell(memory: Memory | bool, as_json: bool, text: str) -> None:
         typer.echo(text)
 
 
+def _all_changed(
+    dsn: str | None,
+    user: str,
+    what: str,
+    filters: FilterOptions,
+    change: Callable[[Database], Awaitable[int]],
+    *,
+    yes: bool,
+    dry_run: bool,
+) -> int:
+    """Change all that pass, 10,000 at a time, after a question; with dry_run, count them."""
+    Many.checked(filters)
+
+    async def run() -> int:
+        async with reading(dsn) as db:
+            found = await count_memories(db, user, **filters)
+            if not found and (unknown := await unknown_user(db, user)):
+                raise LtmError(unknown)
+            if dry_run or not found:
+                return found
+            confirm(f"{what} {found} memories of {legible(user, 60)}", yes)
+            changed = last = await change(db)
+            while last == limits.LISTED:
+                changed += (last := await change(db))
+            return changed
+
+    return asyncio.run(run())
+
+
+def _tell_all(done: str, memories: int, dry_run: bool, as_json: bool) -> None:
+    if as_json:
+        print_json({"memories" if dry_run else done: memories})
+    else:
+        typer.echo(f"{memories} memories {'would be ' if dry_run else ''}{done}")
+
+
+def _one_or_all(memory_id: int | None, filters: FilterOptions) -> None:
+    if (memory_id is None) is not bool(filters):
+        raise typer.BadParameter("give the id of a memory, or filters")
+
+
 @command("archive", 'archive 42 --user alice --reason "out of date"')
+@filtered()
 def archive(
     user: UserOption,
-    memory_id: MemoryArgument,
+    filters: FilterOptions,
+    memory_id: ManyArgument = None,
     reason: Annotated[str | None, typer.Option(help="Why.")] = None,
+    yes: YesOption = False,
+    dry_run: DryRunOption = False,
     as_json: JsonOption = False,
     dsn: DsnOption = None,
 ) -> None:
-    """Take a memory out of lists and searches, and keep it."""
-    memory = _changed(
-        dsn, user, memory_id, lambda db: archive_memory(db, user, memory_id, reason=reason)
+    """Take a memory, or all that pass filters, out of lists and searches, and keep them."""
+    _one_or_all(memory_id, filters)
+    if memory_id is not None:
+        number = memory_id
+        memory = _changed(
+            dsn, user, number, lambda db: archive_memory(db, user, number, reason=reason)
+        )
+        _tell(memory, as_json, f"memory {number} archived")
+        return
+    filters["include_archived"] = False
+    memories = _all_changed(
+        dsn,
+        user,
+        "archive",
+        filters,
+        lambda db: archive_where(db, user, reason=reason, **filters),
+        yes=yes,
+        dry_run=dry_run,
     )
-    _tell(memory, as_json, f"memory {memory_id} archived")
+    _tell_all("archived", memories, dry_run, as_json)
 
 
 @command("restore", "restore 42 --user alice")
@@ -143,12 +217,57 @@ def restore(
 
 
 @command("delete", "delete 42 --user alice")
+@filtered()
 def delete(
-    user: UserOption, memory_id: MemoryArgument, as_json: JsonOption = False, dsn: DsnOption = None
+    user: UserOption,
+    filters: FilterOptions,
+    memory_id: ManyArgument = None,
+    yes: YesOption = False,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+    dsn: DsnOption = None,
 ) -> None:
-    """Delete a memory with all that hangs on it."""
-    done = _changed(dsn, user, memory_id, lambda db: delete_memory(db, user, memory_id))
-    _tell(done, as_json, f"memory {memory_id} deleted")
+    """Delete a memory, or all that pass filters, with all that hangs on them."""
+    _one_or_all(memory_id, filters)
+    if memory_id is not None:
+        number = memory_id
+        done = _changed(dsn, user, number, lambda db: delete_memory(db, user, number))
+        _tell(done, as_json, f"memory {number} deleted")
+        return
+    memories = _all_changed(
+        dsn,
+        user,
+        "delete",
+        filters,
+        lambda db: delete_where(db, user, **filters),
+        yes=yes,
+        dry_run=dry_run,
+    )
+    _tell_all("deleted", memories, dry_run, as_json)
+
+
+@command("tag", "tag work --user alice --type habit --dry-run")
+@filtered(without="tags")
+def tag(
+    tags: Annotated[list[str], typer.Argument(help="The tags to add.", metavar="TAG...")],
+    user: UserOption,
+    filters: OtherFilterOptions,
+    yes: YesOption = False,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+    dsn: DsnOption = None,
+) -> None:
+    """Give all memories that pass filters tags."""
+    memories = _all_changed(
+        dsn,
+        user,
+        f"tag {', '.join(legible(name, 60) for name in tags)}:",
+        {**filters, "tags": None},
+        lambda db: add_tags_where(db, user, tags, **filters),
+        yes=yes,
+        dry_run=dry_run,
+    )
+    _tell_all("tagged", memories, dry_run, as_json)
 
 
 @command("forget", "forget --user alice --yes")

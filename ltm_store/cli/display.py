@@ -179,6 +179,8 @@ def _columns(memory: Memory) -> list[tuple[str, object]]:
     accesses = {0: "never", 1: "once"}.get(memory.access_count, f"{memory.access_count} times")
     columns = {
         "content": memory.content,
+        "namespace": memory.namespace,
+        "key": memory.key,
         "type, category": ", ".join(filter(None, (memory.memory_type, memory.category))),
         "importance": f"{memory.dynamic_importance:.1f} now, {memory.importance_score} as written, "
         f"confidence {memory.confidence_score:.2f}",

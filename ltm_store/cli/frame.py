@@ -67,7 +67,7 @@ When = Annotated[
 ]
 JsonFilter = Annotated[
     dict[str, JsonValue] | None,
-    typer.Option(parser=_object, metavar="JSON", help="A JSON object that must be contained."),
+    typer.Option(parser=_object, metavar="JSON", help="A JSON object that is contained."),
 ]
 
 JsonObject = Annotated[

@@ -1,19 +1,19 @@
-"""The commands that read a user's memories: search, recall, show and tags."""
+"""The commands that read a user's memories: search, count, recall, show and tags."""
 
 from __future__ import annotations
 
 import asyncio
 import re
-from typing import Annotated, Final
+from typing import Annotated, Final, cast
 
 import typer
 
 from ltm_store import limits
 from ltm_store.accesses import access_history
 from ltm_store.cli.display import console, show_hits, show_memory, tag_table
+from ltm_store.cli.filters import filtered
 from ltm_store.cli.frame import (
     DsnOption,
-    JsonFilter,
     JsonOption,
     MemoryArgument,
     UserOption,
@@ -25,12 +25,18 @@ from ltm_store.cli.frame import (
     reading,
 )
 from ltm_store.memories import get_memory
-from ltm_store.model.search import FilterOptions, MemoryHit
+from ltm_store.model.search import FilterOptions, MemoryHit, Order
 from ltm_store.model.tags import Tag
 from ltm_store.render.prompts import format_for_prompt
-from ltm_store.search import search_memories
+from ltm_store.search import count_memories, search_memories
 from ltm_store.tags import list_tags
 
+NamespaceFilter = Annotated[
+    list[str] | None, typer.Option("--namespace", help="One of these (repeat it); '' is none.")
+]
+BelowFilter = Annotated[
+    str | None, typer.Option("--namespace-prefix", help="This namespace and those below it.")
+]
 _HISTORY: Final = 20  # accesses that show lists
 
 
@@ -58,64 +64,39 @@ def typed_query(text: str) -> tuple[str, list[str], list[str]]:
 
 
 @command("search", 'search "coffee and headaches" --user alice --tag work')
+@filtered()
 def search(
     user: UserOption,
+    filters: FilterOptions,
     query: Annotated[
         str | None, typer.Argument(help='Words, "phrases", -exclusions; none: by importance.')
     ] = None,
-    phrase: Annotated[
-        list[str] | None, typer.Option(help="Must be in the memory (repeat it).")
+    order: Annotated[
+        str | None, typer.Option(help="Without a query: importance, newest, oldest, modified.")
     ] = None,
-    exclude: Annotated[
-        list[str] | None, typer.Option(help="Must not be in it (repeat it).")
-    ] = None,
-    tag: Annotated[list[str] | None, typer.Option(help="All of these tags (repeat it).")] = None,
-    any_tag: Annotated[list[str] | None, typer.Option(help="One of these (repeat it).")] = None,
-    without_tag: Annotated[list[str] | None, typer.Option(help="Not this (repeat it).")] = None,
-    memory_type: Annotated[str | None, typer.Option("--type", help="The memory type.")] = None,
-    category: Annotated[str | None, typer.Option(help="The category.")] = None,
-    source_type: Annotated[str | None, typer.Option(help="The kind of source.")] = None,
-    source_id: Annotated[str | None, typer.Option("--source", help="The source's id.")] = None,
-    created_by: Annotated[str | None, typer.Option(help="Who wrote them.")] = None,
-    context: JsonFilter = None,
-    metadata: JsonFilter = None,
-    min_importance: Annotated[int | None, typer.Option(help="Of the score as written.")] = None,
-    min_confidence: Annotated[float | None, typer.Option(help="0 to 1.")] = None,
-    created_after: When = None,
-    created_before: When = None,
-    accessed_after: When = None,
     as_of: When = None,
-    archived: Annotated[bool, typer.Option("--archived", help="Archived ones too.")] = False,
     limit: Annotated[int, typer.Option(min=1, max=limits.HITS)] = 10,
+    offset: Annotated[int, typer.Option(min=0, max=limits.OFFSET)] = 0,
     as_json: JsonOption = False,
     dsn: DsnOption = None,
 ) -> None:
     """Search the memories of a user; best first, each with its score and why it is there."""
     words, phrases, exclusions = typed_query(query or "")
-    filters = FilterOptions(
-        phrases=[*phrases, *(phrase or ())],
-        exclude=[*exclusions, *(exclude or ())],
-        tags=tag or None,
-        tags_any=any_tag or None,
-        tags_none=without_tag or None,
-        memory_type=memory_type,
-        category=category,
-        source_type=source_type,
-        source_id=source_id,
-        created_by=created_by,
-        context_data=context,
-        metadata=metadata,
-        min_importance=min_importance,
-        min_confidence=min_confidence,
-        created_after=created_after,
-        created_before=created_before,
-        accessed_after=accessed_after,
-        include_archived=archived,
-    )
+    filters["phrases"] = [*phrases, *filters.get("phrases", ())]
+    filters["exclude"] = [*exclusions, *filters.get("exclude", ())]
 
     async def found() -> list[MemoryHit]:
         async with reading(dsn) as db:
-            hits = await search_memories(db, user, words, limit=limit, as_of=as_of, **filters)
+            hits = await search_memories(
+                db,
+                user,
+                words,
+                limit=limit,
+                order=cast("Order | None", order),
+                offset=offset,
+                as_of=as_of,
+                **filters,
+            )
             if not hits:
                 await note_unknown(db, user)
             return hits
@@ -127,10 +108,38 @@ def search(
         show_hits(console(), hits)
 
 
+@command("count", "count --user alice --type preference --type habit")
+@filtered()
+def count(
+    user: UserOption,
+    filters: FilterOptions,
+    query: Annotated[str | None, typer.Argument(help="Words, of which they hold one.")] = None,
+    as_of: When = None,
+    as_json: JsonOption = False,
+    dsn: DsnOption = None,
+) -> None:
+    """Count the memories of a user."""
+
+    async def counted() -> int:
+        async with reading(dsn) as db:
+            memories = await count_memories(db, user, query, as_of=as_of, **filters)
+            if not memories:
+                await note_unknown(db, user)
+            return memories
+
+    memories = asyncio.run(counted())
+    if as_json:
+        print_json({"memories": memories})
+    else:
+        typer.echo(memories)
+
+
 @command("recall", 'recall "coffee and headaches" --user alice --max-chars 2000')
 def recall(
     user: UserOption,
     query: Annotated[str | None, typer.Argument(help="Words; none: by importance.")] = None,
+    namespace: NamespaceFilter = None,
+    namespace_prefix: BelowFilter = None,
     max_chars: Annotated[int, typer.Option(min=0, help="The longest text.")] = 2000,
     limit: Annotated[int, typer.Option(min=1, max=limits.HITS)] = 10,
     as_json: JsonOption = False,
@@ -140,7 +149,14 @@ def recall(
 
     async def found() -> list[MemoryHit]:
         async with reading(dsn) as db:
-            hits = await search_memories(db, user, query, limit=limit)
+            hits = await search_memories(
+                db,
+                user,
+                query,
+                limit=limit,
+                namespace=namespace or None,
+                namespace_prefix=namespace_prefix,
+            )
             if not hits:
                 await note_unknown(db, user)
             return hits

@@ -8,6 +8,7 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
+    Collection,
     Coroutine,
     Mapping,
     MutableMapping,
@@ -137,8 +138,12 @@ class Session(ABC):
         *,
         context: str | None = None,
         query: str | None = None,
+        sliding: Collection[int] = (),
     ) -> None:
-        """Record that memories were accessed, as this session does it; most do nothing."""
+        """Record that memories were accessed, as this session does it; most do nothing.
+
+        sliding: those whose expiry moves on with it.
+        """
         return
 
     async def write_pending_accesses(self, user: int, memory_id: int | None = None) -> None:

@@ -13,7 +13,10 @@ REMEMBERED_SECONDS: Final = 60.0  # until a number is looked up again: others ma
 
 
 class User(NamedTuple):
-    """The number of a user; whether it stands for a name in ltm_external_users."""
+    """The number of a user; whether it stands for a name in ltm_external_users.
+
+    (A name may also mean a number of the application's own, whom its user was merged into.)
+    """
 
     number: int
     is_external: bool = False
@@ -47,7 +50,7 @@ async def _external(
     if known is not None and not refresh and name in known:
         number, found_at = known[name]
         if time.monotonic() < found_at + REMEMBERED_SECONDS:
-            return User(number, is_external=True)
+            return User(number, is_external=number < 0)
     found: int | None = await fetch_value(db, statement, external_id=name)
     if found is None:
         return None
@@ -56,7 +59,7 @@ async def _external(
         known[name] = found, time.monotonic()
         while len(known) > REMEMBERED_USERS:
             del known[next(iter(known))]
-    return User(found, is_external=True)
+    return User(found, is_external=found < 0)
 
 
 def forget_number(db: Executor, user_id: UserId) -> None:

@@ -30,7 +30,7 @@ _SAYINGS = {
 }
 
 
-_BRANCHES = {"float", "int", "str", "bool"}  # of a union, which pydantic adds to the path
+_BRANCHES = {"float", "int", "str", "bool", "tuple"}  # of a union, which pydantic adds to the path
 
 
 def refusal(error: ErrorDetails) -> tuple[str, str]:

@@ -37,7 +37,7 @@ from ltm_store.model.values import (
     LongText,
     MemoryId,
     Moment,
-    Namespace,
+    NamespaceName,
     Note,
     Score,
     SourceId,
@@ -109,7 +109,7 @@ def _told(content: str, info: ValidationInfo) -> str:
 class NewMemory(_Attributes):
     """A memory to add: the keywords of add_memory."""
 
-    namespace: Namespace = ""
+    namespace: NamespaceName = ""
     key: Key | None = None
     content: Annotated[LongText, AfterValidator(_told)]
     tags: Tags = ()

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from types import MappingProxyType
-from typing import Annotated, TypedDict
+from typing import Annotated, Final, Literal, Self, TypeAlias, TypedDict, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, StrictBool, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    JsonValue,
+    StrictBool,
+    Tag,
+    ValidationError,
+)
 
 from ltm_store import limits
+from ltm_store.errors import InvalidArgument
 from ltm_store.model.base import Arguments, Row, RowLimit, refusal
 from ltm_store.model.contexts import EnhancedContext
 from ltm_store.model.memories import Memory
+from ltm_store.model.metadata import compile_metadata, has_operators
 from ltm_store.model.values import (
     STORED,
     Category,
@@ -20,6 +31,8 @@ from ltm_store.model.values import (
     Int32,
     JsonObject,
     Moment,
+    NamespaceName,
+    NamespaceText,
     SourceId,
     Tags,
     Text,
@@ -41,14 +54,76 @@ def _context_part(part: object) -> object:
     raise ValueError(": ".join(refusal(first)))
 
 
-def _not_empty(tags: tuple[str, ...]) -> tuple[str, ...]:
-    """The tags; an empty collection would ask for nothing and be read as no filter."""
-    if not tags:
+def _not_empty(values: tuple[str, ...]) -> tuple[str, ...]:
+    """The values; an empty collection would ask for nothing and be read as no filter."""
+    if not values:
         raise ValueError("should not be empty; None is no filter")
-    return tags
+    if len(values) > limits.LISTED:
+        raise ValueError(f"more than {limits.LISTED} values")
+    return values
 
 
+def _one_or_several(value: object) -> str:
+    return "tuple" if isinstance(value, tuple) else "str"
+
+
+def _listed(value: object) -> object:
+    """A collection as a tuple, and a string in it that is alone by itself."""
+    if not isinstance(value, Iterable) or isinstance(value, str | bytes | Mapping):
+        return value
+    values = tuple(value)
+    return values[0] if len(values) == 1 and isinstance(values[0], str) else values
+
+
+def _the_only_one(values: tuple[str, ...]) -> str | tuple[str, ...]:
+    """The value itself, where there is no other one."""
+    different = tuple(dict.fromkeys(values))
+    return different[0] if len(different) == 1 else different
+
+
+Value = TypeVar("Value")
 FilterTags = Annotated[Tags, AfterValidator(_not_empty)]
+# A string, or a collection of strings of which the memory has any. The names say which is refused.
+AnyOf: TypeAlias = Annotated[
+    Annotated[Value, Tag("str")]
+    | Annotated[
+        tuple[Value, ...], AfterValidator(_not_empty), AfterValidator(_the_only_one), Tag("tuple")
+    ],
+    Discriminator(_one_or_several),
+    BeforeValidator(_listed),
+]
+Values: TypeAlias = str | Iterable[str]
+
+SEVERAL: Final = MappingProxyType(
+    {
+        "memory_type": "memory_types",
+        "category": "categories",
+        "source_type": "source_types",
+        "source_id": "source_ids",
+        "created_by": "creators",
+        "namespace": "namespaces",
+    }
+)
+"""The filters that take a string or several, with the parameter for several: an index serves one
+value in the order of a list, several not."""
+
+_PATH: Final = ("metadata_path", "metadata_variables")
+
+FILTER_OF: Final = MappingProxyType(
+    {parameter: name for name, parameter in SEVERAL.items()} | dict.fromkeys(_PATH, "metadata")
+)
+"""The filters that have another parameter than their name, by that parameter."""
+
+
+def _compilable(conditions: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    if has_operators(conditions):
+        compile_metadata(conditions)
+    return conditions
+
+
+def _some(namespace: str) -> str | None:
+    """The namespace; None where it narrows nothing, as all are below it."""
+    return namespace or None
 
 
 def _phrases(phrases: tuple[str, ...]) -> tuple[str, ...]:
@@ -69,15 +144,18 @@ def _narrowing(score: int) -> int | None:
     return score if score > 1 else None
 
 
-class FilterOptions(TypedDict, total=False):
-    """The filters as callers give them; None is no filter. See Filters."""
+def _narrowing_fraction(score: float) -> float | None:
+    return score if score > 0 else None
 
-    memory_type: str | None
-    category: str | None
-    tags: Iterable[str] | None
+
+class OtherFilterOptions(TypedDict, total=False):
+    """The filters but `tags` as callers give them; None is no filter. See Filters."""
+
+    memory_type: Values | None
+    category: Values | None
     tags_any: Iterable[str] | None
-    source_type: str | None
-    source_id: str | None
+    source_type: Values | None
+    source_id: Values | None
     context_data: EnhancedContext | Mapping[str, object] | None
     metadata: Mapping[str, JsonValue] | None
     min_importance: int | None
@@ -86,10 +164,20 @@ class FilterOptions(TypedDict, total=False):
     created_before: datetime | None
     accessed_after: datetime | None
     include_archived: bool
-    created_by: str | None
+    created_by: Values | None
     tags_none: Iterable[str] | None
+    modified_after: datetime | None
+    namespace: Values | None
+    namespace_prefix: str | Sequence[str] | None
+    key_prefix: str | None
     phrases: Iterable[str]
     exclude: Iterable[str]
+
+
+class FilterOptions(OtherFilterOptions, total=False):
+    """The filters as callers give them; None is no filter. See Filters."""
+
+    tags: Iterable[str] | None
 
 
 class Filters(Arguments):
@@ -97,54 +185,103 @@ class Filters(Arguments):
 
     Each field is a parameter of the shared conditions `filters` in sql/search.sql.
 
-    tags: all of them, tags_any: at least one, tags_none: not one, in any letter case. context_data
-    and metadata: contained in the memory's JSON. min_importance: of the base importance_score.
-    created_after and accessed_after include their moment, created_before does not.
-    include_archived: archived memories too. phrases: words and phrases, all of which must stand in
-    the content, or in one tag or the category; exclude: of which none may. At most 64 each.
+    memory_type, category, source_type, source_id, created_by: a string, or a collection of them of
+    which the memory has any. tags: all of them, tags_any: at least one, tags_none: not one, in any
+    letter case. context_data and metadata: contained in the memory's JSON. Instead of a value in
+    metadata, at any level: {"$gte": 3} and $eq (in depth), $ne, $gt, $lt, $lte, $in, $nin, $exists,
+    $and, $or, $not, at most 200 conditions; a field that is missing is unequal to everything.
+    min_importance: of the base importance_score. created_after, modified_after and accessed_after
+    include their moment, created_before does not. include_archived: archived memories too.
+    namespace: one, or a collection of which it is any; "" is those without. namespace_prefix: that
+    one and those below it, as labels joined by dots or a tuple of labels. key_prefix: what the key
+    begins with; "" is those with a key. An empty collection is refused.
+    phrases: words and phrases, all of which must stand in the content, or in one tag or the
+    category; exclude: of which none may. At most 64 each.
     """
 
-    memory_type: Word | None = None
-    category: Category | None = None
+    memory_type: AnyOf[Word] | None = None
+    category: AnyOf[Category] | None = None
     tags: FilterTags | None = None
     tags_any: FilterTags | None = None
-    source_type: Word | None = None
-    source_id: SourceId | None = None
+    source_type: AnyOf[Word] | None = None
+    source_id: AnyOf[SourceId] | None = None
     context_data: Annotated[JsonObject, BeforeValidator(_context_part)] | None = None
-    metadata: JsonObject | None = None
+    metadata: Annotated[JsonObject, AfterValidator(_compilable)] | None = None
     min_importance: Annotated[Int32, AfterValidator(_narrowing)] | None = None
-    min_confidence: Fraction | None = None
+    min_confidence: Annotated[Fraction, AfterValidator(_narrowing_fraction)] | None = None
     created_after: Moment | None = None
     created_before: Moment | None = None
     accessed_after: Moment | None = None
     include_archived: StrictBool = False
-    created_by: Word | None = None
+    created_by: AnyOf[Word] | None = None
     tags_none: FilterTags | None = None
+    modified_after: Moment | None = None
+    namespace: AnyOf[NamespaceText] | None = None
+    namespace_prefix: Annotated[NamespaceName, AfterValidator(_some)] | None = None
+    key_prefix: Annotated[Text, Field(max_length=limits.KEY_CHARS)] | None = None
     phrases: Phrases = ()
     exclude: Phrases = ()
 
     def arguments(self) -> dict[str, object]:
         """What the shared conditions take, by name: tags and objects as JSON text."""
-        given = {name: _argument(getattr(self, name)) for name in Filters.model_fields}
-        texts = {"phrases": list(self.phrases) or None, "exclude": list(self.exclude) or None}
-        return given | texts
+        given = {name: getattr(self, name) for name in Filters.model_fields}
+        others: dict[str, object] = dict.fromkeys((*SEVERAL.values(), *_PATH))
+        for name, parameter in SEVERAL.items():
+            if isinstance(given[name], tuple):
+                others[parameter], given[name] = list(given[name]), None
+        if given["metadata"] and has_operators(given["metadata"]):
+            path, variables = compile_metadata(given["metadata"])
+            others |= zip(_PATH, (path, dump_json(variables)), strict=True)
+            given["metadata"] = None
+        others |= {name: list(given.pop(name)) or None for name in ("phrases", "exclude")}
+        return {name: _argument(value) for name, value in given.items()} | others
 
 
 def _argument(value: object) -> object:
     return (dump_json(value) if value else None) if isinstance(value, tuple | dict) else value
 
 
+class Many(Filters):
+    """Which memories are changed together: those that pass, if a filter narrows."""
+
+    limit: Annotated[int, Field(strict=True, ge=1, le=limits.LISTED)] = limits.LISTED
+
+    @classmethod
+    def checked(cls, arguments: Mapping[str, object]) -> Self:
+        """See Arguments; also refused where no filter narrows."""
+        many = super().checked(arguments)
+        given = {**many.arguments(), "include_archived": None}
+        if all(value is None for value in given.values()):
+            raise InvalidArgument("filters", "give at least one that narrows")
+        return many
+
+
+Order = Literal["importance", "newest", "oldest", "modified"]
+Query = Annotated[
+    Text,
+    AfterValidator(within_query),
+    AfterValidator(lambda query: query if query.strip() else None),
+]
+
+
+class Count(Filters):
+    """What is counted."""
+
+    query: Query | None = None
+
+
+class Listing(Filters):
+    """What is gone through, and in which order."""
+
+    order: Order = "importance"
+    include_context: StrictBool = True
+
+
 class Search(Filters):
     """A search: its query, its filters, and how its hits are ranked and shown."""
 
-    query: (
-        Annotated[
-            Text,
-            AfterValidator(within_query),
-            AfterValidator(lambda query: query if query.strip() else None),
-        ]
-        | None
-    ) = None
+    query: Query | None = None
+    order: Order | None = None
     include_context: StrictBool = True
     neighbours: StrictBool = True
     distinct: StrictBool = True
@@ -153,6 +290,15 @@ class Search(Filters):
     embedding_model: ModelName | None = None
     meaning: Fraction = 0.4
     limit: RowLimit = 10
+    offset: Annotated[int, Field(strict=True, ge=0, le=limits.OFFSET)] = 0
+
+    @classmethod
+    def checked(cls, arguments: Mapping[str, object]) -> Self:
+        """See Arguments; also refused where a query and an order are given."""
+        search = super().checked(arguments)
+        if search.query is not None and search.order is not None:
+            raise InvalidArgument("order", "is by score with a query; leave it out")
+        return search
 
     @property
     def words(self) -> str | None:
@@ -202,12 +348,14 @@ class SearchFindings(Row):
 class SearchExplanation(Row):
     """Why a search returns a memory, or why not.
 
-    `hit` is the memory with its score parts where it is among the first 1000, `rank` its place from
-    1; `is_returned` when that is within the limit. Otherwise `causes` names what keeps it out:
+    `hit` is the memory with its score parts where it is among the first 1000 (or as many as offset
+    and limit reach), `rank` its place from 1; `is_returned` when that is beyond the offset and
+    within the limit. Otherwise `causes` names what keeps it out:
     "missing" (no such memory of this user), "expires_at", the arguments that it does not pass
     ("memory_type", "tags", "include_archived", "phrases", "exclude", ...), "query" (no word in
     common, and not beside a memory that has one), "distinct" (a more important hit has an equal
-    content), "limit" (its rank is beyond it), "cut" (it is beyond the first 1000).
+    content), "offset" or "limit" (its rank is before or beyond), "cut" (it is beyond all hits that
+    were looked at).
     """
 
     is_returned: bool

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ltm_store.model.base import Row
+from typing import Annotated
+
+from ltm_store.model.base import FROM_JSON, Row
 
 
 class UserSummary(Row):
@@ -20,3 +22,39 @@ class UserSummary(Row):
     def name(self) -> int | str:
         """What the functions take as the user."""
         return self.user_id if self.external_id is None else self.external_id
+
+
+class ClearedKey(Row):
+    """A key that a merged memory lost, because the other user has it."""
+
+    memory_id: int
+    namespace: str
+    key: str | None
+    idempotency_key: str | None
+
+
+class MovedRows(Row):
+    """How many rows of each table became another user's, and what gave way."""
+
+    ltm_memories: int
+    ltm_contexts: int
+    ltm_memory_relationships: int
+    ltm_memory_access: int
+    ltm_memory_tags: int
+    ltm_external_users: int
+    ltm_adoption_report: int
+    renumbered: Annotated[dict[int, int], FROM_JSON]
+    cleared: Annotated[tuple[ClearedKey, ...], FROM_JSON]
+
+
+class MergeReport(Row):
+    """What a merge did: rows by table, ids that were taken with the new ones, keys that were.
+
+    `user_id` is the number under which everything is stored now; ltm_external_users counts the
+    names that mean this user since.
+    """
+
+    user_id: int
+    counts: dict[str, int]
+    renumbered: dict[int, int]
+    cleared: tuple[ClearedKey, ...]

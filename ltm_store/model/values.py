@@ -129,7 +129,8 @@ Duration = Annotated[
     Field(gt=timedelta(0), le=timedelta(days=limits.EXPIRES_AFTER_DAYS)),
 ]
 Key = Annotated[Text, Field(min_length=1, max_length=limits.KEY_CHARS)]
-Namespace = Annotated[Text, BeforeValidator(joined), AfterValidator(_labelled)]
+NamespaceText = Annotated[Text, AfterValidator(_labelled)]
+NamespaceName = Annotated[NamespaceText, BeforeValidator(joined)]
 
 
 def unique_tags(tags: Iterable[str]) -> tuple[str, ...]:

@@ -44,7 +44,9 @@ SELECT
     m.parent_memory_id,
     m.source_type,
     m.source_id,
-    m.is_archived IS TRUE AS is_archived
+    m.is_archived IS TRUE AS is_archived,
+    m.namespace,
+    m.key
 FROM ltm_memories AS m
 WHERE ltm_is_current(m.expires_at, now());
 
@@ -77,3 +79,5 @@ COMMENT ON COLUMN ltm_memory_overview.source_type IS
 'conversation, tool_usage, ..., or another word.';
 COMMENT ON COLUMN ltm_memory_overview.source_id IS 'Where it came from.';
 COMMENT ON COLUMN ltm_memory_overview.is_archived IS 'Whether it is put away.';
+COMMENT ON COLUMN ltm_memory_overview.namespace IS 'Its namespace, empty where it has none.';
+COMMENT ON COLUMN ltm_memory_overview.key IS 'Its key there.';

@@ -1,0 +1,230 @@
+"""Memories under keys of the caller's own, and the namespaces that they are in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, Unpack
+
+from ltm_store import limits
+from ltm_store.db.execute import (
+    Executor,
+    fetch_many,
+    fetch_rows,
+    fetch_value,
+    one_deadline,
+    session_of,
+)
+from ltm_store.db.identity import User, ensure_user, find_user
+from ltm_store.db.transactions import Connection
+from ltm_store.errors import InvalidArgument, InvalidMemory, Unavailable
+from ltm_store.memories import (
+    NewFields,
+    delete_by_number,
+    insert_memory,
+    read_by_key,
+    track_reads,
+)
+from ltm_store.model.keys import Namespace, NamespaceList, Place, Renaming
+from ltm_store.model.memories import Conflict, Memory, NewMemory
+from ltm_store.model.values import UserId, moment
+
+NamespaceOption = str | Sequence[str] | None
+_ATTEMPTS: Final = 10  # of a put, where the key is given and taken in between
+_ALL: Final = 2**31  # rows: as many as there are
+
+
+@one_deadline
+async def put_memory(
+    db: Executor,
+    user_id: UserId,
+    key: str,
+    content: str,
+    *,
+    namespace: NamespaceOption = None,
+    **fields: Unpack[NewFields],
+) -> Memory:
+    """Store a memory under a key, in the place of the one that has it; return it.
+
+    key: 1 to 255 characters, taken exactly. namespace: labels joined by dots or a tuple of them;
+    None is none. content may be empty. fields: those of add_memory.
+
+    Where a memory has the key, it keeps its id, created_at, accesses, relationships and children;
+    everything else is as in an add: what is not given is cleared. version goes up by one, an
+    archived one is restored, outcome is "replaced". Otherwise, and where the one that had it has
+    expired, outcome is "created". Of two puts at the same instant one comes after the other, whole.
+    Raises InvalidMemory naming the field that is refused.
+    """
+    place = Place.checked({"namespace": namespace, "key": key})
+    new = NewMemory.checked({**fields, **place.model_dump(), "content": content})
+    memory: Memory | None = None
+    try:
+        memory = await insert_memory(db, await ensure_user(db, user_id), new, replace=True)
+    except InvalidMemory as error:
+        if error.field != "idempotency_key":  # which the same put of another task may have now
+            raise
+    for attempt in range(_ATTEMPTS):
+        if memory is not None:
+            return memory
+        # Another writer of the key came in between, or the user was forgotten.
+        user = await ensure_user(db, user_id, refresh=attempt > 0)
+        memory = await _put_locked(db, user, new)
+    raise Unavailable("other writers of this key came in between each time")
+
+
+async def _put_locked(db: Executor, user: User, new: NewMemory) -> Memory | None:
+    """Put a memory while others wait, where there is one to lock."""
+
+    async def put(connection: Connection) -> Memory | None:
+        await _find(connection, user, new.namespace, new.key, locking=True)
+        return await insert_memory(connection, user, new, replace=True)
+
+    return await session_of(db).with_locks(put)
+
+
+async def _find(
+    db: Executor, user: User, namespace: str, key: str | None, *, locking: bool = False
+) -> int | None:
+    found: int | None = await fetch_value(
+        db,
+        "find_key",
+        user_id=user.number,
+        namespace=namespace,
+        key=key,
+        as_of=moment(None),
+        locking=locking,
+    )
+    return found
+
+
+@one_deadline
+async def get_by_key(
+    db: Executor, user_id: UserId, key: str, *, namespace: NamespaceOption = None
+) -> Memory | None:
+    """The memory with a key, archived or not, with its context and tags; None when there is none.
+
+    namespace: None is none. Tracked as a "direct" access. Raises InvalidMemory naming the argument
+    that is refused.
+    """
+    place = Place.checked({"namespace": namespace, "key": key})
+    user = await find_user(db, user_id)
+    if user is None:
+        return None
+    memory = await read_by_key(db, user, place.namespace, place.key, moment(None))
+    if memory is not None:
+        await track_reads(db, user, [memory], "direct")
+    return memory
+
+
+@one_deadline
+async def delete_by_key(
+    db: Executor, user_id: UserId, key: str, *, namespace: NamespaceOption = None
+) -> bool:
+    """Delete the memory with a key, as delete_memory does; tell whether there was one."""
+    place = Place.checked({"namespace": namespace, "key": key})
+    user = await find_user(db, user_id)
+    if user is None:
+        return False
+    found = await _find(db, user, place.namespace, place.key)
+    if found is None:
+        return False
+    return await delete_by_number(db, user.number, [found], moment(None), key=place.key) > 0
+
+
+@one_deadline
+async def rename_key(
+    db: Executor,
+    user_id: UserId,
+    old: str,
+    new: str,
+    *,
+    namespace: NamespaceOption = None,
+    prefix: bool = False,
+) -> int:
+    """Give the memory with a key another one; return how many were renamed.
+
+    prefix: all memories whose key begins with old; new takes the place of that beginning, and
+    either may be empty. All or nothing. Raises Conflict carrying a memory that has one of the new
+    keys, InvalidArgument naming the argument that is refused.
+    """
+    renaming = Renaming.checked({"old": old, "new": new, "namespace": namespace, "prefix": prefix})
+    for name in () if prefix else ("old", "new"):
+        if not getattr(renaming, name):
+            raise InvalidArgument(name, "should not be empty")
+    user = await find_user(db, user_id)
+    if user is None:
+        return 0
+    try:
+        return await session_of(db).with_locks(
+            lambda connection: _rename(connection, user, renaming)
+        )
+    except InvalidMemory as error:
+        if error.field != "key":
+            raise
+        raise InvalidMemory("new", error.rule) from None  # taken by another writer in between
+
+
+async def _rename(connection: Connection, user: User, renaming: Renaming) -> int:
+    now = moment(None)
+    place = {"user_id": user.number, "namespace": renaming.namespace}
+    locked = await fetch_rows(
+        connection,
+        "lock_keys",
+        **place,
+        key=renaming.old,
+        as_of=now,
+        row_limit=_ALL,
+        prefix=renaming.prefix,
+    )
+    ids, keys = [row["id"] for row in locked], [row["key"] for row in locked]
+    if not ids or renaming.old == renaming.new:
+        return len(ids)
+    renamed = [renaming.new + key[len(renaming.old) :] for key in keys]
+    if not all(1 <= len(key) <= limits.KEY_CHARS for key in renamed):
+        raise InvalidArgument("new", f"a key would not have 1 to {limits.KEY_CHARS} characters")
+    taken = await fetch_value(
+        connection, "key_in_the_way", **place, keys=renamed, but_ids=ids, as_of=now
+    )
+    if taken is not None:
+        holder = await read_by_key(connection, user, renaming.namespace, taken, now)
+        if holder is not None:
+            raise Conflict(holder)
+    await fetch_rows(connection, "free_keys", **place, keys=renamed, ids=ids, as_of=now)
+    await fetch_rows(connection, "give_keys", user_id=user.number, ids=ids, keys=renamed, now=now)
+    return len(ids)
+
+
+@one_deadline
+async def list_namespaces(
+    db: Executor,
+    user_id: UserId,
+    *,
+    prefix: NamespaceOption = None,
+    max_depth: int | None = None,
+    counts: bool = False,
+) -> list[Namespace]:
+    """The namespaces that a user's memories are in, archived ones too, in the order of their bytes.
+
+    Memories without a namespace are in "". prefix: that namespace and those below it. max_depth:
+    each cut to so many labels. counts: with how many memories each has, and when one of them was
+    last changed; that reads all memories of the user, where names alone are read from an index.
+    """
+    asked = NamespaceList.checked({"prefix": prefix, "max_depth": max_depth, "counts": counts})
+    user = await find_user(db, user_id)
+    if user is None:
+        return []
+    labels = asked.prefix.split(".") if asked.prefix else []
+    depth = max_depth and max(max_depth, len(labels))
+    found = await fetch_many(
+        db,
+        "count_namespaces" if counts else "list_namespaces",
+        Namespace,
+        user_id=user.number,
+        as_of=moment(None),
+        row_limit=_ALL,
+        prefix=asked.prefix or None,
+        max_depth=depth,
+    )
+    if depth == max_depth:
+        return found
+    name = ".".join(labels[:max_depth])  # all there is, as one
+    return [namespace.model_copy(update={"namespace": name}) for namespace in found]
