@@ -336,7 +336,7 @@ def shape_for(statement: Statement, given: Container[str]) -> Shape:
 
 # What is sorted by, or is the least or the greatest, without a collation: it is no text.
 NO_TEXT = re.compile(
-    r"(\w+_)?(id|ids|rank|place|position|strength|score|count|memories|user_id|step|depth|month)$"
+    r"(\w+_)?(id|ids|rank|place|position|strength|score|count|memories|user_id|step|depth|month|naming|boost)$"
     r"|(\w+_)?(point|points|part|seen|at|modified|timestamp|used|accessed|attnum|size|importance)$"
     r"|(\w+_)?(relationships|is_lent|jaccard|positions|terms)$"
 )
@@ -366,6 +366,9 @@ class _Sorts(Visitor):
             self.found += node.args
 
 
+NUMBERS = ("count", "sum", "abs", "row_number", "ltm_path_strength", "ltm_cosine")
+
+
 def is_free_of_the_collation(node: ast.Node) -> bool:
     match node:
         case ast.CollateClause():
@@ -374,17 +377,19 @@ def is_free_of_the_collation(node: ast.Node) -> bool:
             name = node.fields[-1].sval
             return NO_TEXT.match(name) is not None or name == "tag_name"  # list_tags gives it one
         case ast.FuncCall():
-            return str(node.funcname[-1].sval) in (
-                "count",
-                "sum",
-                "abs",
-                "ltm_path_strength",
-                "ltm_cosine",
-            )
+            name = str(node.funcname[-1].sval)
+            if name in ("min", "max"):
+                return all(map(is_free_of_the_collation, node.args))
+            return name in NUMBERS
+        case ast.TypeCast():
+            return is_free_of_the_collation(node.arg)
         case ast.CoalesceExpr():
             return is_free_of_the_collation(node.args[0])
         case ast.A_Expr():  # what is explicit for one side is for the result
-            return any(isinstance(side, ast.CollateClause) for side in (node.lexpr, node.rexpr))
+            sides = [side for side in (node.lexpr, node.rexpr) if side is not None]
+            return any(isinstance(side, ast.CollateClause) for side in sides) or all(
+                map(is_free_of_the_collation, sides)
+            )
     return isinstance(node, ast.A_Const | ast.A_Indirection | ast.NullTest)
 
 
@@ -525,7 +530,7 @@ INDEXES: dict[tuple[str, frozenset[str]], set[str]] = {
     ("claim_embeddings", frozenset({"memory_ids"})): {ONE, VECTORS},
     ("write_embeddings", frozenset()): {ONE, VECTORS},
     ("release_embeddings", frozenset()): {VECTORS},
-    ("find_similar", frozenset()): {ONE, "ltm_embeddings_memory_id_idx", VECTORS},
+    ("find_similar", frozenset()): {"ltm_embeddings_memory_id_idx", VECTORS},
     ("export_embeddings", frozenset()): {"ltm_embeddings_memory_id_idx"},
     ("forget_embeddings", frozenset()): {VECTORS},
     ("find_user", frozenset()): {EXTERNAL},
