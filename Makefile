@@ -11,7 +11,7 @@ PYTEST := $(BIN)/pytest $(if $(LTM_TEST_DSN),,-n auto --maxprocesses 4)
 help: ## Print this message
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(VENV)/embedded ## A year of memories on a PostgreSQL of its own: searched, changed, counted
+demo: $(VENV)/embedded ## An assistant's day with a year of memories, on a PostgreSQL of its own
 	@$(WITHOUT_DSN) $(BIN)/ltm-store demo
 
 test: $(VENV)/dev ## The tests on one PostgreSQL

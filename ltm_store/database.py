@@ -13,6 +13,7 @@ from collections.abc import (
     Collection,
     Generator,
     Iterator,
+    Mapping,
     Sequence,
 )
 from contextlib import asynccontextmanager
@@ -21,7 +22,17 @@ from itertools import islice
 from math import inf
 from operator import itemgetter
 from types import TracebackType
-from typing import Any, Final, Literal, NamedTuple, Self, TypedDict, TypeVar, get_args
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    Literal,
+    NamedTuple,
+    Self,
+    TypedDict,
+    TypeVar,
+    get_args,
+)
 
 import asyncpg
 from asyncpg.transaction import Transaction
@@ -33,6 +44,7 @@ from ltm_store.db.coalesce import UNDER_WAY, Together
 from ltm_store.db.execute import Session, fetch_many, fetch_rows
 from ltm_store.db.pool import CLOSE_SECONDS, ConnectionPool, PooledConnection
 from ltm_store.db.steps import has_embeddings
+from ltm_store.db.telemetry import Telemetry
 from ltm_store.db.transactions import SNAPSHOT, Connection, translated
 from ltm_store.embedders import Embedder
 from ltm_store.errors import (
@@ -48,6 +60,10 @@ from ltm_store.meaning import STEP, EmbeddingWriter, Questions, checked_embedder
 from ltm_store.memories import add_together, read_together
 from ltm_store.model.maintenance import SchemaDanger
 from ltm_store.tracking import Tracker, Tracking
+
+if TYPE_CHECKING:
+    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.trace import TracerProvider
 
 Coalesce = Literal[True, "writes", False]
 
@@ -83,6 +99,8 @@ class Options(TypedDict, total=False):
     trust_schema: bool
     coalesce: Coalesce
     embedder: Embedder | None
+    tracer_provider: TracerProvider | None
+    meter_provider: MeterProvider | None
 
 
 class Stats(NamedTuple):
@@ -119,6 +137,8 @@ class Database(Session):
         trust_schema: bool,
         coalesce: Coalesce,
         embedder: Embedder | None,
+        tracer_provider: TracerProvider | None,
+        meter_provider: MeterProvider | None,
     ) -> None:
         if not 0 <= min_size <= max_size or max_size < 1:
             raise InvalidArgument("max_size", "should be at least 1 and min_size")
@@ -139,6 +159,8 @@ class Database(Session):
         self._questions: Questions | None = None
         self._embeddings: EmbeddingWriter | None = None
         self._opened = False
+        if tracer_provider is not None or meter_provider is not None:
+            self.telemetry = Telemetry(tracer_provider, meter_provider, dsn, self._load)
         under_way = min(UNDER_WAY, max_size)
         if coalesce:
             self.reads = Together(partial(read_together, self), under_way=under_way)
@@ -150,6 +172,10 @@ class Database(Session):
                 under_way=under_way,
                 longest_wait=ADDS_WAIT,
             )
+        if self.reads is not None:
+            self.reads.telemetry = self.telemetry
+        if self.adds is not None:
+            self.adds.telemetry = self.telemetry
 
     def __await__(self) -> Generator[Any, None, Self]:
         return self._open().__await__()
@@ -197,7 +223,7 @@ class Database(Session):
 
     async def _connected(self) -> PooledConnection:
         settings = {} if self._pgbouncer else self._settings()
-        return await asyncpg.connect(
+        connection: PooledConnection = await asyncpg.connect(
             self._dsn,
             connection_class=PooledConnection,
             timeout=self.timeout,
@@ -206,6 +232,8 @@ class Database(Session):
             max_cached_statement_lifetime=0,
             server_settings=settings,
         )
+        connection.telemetry = self.telemetry
+        return connection
 
     def _settings(self) -> dict[str, str]:
         """Sent as the session starts, so they cost no round trip."""
@@ -229,7 +257,11 @@ class Database(Session):
         if pending := [name for name in known if name not in applied]:
             raise SchemaOutdated(pending)
         if newer := sorted(applied.difference(known)):
-            _log.warning("the schema is newer than this version of ltm_store: %s", ", ".join(newer))
+            _log.warning(
+                "the schema is newer than this version of ltm_store: %s",
+                ", ".join(newer),
+                extra={"event": "schema_newer"},
+            )
 
     async def _refuse_unsafe_schema(self) -> None:
         dangers = await fetch_many(
@@ -259,10 +291,14 @@ class Database(Session):
         clock = asyncio.get_running_loop().time
         deadline = self.deadline()
         pauses = _pauses()
+        waited, attempts = 0.0, 0
         while True:
+            asked = clock()
             connection = await self._pool.acquire(deadline)
+            now = clock()
+            waited, attempts = waited + now - asked, attempts + 1
             try:
-                remaining = max(deadline - clock(), 0.001)
+                remaining = max(deadline - now, 0.001)
                 rows = await connection.fetch(sql, *arguments, timeout=remaining)
             except NOTHING_DONE as error:
                 self._pool.release(connection)
@@ -289,6 +325,8 @@ class Database(Session):
                 raise
             else:
                 self._pool.release(connection)
+                if self.telemetry is not None:
+                    self.telemetry.ran(waited, attempts - 1)
                 return rows
 
     async def track_access(
@@ -420,6 +458,9 @@ class Database(Session):
         queue = self._tracker.queue
         return Stats(*self._pool.figures, queue.queued, queue.recorded, queue.dropped)
 
+    def _load(self) -> Mapping[str, int] | None:
+        return None if self._pool.is_closed else self.stats()._asdict()
+
     async def close(self) -> None:
         """Write the queued accesses and close every connection, within 5 seconds (or the timeout).
 
@@ -477,6 +518,8 @@ def connect(
     trust_schema: bool = False,
     coalesce: Coalesce = True,
     embedder: Embedder | None = None,
+    tracer_provider: TracerProvider | None = None,
+    meter_provider: MeterProvider | None = None,
 ) -> Database:
     """A database, to be awaited or entered: `async with connect() as db`.
 
@@ -500,6 +543,9 @@ def connect(
     too; see ltm_store.embedders. Contents get theirs in the background, after they are stored. One
     that fails or is slow fails no read and no write: then memories are found by their words alone.
 
+    tracer_provider, meter_provider: of OpenTelemetry; each statement is a span, and figures of the
+    connections and the queue of accesses are metrics. None holds any content.
+
     Opening raises Unavailable when the server cannot be reached, SchemaOutdated when it lacks
     migrations (unless check_schema is false), and LtmError where other roles may create functions,
     or have created some, in a schema of the search_path, which statements would call (unless
@@ -517,4 +563,6 @@ def connect(
         trust_schema=trust_schema,
         coalesce=coalesce,
         embedder=embedder,
+        tracer_provider=tracer_provider,
+        meter_provider=meter_provider,
     )

@@ -228,7 +228,12 @@ async def insert_memory(
 def warn_of_other_content(memory_id: int, *, is_archived: bool) -> None:
     """Log that an add found its idempotency_key with a memory that says something else."""
     place = ", and is archived" if is_archived else ""
-    _log.warning("memory %d has this idempotency_key and another content%s", memory_id, place)
+    _log.warning(
+        "memory %d has this idempotency_key and another content%s",
+        memory_id,
+        place,
+        extra={"event": "idempotency_key_reused"},
+    )
 
 
 async def _kept(
@@ -523,7 +528,7 @@ async def update_memory(
 
     A field that is left out stays, None clears one. tags and enhanced_context replace what was
     there, metadata merges its top-level keys into it, remove_metadata removes some. Ranges are
-    those of add_memory. version goes up by one.
+    those of add_memory; content may be empty where the memory has a key. version goes up by one.
 
     expected_version: change it only if it is still at this version. Raises Conflict carrying the
     memory as it is now when it is not, InvalidMemory naming the field that is refused.
@@ -567,6 +572,8 @@ async def _change(
             return None
         if expected_version is not None and current.version != expected_version:
             raise Conflict(current)
+        if arguments["content"] == "" and current.key is None:
+            raise InvalidMemory("content", "should not be empty")
     raise Unavailable("other updates of this memory came in between each time")
 
 

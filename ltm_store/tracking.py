@@ -27,6 +27,7 @@ LOCKED_SECONDS: Final = 0.5  # that memories which others have locked are tried 
 LOCKED_PAUSE: Final = 0.02  # seconds between these attempts
 RETRY_SECONDS: Final = 1.0  # until what could not be written is tried again
 QUEUED_ACCESSES: Final = 20_000  # at the most; then the oldest go
+LOST: Final = "accesses_lost"
 _log = logging.getLogger(__name__)
 
 
@@ -115,7 +116,9 @@ class AccessQueue:
             lost = self.queued
             self._drop_beyond(0)
             if lost and not self._failing:  # which was told
-                _log.warning("%d accesses were not recorded: no more time", lost)
+                _log.warning(
+                    "%d accesses were not recorded: no more time", lost, extra={"event": LOST}
+                )
 
     def _start_in(self, seconds: float) -> None:
         # In a context of its own: the deadline of the call that began it is not its own.
@@ -177,7 +180,13 @@ class AccessQueue:
         if error is not None and not self._failing:
             reason = error if isinstance(error, LtmError) else type(error).__name__
             when = "were not recorded" if self._closing else "are not recorded yet"
-            _log.warning("%d accesses %s: %s", len(self._waiting), when, reason)
+            _log.warning(
+                "%d accesses %s: %s",
+                len(self._waiting),
+                when,
+                reason,
+                extra={"event": LOST if self._closing else "accesses_delayed"},
+            )
         self._failing = error is not None
         if self._waiting and not self._closed:
             soon = 0 if len(self._waiting) >= FLUSH_ACCESSES else FLUSH_SECONDS
@@ -244,7 +253,12 @@ class Tracker:
             self._failing = False
         except Unavailable as error:  # a standby, say: what was read is worth more than its count
             if not self._failing:
-                _log.warning("%d accesses were not recorded: %s", len(memory_ids), error)
+                _log.warning(
+                    "%d accesses were not recorded: %s",
+                    len(memory_ids),
+                    error,
+                    extra={"event": LOST},
+                )
             self._failing = True
 
     async def write_pending(self, user: int, memory_id: int | None) -> None:

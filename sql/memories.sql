@@ -597,6 +597,7 @@ locked AS (
         AND m.id = $2
         AND ltm_is_current(m.expires_at, $3)
         AND ($4::integer IS NULL OR m.version = $4)
+        AND (m.key IS NOT NULL OR coalesce(length($6::text), 1) > 0)
         AND m.version = (SELECT s.version FROM seen AS s)  -- if guarded
     FOR NO KEY UPDATE
 ),

@@ -34,6 +34,7 @@ from ltm_store import (
     search_memories,
     update_memory,
 )
+from ltm_store.database import Options
 from tests.servers import with_user
 from tests.wire import impatient, wire
 
@@ -199,11 +200,9 @@ async def test_calls_wait_for_a_server_that_is_full_for_a_moment(own_dsn, server
         await admin.execute("GRANT pg_read_all_data TO ltm_plain")
         plain = with_user(own_dsn, "ltm_plain", "plain")
         first = await asyncpg.connect(plain)
-        unasked: dict[str, Any] = {"check_schema": False, "trust_schema": True}
-        async with (
-            wire(plain) as proxy,
-            connect(proxy.dsn, min_size=0, access_tracking="off", **unasked) as db,
-        ):
+        unasked: Options = {"check_schema": False, "trust_schema": True, "min_size": 0}
+        unasked["access_tracking"] = "off"
+        async with wire(plain) as proxy, connect(proxy.dsn, **unasked) as db:
             call = asyncio.ensure_future(search_memories(db, 1))
             while proxy.connections < 2:  # the first one was refused
                 assert not call.done()

@@ -377,12 +377,23 @@ async def test_the_demo_replaces_its_own_memories_and_no_others(dsn):
     for output in outputs:
         assert output.returncode == 0, output.stderr
         assert "Traceback" not in output.stdout
-        for part in ("What was added", "why", "its relationships", "a year later", "make psql"):
+        for part in ("Recalled for it", "the prompt", "Tomas asks", "it is number", "a year"):
             assert part in output.stdout
+        lines = output.stdout.splitlines()
+        assert len(lines) <= 42
+        assert max(map(len, lines)) <= 80
+        assert "…" not in output.stdout
     async with connect(dsn) as db:
         assert len(await search_memories(db, 1)) == 1
         figures = await get_analytics(db, "demo-livia")
-    assert figures.total_memories == len(demo_lines())
+    assert figures.total_memories == len(demo_lines()) + 1  # what it remembers afterwards
+
+
+async def test_the_long_demo_shows_its_tables(dsn):
+    output = ltm_store("demo", "--full", dsn=dsn)
+    assert output.returncode == 0, output.stderr
+    for part in ("What was added", "why", "its relationships", "a year later", "make psql"):
+        assert part in output.stdout
 
 
 async def test_the_import_command(db, dsn, tmp_path):

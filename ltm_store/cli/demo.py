@@ -1,192 +1,172 @@
-"""The demo: a year of one user's memories, and what can be done with them."""
+"""The demo: an assistant's day with a year of one user's memories, on one screen."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from itertools import islice
-from typing import Final
+from textwrap import wrap
+from typing import Annotated, Final
 
+import typer
 from rich.console import Console
+from rich.text import Text
 
+from ltm_store import embedded
 from ltm_store.accesses import record_access
-from ltm_store.analytics import get_analytics
-from ltm_store.cli.display import (
-    bars,
-    console,
-    context_rows,
-    fields,
-    relationship_table,
-    side_by_side,
-    table,
-    why,
-)
+from ltm_store.cli.demo_tables import USER, import_demo, show_tables
+from ltm_store.cli.display import console
 from ltm_store.cli.frame import DsnOption, command, reading
-from ltm_store.cli.progress import import_lines
 from ltm_store.database import Database
-from ltm_store.db.resources import demo_lines
-from ltm_store.memories import archive_memory, get_memory
-from ltm_store.model.analytics import Analytics
+from ltm_store.db import dsn as dsns
+from ltm_store.memories import add_memory, get_memory
+from ltm_store.model.memories import Memory
 from ltm_store.model.search import MemoryHit
-from ltm_store.search import search_memories
-from ltm_store.transfer import Numbered
-from ltm_store.users import forget_user
+from ltm_store.render.prompts import format_for_prompt
+from ltm_store.render.text import legible
+from ltm_store.search import explain_search, search_memories
 
-USER: Final = "demo-livia"
-QUERY: Final = "coffee and headaches"
-OUTDATED: Final = "double espresso"
-_PSQL: Final = (
-    ("\\dt+ ltm_*", "the tables"),
-    ("\\d+ ltm_memories", "every column explained"),
-    (":overview", "what matters most today"),
-    (":contexts", "the circumstances that are known of memories"),
+QUESTION: Final = "How is it going with coffee and headaches?"
+STRANGER: Final = "demo-tomas"
+MISSED: Final = "flickering lights"
+WIDTH: Final = 80
+PROMPT_CHARS: Final = 280
+ACCESSES: Final = 5
+_LOOK: Final = (
+    (f"ltm-store report --user {USER} --output livia.html", "all of it, on a page"),
+    (f"ltm-store graph {{id}} --user {USER}", "what is around it"),
+    ("ltm-store psql", "the tables and views"),
+    ("ltm-store demo --full", "more, in long tables"),
+    ("docs/quickstart.md", "your own assistant"),
 )
 
 
 @command("demo", "demo")
-def demo(dsn: DsnOption = None) -> None:
-    """Show what the store does, on a year of one user's memories that come with the package."""
-    asyncio.run(_demo(dsn, console()))
+def demo(
+    full: Annotated[bool, typer.Option("--full", help="Long tables of all that it does.")] = False,
+    dsn: DsnOption = None,
+) -> None:
+    """Show an assistant's day, on a year of one user's memories that come with the package."""
+    asyncio.run(_demo(dsn, console(), full))
 
 
-async def _demo(dsn: str | None, out: Console) -> None:
+async def _demo(dsn: str | None, out: Console, full: bool) -> None:
     async with reading(dsn) as db:  # only the accesses that the demo records are to be counted
-        await forget_user(db, USER)
-        await _import(db, out)
-        await _searches(db, out)
-        await _one_memory(db, out)
-        await _importance(db, out)
-        await _archive(db, out)
-        _analytics(out, await get_analytics(db, USER))
-    _psql_hints(out)
+        if full:
+            await show_tables(db, out)
+        else:
+            await _Day(db, out).show(_place(dsn))
 
 
-async def _import(db: Database, out: Console) -> None:
-    started = time.perf_counter()
-    lines: list[Numbered] = [
-        (number, json.loads(line)) for number, line in enumerate(demo_lines(), 1)
-    ]
-    report = await import_lines(db, USER, lines, out)
-    seconds = time.perf_counter() - started
-    out.print(
-        f"[bold]{report.created}[/] memories of one user over a year, with "
-        f"[bold]{report.relationships}[/] relationships, in {seconds:.1f} s.\n"
-    )
-    analytics = await get_analytics(db, USER)
-    types, categories = analytics.type_distribution, analytics.category_distribution
-    out.print(
-        side_by_side(
-            bars("What was added, by type", "type", types.items()),
-            bars("by category", "category", categories.items()),
+def _place(dsn: str | None) -> str:
+    """Where the data lie."""
+    if dsns.target(dsn) is None:
+        return f"in {embedded.data_dir()}, a PostgreSQL of its own"
+    return "in the database that you named"
+
+
+class _Day:
+    """A question, and all that becomes of it."""
+
+    def __init__(self, db: Database, out: Console) -> None:
+        self._db = db
+        self._out = out
+
+    async def show(self, place: str) -> None:
+        """Print it."""
+        report = await import_demo(self._db, self._out)
+        self._line(f"{report.created} memories of Livia's year. She asks her assistant:")
+        self._line(f"  {QUESTION}", "bold")
+        hits = await search_memories(self._db, USER, QUESTION, limit=3)
+        self._recalled(hits)
+        self._prompt(hits)
+        await self._remembered()
+        await self._others(hits)
+        await self._importance(hits[0])
+        self._farther(hits[0], place)
+
+    def _line(self, text: str, style: str = "") -> None:
+        """A text of ours; one that is too long goes on further in."""
+        inner = " " * (len(text) - len(text.lstrip()) + 2)
+        lines = wrap(
+            text,
+            WIDTH,
+            subsequent_indent=inner,
+            break_on_hyphens=False,
+            break_long_words=False,
         )
-    )
+        for line in lines or [""]:
+            self._out.print(Text(line, style=style), soft_wrap=True)
 
+    def _head(self, text: str) -> None:
+        self._line("")
+        self._line(text, "bold cyan")
 
-async def _searches(db: Database, out: Console) -> None:
-    hits = await search_memories(db, USER, QUERY, limit=6)
-    _show_hits(out, f'search_memories("{QUERY}")', hits)
-    goals = await search_memories(
-        db,
-        USER,
-        memory_type="goal",
-        min_importance=6,
-        context_data={"spatial": {"is_home": True}},
-        limit=5,
-    )
-    title = 'memory_type="goal", min_importance=6, at home: by dynamic importance'
-    _show_hits(out, title, goals)
+    def _recalled(self, hits: Sequence[MemoryHit]) -> None:
+        self._head("Recalled for it, with the score and why")
+        for hit in hits:
+            self._line(f"  {hit.score:.1f}  {_said(hit)} ({_why(hit)})")
 
+    def _prompt(self, hits: Sequence[MemoryHit]) -> None:
+        self._head(f"What goes into the prompt, at most {PROMPT_CHARS} characters")
+        for line in format_for_prompt(hits, max_chars=PROMPT_CHARS).splitlines():
+            self._line(f"  {line}")
 
-def _show_hits(out: Console, title: str, hits: Sequence[MemoryHit]) -> None:
-    rows = [
-        (
-            f"{hit.score:.2f}",
-            f"{hit.dynamic_importance:.1f}",
-            hit.content,
-            why(hit),
+    async def _remembered(self) -> None:
+        memory = await add_memory(
+            self._db,
+            USER,
+            "Asked how it is going with coffee and headaches.",
+            memory_type="fact",
+            tags=["coffee", "health"],
+            source_type="conversation",
         )
-        for hit in hits
-    ]
-    out.print(table(("score", "importance", "memory", "why"), rows, title))
+        self._head("Remembered afterwards")
+        self._line(f"  {memory.id}: {_said(memory)} Tags: {', '.join(memory.tags)}.")
+
+    async def _others(self, hits: Sequence[MemoryHit]) -> None:
+        theirs = await search_memories(self._db, STRANGER, QUESTION)
+        self._head("Tomas asks the same")
+        self._line(f"  {len(theirs)} memories: what one user stores no other one can find.")
+        (missed,) = await search_memories(self._db, USER, MISSED, limit=1)
+        told = await explain_search(self._db, USER, QUESTION, missed.id, limit=len(hits))
+        causes = {
+            "query": "it has no word in common with the question",
+            "limit": f"it is number {told.rank}, and {len(hits)} were asked for",
+        }
+        reasons = ", ".join(causes.get(cause, cause) for cause in told.causes)
+        self._head("Why was this one not recalled?")
+        self._line(f"  {_said(missed)}")
+        self._line(f"  Because {reasons}.")
+
+    async def _importance(self, memory: Memory) -> None:
+        before = memory.dynamic_importance
+        for _ in range(ACCESSES):
+            await record_access(self._db, USER, [memory.id], access_context="demo")
+        later = datetime.now(UTC) + timedelta(days=365)
+        now = await get_memory(self._db, USER, memory.id)
+        faded = await get_memory(self._db, USER, memory.id, as_of=later)
+        if now is not None and faded is not None:
+            self._head("Importance of the first one, 0 to 10")
+            self._line(
+                f"  {before:.1f} before, {now.dynamic_importance:.1f} after {ACCESSES} accesses, "
+                f"{faded.dynamic_importance:.1f} a year later if nobody asks again."
+            )
+
+    def _farther(self, memory: Memory, place: str) -> None:
+        self._head("Look next")
+        for typed, meaning in _LOOK:
+            self._line(f"  {typed.format(id=memory.id):<55}{meaning}")
+        self._head("The data")
+        self._line(f"  lie {place}; `ltm-store forget --user {USER}` removes them.")
 
 
-async def _one_memory(db: Database, out: Console) -> None:
-    """The memory with the most relationships, whole."""
-    ranking = (await get_analytics(db, USER)).most_related_memories
-    memory = await get_memory(db, USER, ranking[0].id, include_relationships=True)
-    if memory is None:
-        return
-    rows = [
-        ("content", memory.content),
-        ("type, category", f"{memory.memory_type}, {memory.category}"),
-        ("tags", ", ".join(memory.tags)),
-        ("created", f"{memory.created_at:%Y-%m-%d %H:%M} UTC from {memory.source_id}"),
-    ]
-    if memory.enhanced_context is not None:
-        rows += context_rows(memory.enhanced_context)
-    out.print(fields(rows, "One memory with its context"))
-    out.print(relationship_table(memory.relationships or (), "and its relationships"))
+def _said(memory: Memory) -> str:
+    return legible(memory.content)
 
 
-async def _importance(db: Database, out: Console) -> None:
-    """What accesses and time do to one memory."""
-    (memory,) = await search_memories(db, USER, OUTDATED, limit=1)
-    rows: list[tuple[str, int, str]] = []
-
-    async def look(when: str, as_of: datetime | None = None) -> None:
-        now = await get_memory(db, USER, memory.id, as_of=as_of)
-        if now is not None:
-            rows.append((when, now.access_count, f"{now.dynamic_importance:.2f}"))
-
-    await look("before")
-    for accesses in (1, 2, 4):
-        for _ in range(accesses):
-            await record_access(db, USER, [memory.id], access_context="demo")
-        await look(f"accessed {accesses} more time{'s' if accesses > 1 else ''}")
-    await look("a year later, if nobody asks", datetime.now(UTC) + timedelta(days=365))
-    title = f'Importance of "{memory.content}"'
-    out.print(table(("when", "accesses", "importance"), rows, title))
-    out.print(
-        "The demo records these accesses itself. By default every read records its own in the\n"
-        "background, within half a second: a crash can lose statistics, never a memory.\n"
-    )
-
-
-async def _archive(db: Database, out: Console) -> None:
-    """Archiving takes a memory out of searches, and keeps it."""
-    (memory,) = await search_memories(db, USER, OUTDATED, limit=1)
-    archived = await archive_memory(db, USER, memory.id, reason="superseded: down to one a day")
-    hits = await search_memories(db, USER, OUTDATED, limit=1)
-    if archived is None:
-        return
-    rows = [
-        ("memory", archived.content),
-        ("reason", archived.archive_reason),
-        (f'"{OUTDATED}" now finds', hits[0].content if hits else "nothing"),
-    ]
-    out.print(fields(rows, "Archived"))
-
-
-def _analytics(out: Console, analytics: Analytics) -> None:
-    out.print(
-        f"[bold cyan]Analytics[/]  {analytics.total_memories} memories, "
-        f"{analytics.archived_memories} archived, importance {analytics.average_importance:.1f} "
-        f"when written and {analytics.average_dynamic_importance:.1f} today\n"
-    )
-    out.print(
-        side_by_side(
-            bars("Growth", "month", analytics.growth_by_month.items()),
-            bars("Tags", "tag", islice(analytics.tag_distribution.items(), 13)),
-        )
-    )
-    rows = [(m.relationship_count, m.content) for m in analytics.most_related_memories[:5]]
-    out.print(table(("relationships", "memory"), rows, "Most connected memories"))
-
-
-def _psql_hints(out: Console) -> None:
-    out.print("[bold]make psql[/] (ltm-store psql) opens the database. Try there:\n")
-    for typed, meaning in _PSQL:
-        out.print(f"  {typed:<18}{meaning}", markup=False)
+def _why(hit: MemoryHit) -> str:
+    """What it was found by: its words, or the memory that it stands beside."""
+    if hit.neighbour_of is not None:
+        return f"beside {hit.neighbour_of}"
+    return f"words: {', '.join(hit.matched_terms)}"

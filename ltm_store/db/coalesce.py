@@ -8,9 +8,13 @@ from contextvars import Context
 from copy import copy
 from dataclasses import dataclass
 from math import inf
-from typing import Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
+from ltm_store.db.telemetry import Telemetry
 from ltm_store.errors import Unavailable, translate
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
 
 MOST_CALLS: Final = 64  # that share a statement
 MOST_ROWS: Final = 256  # that they ask for together
@@ -29,6 +33,7 @@ class _Waiting(Generic[Call, Part]):
     rows: int
     deadline: float
     part: asyncio.Future[Part | None]
+    span: Span | None = None
     shared: _Shared[Call, Part] | None = None
 
 
@@ -67,6 +72,11 @@ class _Shared(Generic[Call, Part]):
                 one.part.set_result(part)
             else:
                 one.part.set_exception(copy(error))
+
+    @property
+    def spans(self) -> list[Span]:
+        """Those of the calls, where there are any."""
+        return [one.span for one in self._waiting if one.span is not None]
 
     def leave(self) -> None:
         """Stop the statement where every call was cancelled."""
@@ -108,6 +118,7 @@ class Together(Generic[Call, Part]):
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._running: set[asyncio.Task[None]] = set()
+        self.telemetry: Telemetry | None = None
 
     def __enter__(self) -> None:
         """Count a call that goes alone as a statement under way."""
@@ -139,7 +150,10 @@ class Together(Generic[Call, Part]):
         elif self._timer is None and not self._soon:
             self._timer = loop.call_later(self._longest_wait, self._go, context=Context())
         try:
-            return await waiting.part
+            if self.telemetry is None:
+                return await waiting.part
+            with self.telemetry.gathering() as waiting.span:
+                return await waiting.part
         except asyncio.CancelledError:
             if waiting.shared is not None:
                 waiting.shared.leave()
@@ -180,6 +194,8 @@ class Together(Generic[Call, Part]):
     async def _run(self, shared: _Shared[Call, Part], calls: list[Call]) -> None:
         parts: list[Part | None] = [None] * len(calls)
         error: Exception | None = Unavailable("the statement was stopped")
+        if self.telemetry is not None:
+            self.telemetry.share(shared.spans)
         try:
             parts = await self._send(calls)
             error = None

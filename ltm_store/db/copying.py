@@ -31,7 +31,8 @@ async def copy_rows(connection: Connection, table: Table, rows: Sequence[Values]
         return rows
 
     if rows:
-        await translated(lambda: observed(f"copy {table.name}", copied()))
+        telemetry = getattr(connection, "telemetry", None)  # of a Database's own connection
+        await translated(lambda: observed(f"copy {table.name}", copied(), telemetry))
 
 
 async def _chunks(rows: Iterable[Values]) -> AsyncIterator[bytes]:

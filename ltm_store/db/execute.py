@@ -27,6 +27,7 @@ from asyncpg.pool import PoolConnectionProxy
 from ltm_store.db.coalesce import Together
 from ltm_store.db.observe import observed
 from ltm_store.db.statements import statements
+from ltm_store.db.telemetry import Telemetry
 from ltm_store.db.transactions import Connection, begun, translated
 from ltm_store.embedders import Embedder
 from ltm_store.errors import InvalidArgument, LtmError, SchemaOutdated, StepMissing, translate
@@ -90,6 +91,9 @@ class Session(ABC):
 
     embedding_model: str | None = None
     """Its model, where the database has the optional step."""
+
+    telemetry: Telemetry | None = None
+    """What is told to OpenTelemetry, where it listens."""
 
     def deadline(self) -> float:
         """Until when the present call may take, on the clock of the event loop."""
@@ -170,6 +174,7 @@ class _OnConnection(Session):
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self.telemetry = getattr(connection, "telemetry", None)  # of a Database's own connection
 
     def run(self, sql: str, arguments: list[Any], *, repeat: bool) -> Awaitable[list[Any]]:
         return self._connection.fetch(sql, *arguments)
@@ -231,8 +236,9 @@ async def _run(db: Executor, name: str, arguments: dict[str, object]) -> list[An
     statement = statements()[name]
     sql, bound = statement.bind(arguments)
     try:
-        rows = session_of(db).run(sql, bound, repeat=statement.is_repeatable(arguments))
-        return await observed(name, rows)
+        session = session_of(db)
+        rows = session.run(sql, bound, repeat=statement.is_repeatable(arguments))
+        return await observed(name, rows, session.telemetry)
     except LtmError:
         raise
     except Exception as error:

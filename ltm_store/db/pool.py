@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import asyncpg
 
+from ltm_store.db.telemetry import Telemetry
 from ltm_store.errors import LtmError, Unavailable
 
 CLOSE_SECONDS: Final = 5.0  # for calls in flight and the goodbyes of connections
@@ -39,6 +40,7 @@ class PooledConnection(asyncpg.Connection):
 
     bound: float | None = None
     idle_since: float = 0.0
+    telemetry: Telemetry | None = None
     _transport: asyncio.Transport  # asyncpg's, which its stubs do not tell of
 
     async def fetch(
@@ -117,6 +119,11 @@ class ConnectionPool:
         """The first figures of Stats."""
         size = len(self._idle) + len(self._out)
         return size, len(self._idle), self._max_size, len(self._waiting)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it hands out no more connections."""
+        return self._closed
 
     async def acquire(self, deadline: float, *, patient: bool = True) -> PooledConnection:
         """A connection that is not known to be broken. Raises TimeoutError at the deadline.

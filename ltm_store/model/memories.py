@@ -27,7 +27,6 @@ from ltm_store.model.contexts import ContextOnDemand, EnhancedContext, StoredCon
 from ltm_store.model.relationships import Relationship
 from ltm_store.model.values import (
     Category,
-    Content,
     Duration,
     Fraction,
     IdempotencyKey,
@@ -127,7 +126,7 @@ class NewMemory(_Attributes):
 class MemoryChanges(_Attributes):
     """What an update changes: the fields in model_fields_set. Defaults mean nothing."""
 
-    content: Content = ""
+    content: LongText = ""
     tags: Annotated[Tags, BeforeValidator(lambda tags: () if tags is None else tags)] = ()
     importance_score: Score = 1
     confidence_score: Fraction = 1.0

@@ -107,7 +107,6 @@ def _labelled(namespace: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(storable)]
-Content = Annotated[Text, Field(min_length=1), AfterValidator(within_content)]
 LongText = Annotated[Text, AfterValidator(within_content)]
 Note = Annotated[Text, Field(max_length=limits.NOTE_CHARS)]
 Compared = Annotated[Text, AfterValidator(composed)]
