@@ -101,6 +101,8 @@ class NewFields(Fields, total=False):
     related_memory_ids: Iterable[int]
     created_at: datetime | None
     idempotency_key: str | None
+    embedding: Sequence[float] | None
+    embedding_model: str | None
 
 
 class Changes(Fields, total=False):

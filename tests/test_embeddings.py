@@ -28,7 +28,9 @@ from ltm_store import (
     forget_user,
     import_user,
     meaning,
+    merge_users,
     migrate,
+    put_memory,
     search_memories,
     suggest_relationships,
     update_memory,
@@ -586,10 +588,24 @@ async def test_vectors_go_with_a_user_and_with_a_memory(conn):
 
 
 async def test_vectors_follow_a_memory_that_becomes_another_users(conn):
-    memory = await add_memory(conn, 1, "x", embedding=[1.0])
-    await conn.execute("UPDATE ltm_memories SET user_id = 2, id = id + 1000")
-    found = await conn.fetchrow("SELECT user_id, memory_id FROM ltm_embeddings")
-    assert tuple(found) == (2, memory.id + 1000)
+    first = await add_memory(conn, 1, "one", embedding=[1.0, 0.0])
+    await add_memory(conn, 2, "two", embedding=[1.0, 0.1])
+    await conn.execute("UPDATE ltm_memories SET id = $1 WHERE user_id = 2", first.id)
+    report = await merge_users(conn, 2, 1)
+    (hit,) = await find_similar(conn, 1, first.id)
+    assert (hit.content, hit.id) == ("two", report.renumbered[first.id])
+
+
+async def test_a_memory_that_is_put_again_has_the_new_vector(embedding_db):
+    memory = await put_memory(embedding_db, 1, "k", "before", embedding=vector("before"))
+    other = await add_memory(embedding_db, 1, "other", embedding=vector("after"))
+    await put_memory(embedding_db, 1, "k", "after", embedding=vector("after"))
+    (hit,) = await find_similar(embedding_db, 1, other.id)
+    assert hit.id == memory.id
+    assert hit.meaning_score == pytest.approx(1, abs=1e-3)
+    await put_memory(embedding_db, 1, "k", "once more")
+    await embedding_db.flush()
+    assert await status(embedding_db) == {"toy": (2, 2, 0, 0)}
 
 
 async def test_an_export_may_carry_vectors(embedding_db):
