@@ -36,6 +36,7 @@ from ltm_store import (
     update_memory,
 )
 from ltm_store.embedders import FunctionEmbedder
+from ltm_store.embeddings import unembedded
 from ltm_store.model.vectors import parts_of
 from tests.catalog import fingerprint
 from tests.servers import with_options
@@ -186,6 +187,26 @@ async def test_memories_that_others_wrote_get_theirs(embedding_db, dsn):
     assert await status(embedding_db) == {"toy": (3, 3, 0, 0)}
 
 
+async def test_a_flush_waits_for_what_was_written_during_a_look(dsn, monkeypatch):
+    flushes: list[asyncio.Task[None]] = []
+    began = asyncio.Event()
+
+    async def busy_look(of, *args, **options):
+        page = await unembedded(of, *args, **options)
+        if options.get("newest") and not flushes:
+            await add_memory(db, 1, "written meanwhile")
+            flushes.append(asyncio.create_task(db.flush()))
+            await asyncio.sleep(0)
+            began.set()
+        return page
+
+    monkeypatch.setattr(meaning, "unembedded", busy_look)
+    async with connect(dsn, access_tracking="off", embedder=toy()) as db:
+        await began.wait()
+        await flushes[0]
+        assert await status(db) == {"toy": (1, 1, 0, 0)}
+
+
 async def test_a_changed_content_gets_a_new_vector(embedding_db):
     memory = await add_memory(embedding_db, 1, "before")
     other = await add_memory(embedding_db, 1, "after")
@@ -291,8 +312,12 @@ async def test_a_text_that_cannot_be_embedded_is_set_aside_until_it_changes(dsn,
     ],
     ids=["dead", "dimensions", "count", "none", "zeros"],
 )
-async def test_a_dead_embedder_fails_no_read_and_no_write(dsn, caplog, answer, reason):
-    def embed(texts: Sequence[str]) -> Any:
+async def test_a_dead_embedder_fails_no_read_and_no_write(dsn, caplog, monkeypatch, answer, reason):
+    monkeypatch.setattr(meaning, "FIRST_PAUSE", 60.0)
+    asked: list[str] = []
+
+    def embed(texts: Sequence[str], purpose: str) -> Any:
+        asked.append(purpose)
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -302,6 +327,7 @@ async def test_a_dead_embedder_fails_no_read_and_no_write(dsn, caplog, answer, r
         for _ in range(3):
             (hit,) = await search_memories(db, 1, "words")
             assert (hit.id, hit.meaning_score) == (memory.id, None)
+        assert asked.count("query") == 1  # then it is left alone
         await db.flush()
         await db.flush()
         assert await status(db) == {"toy": (1, 0, 0, 0)}
