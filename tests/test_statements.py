@@ -27,8 +27,10 @@ from tests.conftest import has_vector
 from tests.populate import populate
 
 ALL = statements()
-PYTHON = "\n".join(
-    p.read_text() for p in Path(ltm_store.__file__).parent.rglob("*.py") if p.stem != "__init__"
+PYTHON = "\n".join(  # the tools of integrations bear the names of functions
+    p.read_text()
+    for p in Path(ltm_store.__file__).parent.rglob("*.py")
+    if p.stem != "__init__" and p.parent.name != "integrations"
 )
 MODELS = {
     name: found
@@ -336,7 +338,7 @@ def shape_for(statement: Statement, given: Container[str]) -> Shape:
 
 # What is sorted by, or is the least or the greatest, without a collation: it is no text.
 NO_TEXT = re.compile(
-    r"(\w+_)?(id|ids|rank|place|position|strength|score|count|memories|user_id|step|depth|month|naming|boost)$"
+    r"(\w+_)?(id|ids|rank|place|position|strength|score|count|memories|user_id|step|depth|month)$"
     r"|(\w+_)?(point|points|part|seen|at|modified|timestamp|used|accessed|attnum|size|importance)$"
     r"|(\w+_)?(relationships|is_lent|jaccard|positions|terms)$"
 )
@@ -366,7 +368,7 @@ class _Sorts(Visitor):
             self.found += node.args
 
 
-NUMBERS = ("count", "sum", "abs", "row_number", "ltm_path_strength", "ltm_cosine")
+NUMBERS = ("count", "sum", "abs", "ltm_path_strength", "ltm_cosine")
 
 
 def is_free_of_the_collation(node: ast.Node) -> bool:
@@ -376,20 +378,18 @@ def is_free_of_the_collation(node: ast.Node) -> bool:
         case ast.ColumnRef():
             name = node.fields[-1].sval
             return NO_TEXT.match(name) is not None or name == "tag_name"  # list_tags gives it one
+        case ast.FuncCall() if node.funcname[-1].sval in ("min", "max"):
+            return is_free_of_the_collation(node.args[0])
         case ast.FuncCall():
-            name = str(node.funcname[-1].sval)
-            if name in ("min", "max"):
-                return all(map(is_free_of_the_collation, node.args))
-            return name in NUMBERS
+            return str(node.funcname[-1].sval) in NUMBERS
         case ast.TypeCast():
-            return is_free_of_the_collation(node.arg)
+            return str(node.typeName.names[-1].sval) in ("int4", "int8", "float8")
+        case ast.A_Expr() if node.name[-1].sval in ("+", "-", "*", "/"):
+            return True
         case ast.CoalesceExpr():
             return is_free_of_the_collation(node.args[0])
         case ast.A_Expr():  # what is explicit for one side is for the result
-            sides = [side for side in (node.lexpr, node.rexpr) if side is not None]
-            return any(isinstance(side, ast.CollateClause) for side in sides) or all(
-                map(is_free_of_the_collation, sides)
-            )
+            return any(isinstance(side, ast.CollateClause) for side in (node.lexpr, node.rexpr))
     return isinstance(node, ast.A_Const | ast.A_Indirection | ast.NullTest)
 
 
