@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime
 from typing import Final, TypeVar, Unpack
 
@@ -14,8 +14,11 @@ from ltm_store.db.execute import (
     fetch_one,
     fetch_value,
     one_deadline,
+    session_of,
 )
 from ltm_store.db.identity import User, find_user
+from ltm_store.db.vectors import model_of
+from ltm_store.errors import InvalidArgument
 from ltm_store.memories import memories_of, track_reads
 from ltm_store.model.memories import Memory
 from ltm_store.model.search import (
@@ -31,6 +34,7 @@ from ltm_store.model.search import (
     SearchFindings,
 )
 from ltm_store.model.terms import written_terms
+from ltm_store.model.times import spans_of
 from ltm_store.model.values import UserId, check_memory_id, moment
 
 _PAGE: Final = 200  # memories that iterate_memories reads at once
@@ -65,6 +69,9 @@ async def search_memories(
     neighbours: bool = True,
     distinct: bool = True,
     importance_weight: float = 0.1,
+    query_embedding: Sequence[float] | None = None,
+    embedding_model: str | None = None,
+    meaning: float = 0.4,
     limit: int = 10,
     order: Order | None = None,
     offset: int = 0,
@@ -90,7 +97,11 @@ async def search_memories(
     limit: 1 .. 1000. offset: 0 .. 10,000, how many hits before these are left out.
     order: without a query, "importance" (default), "newest", "oldest" (by created_at) or
     "modified" (the last changed first). With a query it is refused: the order is by score.
-    as_of: the moment that dynamic importance and expiry are for, default now.
+    as_of: the moment that dynamic importance and expiry are for, and from which the times are seen
+    that the query speaks of ("last May"), default now.
+    meaning: 0 .. 1, the weight of what the query means against its words; 0 is words alone. It
+    needs an embedder (see connect), or query_embedding, a vector of the query, and embedding_model,
+    the name of what made it, as in add_memory. Hits may then hold none of its words.
 
     Tracked as "search" accesses, neighbours as "related". Raises InvalidArgument naming the
     argument that is refused.
@@ -102,6 +113,9 @@ async def search_memories(
             "neighbours": neighbours,
             "distinct": distinct,
             "importance_weight": importance_weight,
+            "query_embedding": query_embedding,
+            "embedding_model": embedding_model,
+            "meaning": meaning,
             "limit": limit,
             "order": order,
             "offset": offset,
@@ -109,10 +123,12 @@ async def search_memories(
         }
     )
     now = moment(as_of)
+    _model(db, search)
     user = await find_user(db, user_id)
     if user is None:
         return []
-    hits = await _hits(db, user, now, search, search.limit, search.offset)
+    vector = await _asked(db, search)
+    hits = await _hits(db, user, now, search, search.limit, search.offset, vector)
     await track_reads(
         db, user, [h for h in hits if h.neighbour_of is None], "search", query=search.words
     )
@@ -122,8 +138,34 @@ async def search_memories(
     return hits
 
 
+def _model(db: Executor, search: Search) -> str | None:
+    """The model that the vector of the query is of. Raises InvalidArgument where it cannot be."""
+    vector, given = search.query_embedding, search.embedding_model
+    if vector is not None:
+        return model_of(db, vector, given, "query_embedding", InvalidArgument)
+    if given is not None:
+        raise InvalidArgument("embedding_model", "goes with query_embedding")
+    embedder = session_of(db).embedder
+    return embedder.model if embedder else None
+
+
+async def _asked(db: Executor, search: Search) -> list[float] | None:
+    """The vector of the query; None where words alone are to count, or the embedder fails."""
+    if search.meaning == 0:
+        return None
+    if search.query_embedding is not None or search.words is None:
+        return search.query_embedding
+    return await session_of(db).query_vector(search.words)
+
+
 async def _hits(
-    db: Executor, user: User, now: datetime, search: Search, limit: int, offset: int
+    db: Executor,
+    user: User,
+    now: datetime,
+    search: Search,
+    limit: int,
+    offset: int,
+    vector: list[float] | None,
 ) -> list[MemoryHit]:
     arguments = {
         "user_id": user.number,
@@ -134,17 +176,24 @@ async def _hits(
         "include_context": search.include_context,
         **search.arguments(),
     }
-    hits = search.words and await fetch_many(
+    spans = spans_of(search.words or "", now)
+    asks = search.words is not None or vector is not None
+    hits = asks and await fetch_many(
         db,
         "search_memories",
         MemoryHit,
         neighbours=search.neighbours,
         distinct=search.distinct,
-        query=search.words,
+        query=search.words or "",
+        query_embedding=vector,
+        embedding_model=_model(db, search),
+        meaning=search.meaning,
+        time_starts=[span.starts_at for span in spans] or None,
+        time_ends=[span.ends_at for span in spans],
         term_limit=limits.QUERY_TERMS,
         **arguments,
     )
-    if hits or search.query is not None:
+    if hits or search.query is not None or vector is not None:
         return [_as_written(hit) for hit in hits or ()]
     # No query, or phrases of words that are in every sentence.
     if search.order in (None, "importance"):
@@ -209,6 +258,9 @@ async def explain_search(
     neighbours: bool = True,
     distinct: bool = True,
     importance_weight: float = 0.1,
+    query_embedding: Sequence[float] | None = None,
+    embedding_model: str | None = None,
+    meaning: float = 0.4,
     limit: int = 10,
     order: Order | None = None,
     offset: int = 0,
@@ -223,6 +275,9 @@ async def explain_search(
             "neighbours": neighbours,
             "distinct": distinct,
             "importance_weight": importance_weight,
+            "query_embedding": query_embedding,
+            "embedding_model": embedding_model,
+            "meaning": meaning,
             "limit": limit,
             "order": order,
             "offset": offset,
@@ -230,6 +285,7 @@ async def explain_search(
         }
     )
     number, now = check_memory_id(memory_id), moment(as_of)
+    _model(db, search)
     user = await find_user(db, user_id)
     findings = user and await fetch_one(
         db,
@@ -247,7 +303,8 @@ async def explain_search(
             is_returned=False, causes=("missing",), rank=None, matched_terms=(), hit=None
         )
     last = search.offset + search.limit
-    hits = await _hits(db, user, now, search, max(limits.HITS, last), 0)
+    vector = await _asked(db, search)
+    hits = await _hits(db, user, now, search, max(limits.HITS, last), 0, vector)
     rank, hit = next(((n, h) for n, h in enumerate(hits, 1) if h.id == number), (None, None))
     return SearchExplanation(
         is_returned=rank is not None and search.offset < rank <= last,

@@ -41,14 +41,16 @@ FROM ltm_memories AS m;
 --     created_at timestamptz, parent_memory_id bigint, metadata text, expires_at timestamptz,
 --     idempotency_key text, tag_names text[], related_memory_ids bigint[], context_types text[],
 --     context_keys text[], context_values text[], context_confidences double precision[],
---     namespace text, key text, expires_after interval, external flag, replace flag
+--     namespace text, key text, expires_after interval, embedding real[], embedding_model text,
+--     external flag, replace flag
 -- ) :one Memory
 -- Store a memory with its contexts, tags and relationships, or find the one with this idempotency key.
 -- Where another has the key: find that one too, or replace it, if it is as this statement's snapshot
 -- shows it (seen), and so are its tags and contexts. If it is not, there is no row.
--- freed are the keys of memories that have expired; added is the memory; tagged, related and described
--- are its rows in the other tables, where it is new or replaced.
+-- freed are the keys of memories that have expired; added is the memory; tagged, related, described and
+-- embedded are its rows in the other tables, where it is new or replaced.
 -- repeatable: if idempotency_key
+-- needs: embeddings if embedding
 WITH
 -- if idempotency_key or key
 freed AS (
@@ -231,6 +233,34 @@ tagged AS (
     FROM added AS a CROSS JOIN unnest($20::text[]) AS t (tag_name)
     WHERE a.outcome <> 'existing'
     ON CONFLICT DO NOTHING
+),
+-- end if
+
+-- if embedding
+embedded AS (
+    INSERT INTO ltm_embeddings (
+        user_id, memory_id, model, dimensions, embedding, content_hash, embedded_at
+    )
+    SELECT
+        $1,
+        a.id,
+        $30,
+        cardinality($29::real[]),
+        ltm_embedding($29),
+        hashtextextended(ltm_normalized_content($3), 0),
+        $2
+    FROM added AS a
+    WHERE a.outcome <> 'existing'
+    -- if replace
+    ON CONFLICT (user_id, model, memory_id, part)
+    DO UPDATE SET
+        dimensions = excluded.dimensions,
+        embedding = excluded.embedding,
+        content_hash = excluded.content_hash,
+        embedded_at = excluded.embedded_at,
+        claimed_until = NULL,
+        note = NULL
+-- end if
 ),
 -- end if
 

@@ -238,16 +238,21 @@ WHERE
 
 -- name: search_memories(
 --     user_id bigint, as_of timestamptz, row_limit bigint, importance_weight double precision,
---     include_context boolean, neighbours boolean, row_offset bigint, distinct flag,
+--     include_context boolean, neighbours boolean, row_offset bigint, query_embedding real[],
+--     embedding_model text, meaning double precision, time_starts timestamptz[],
+--     time_ends timestamptz[], distinct flag,
 --     include_archived flag
 -- ) :many MemoryHit
--- Memories that hold words of the query, by how rare those are among the user's memories.
+-- Memories that hold words of the query, by how rare those are, and those that mean what it means.
 -- asked reads the query. One word that many memories hold is found on a walk of the order of importance;
 -- else one scan of the index of words finds who holds which word (held), those held nowhere are looked
 -- for in other spellings (other_words), frequencies weigh them, and own adds up what a memory holds
 -- itself. The best lend their words to their neighbours in the source (beside, lifted). scored is what
--- the words find, with its text score; then importance lifts it, of equal contents the most important
--- stays, and of the best the last step reads the whole rows.
+-- the words find, with its text score. With a vector, nearest is what means most nearly the same (of
+-- what is measured), and fused adds up both for the best of each (gathered). What is of the time that was asked for counts twice (timed).
+-- Then importance lifts it, of equal contents the most important stays, and of the best the last step
+-- reads the whole rows.
+-- needs: embeddings if query_embedding
 WITH asked AS MATERIALIZED (
     SELECT
         a.*,
@@ -289,6 +294,7 @@ walked AS MATERIALIZED (
             AND m.is_archived IS NOT TRUE
             AND (SELECT count(*) = 1 AND NOT bool_or(a.is_speaker) FROM asked AS a)
             AND $4::double precision < 0.4
+            AND FALSE  -- if query_embedding or time_starts
         ORDER BY m.importance_rank DESC, m.id DESC
         LIMIT 30 * ($3::bigint + $7::bigint)
     ) AS m
@@ -543,6 +549,191 @@ scored AS MATERIALIZED (
 -- end if
 ),
 
+-- if query_embedding
+worded AS MATERIALIZED (
+    SELECT s.* FROM scored AS s
+    ORDER BY s.text_score DESC, s.importance_rank DESC, s.id DESC
+    LIMIT greatest(300, $3::bigint + $7::bigint)
+),
+
+-- Of a long content the nearest part counts.
+measured AS MATERIALIZED (
+    SELECT
+        e.memory_id,
+        e.content_hash,
+        ltm_cosine(e.embedding, (SELECT ltm_embedding($8::real[]))) AS meaning_score
+    FROM ltm_embeddings AS e
+    WHERE e.user_id = $1 AND e.model = $9 AND e.dimensions = cardinality($8::real[])
+),
+
+-- The nearest first, each is looked at whether it passes until there are enough. A vector of a content
+-- that was changed since does not.
+nearest AS MATERIALIZED (
+    SELECT
+        m.id,
+        m.importance_rank,
+        m.content_hash,
+        v.meaning_score
+    FROM (
+        SELECT
+            d.memory_id,
+            d.content_hash,
+            max(d.meaning_score) AS meaning_score
+        FROM measured AS d
+        GROUP BY d.memory_id, d.content_hash
+        ORDER BY meaning_score DESC, d.memory_id DESC
+    ) AS v
+    CROSS JOIN
+        LATERAL (
+            SELECT
+                m.id,
+                m.importance_rank,
+                m.content_hash
+            FROM ltm_memories AS m
+            WHERE
+                m.user_id = $1
+                AND m.id = v.memory_id
+                AND m.content_hash = v.content_hash
+                AND TRUE  -- conditions: filters
+            LIMIT 1
+        ) AS m
+    ORDER BY v.meaning_score DESC, v.memory_id DESC
+    LIMIT greatest(200, $3::bigint + $7::bigint)
+),
+
+gathered AS MATERIALIZED (
+    SELECT
+        w.id,
+        w.importance_rank,
+        w.content_hash,
+        w.text_score,
+        w.neighbour_of,
+        (
+            SELECT max(ltm_cosine(e.embedding, (SELECT ltm_embedding($8::real[]))))
+            FROM ltm_embeddings AS e
+            WHERE
+                e.user_id = $1
+                AND e.model = $9
+                AND e.memory_id = w.id
+                AND e.content_hash = w.content_hash
+                AND e.dimensions = cardinality($8::real[])
+        ) AS meaning_score
+    FROM worded AS w
+    UNION ALL
+    SELECT
+        n.id,
+        n.importance_rank,
+        n.content_hash,
+        0 AS text_score,
+        NULL AS neighbour_of,
+        n.meaning_score
+    FROM nearest AS n
+    WHERE NOT EXISTS (
+        SELECT 1 FROM worded AS w
+        WHERE w.id = n.id
+    )
+),
+
+-- What has no vector yet counts as the last of the nearest.
+fused AS MATERIALIZED (
+    SELECT
+        b.id,
+        b.importance_rank,
+        b.content_hash,
+        b.text_score,
+        b.neighbour_of,
+        b.meaning_score,
+        (1 - $10::double precision) * coalesce(b.text_score / t.text_score, 0)
+        + $10 * coalesce(coalesce(b.meaning_score, t.least) / t.meaning_score, 0) AS points
+    FROM gathered AS b
+    CROSS JOIN (
+        SELECT
+            nullif(max(c.text_score), 0) AS text_score,
+            nullif(greatest(max(c.meaning_score), 0), 0) AS meaning_score,
+            (SELECT min(n.meaning_score) FROM nearest AS n) AS least
+        FROM gathered AS c
+    ) AS t
+),
+-- end if
+
+pool AS NOT MATERIALIZED (
+    SELECT
+        s.id,
+        s.importance_rank,
+        s.content_hash,
+        s.text_score,
+        s.neighbour_of,
+        NULL::double precision AS meaning_score,
+        s.text_score AS points
+    FROM scored AS s
+    -- if query_embedding
+    WHERE FALSE
+    UNION ALL
+    SELECT
+        f.id,
+        f.importance_rank,
+        f.content_hash,
+        f.text_score,
+        f.neighbour_of,
+        f.meaning_score,
+        f.points
+    FROM fused AS f
+    -- end if
+),
+
+-- if time_starts
+timed AS MATERIALIZED (
+    SELECT
+        p.*,
+        (
+            SELECT count(*) > 0
+            FROM
+                unnest($11::timestamptz[], $12::timestamptz[]) AS t (starts_at, ends_at)
+            CROSS JOIN
+                LATERAL (
+                    SELECT
+                        timezone('utc', t.starts_at) AS starts_at,
+                        timezone('utc', t.ends_at) AS ends_at,
+                        -- As text: what stands there may be no moment.
+                        m.context_data #>> '{temporal,timestamp}' COLLATE "C" AS told_at
+                ) AS u
+            WHERE
+                (m.created_at >= u.starts_at AND m.created_at < u.ends_at)
+                OR (
+                    u.told_at >= to_char(u.starts_at, 'YYYY-MM-DD"T"HH24:MI:SS')
+                    AND u.told_at < to_char(u.ends_at, 'YYYY-MM-DD"T"HH24:MI:SS')
+                )
+        ) AS matched_time
+    FROM (
+        SELECT p.* FROM pool AS p
+        ORDER BY p.points DESC, p.importance_rank DESC, p.id DESC
+        LIMIT greatest(1000, $3::bigint + $7::bigint)
+    ) AS p
+    INNER JOIN ltm_memories AS m ON m.user_id = $1 AND m.id = p.id
+),
+-- end if
+
+candidates AS NOT MATERIALIZED (
+    SELECT
+        p.*,
+        FALSE AS matched_time
+    FROM pool AS p
+    -- if time_starts
+    WHERE FALSE
+    UNION ALL
+    SELECT
+        t.id,
+        t.importance_rank,
+        t.content_hash,
+        t.text_score,
+        t.neighbour_of,
+        t.meaning_score,
+        t.points * CASE WHEN t.matched_time THEN 2 ELSE 1 END AS points,
+        t.matched_time
+    FROM timed AS t
+    -- end if
+),
+
 -- if distinct
 equal AS MATERIALIZED (
     SELECT
@@ -552,9 +743,9 @@ equal AS MATERIALIZED (
         row_number() OVER (
             PARTITION BY s.content_hash ORDER BY s.importance_rank DESC, s.id DESC
         ) AS place
-    FROM scored AS s
+    FROM candidates AS s
     INNER JOIN (
-        SELECT t.content_hash FROM scored AS t
+        SELECT t.content_hash FROM candidates AS t
         GROUP BY t.content_hash
         HAVING count(*) > 1
     ) AS d ON s.content_hash = d.content_hash
@@ -568,10 +759,12 @@ best AS MATERIALIZED (
         s.content_hash,
         s.text_score,
         s.neighbour_of,
+        s.meaning_score,
+        s.matched_time,
         d.dynamic_importance,
         b.boost,
-        s.text_score * b.boost AS score
-    FROM scored AS s
+        s.points * b.boost AS score
+    FROM candidates AS s
     CROSS JOIN
         LATERAL (
             SELECT ltm_dynamic_importance(s.importance_rank, $2) AS dynamic_importance
@@ -604,6 +797,8 @@ SELECT
         WHERE m.search_vector @@ o.anywhere
     ) AS matched_terms,
     b.neighbour_of,
+    b.meaning_score,
+    b.matched_time,
     b.boost,
     coalesce(e.ids, '{}') AS duplicate_ids,  -- if distinct
     b.score

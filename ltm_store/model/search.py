@@ -40,6 +40,7 @@ from ltm_store.model.values import (
     dump_json,
     within_query,
 )
+from ltm_store.model.vectors import ModelName, Vector
 
 
 def _context_part(part: object) -> object:
@@ -285,6 +286,9 @@ class Search(Filters):
     neighbours: StrictBool = True
     distinct: StrictBool = True
     importance_weight: Annotated[float, Field(strict=True, ge=0, le=100)] = 0.1
+    query_embedding: Vector | None = None
+    embedding_model: ModelName | None = None
+    meaning: Fraction = 0.4
     limit: RowLimit = 10
     offset: Annotated[int, Field(strict=True, ge=0, le=limits.OFFSET)] = 0
 
@@ -310,6 +314,11 @@ class MemoryHit(Memory):
     `matched_terms` are the words of the memory that were asked for, as they are written in it. A
     hit that holds none has `neighbour_of`: the id of the memory that does, beside which it stands
     in the same source. `duplicate_ids` are the hits with an equal content that it stands for.
+
+    Where the meaning of the query counts too, score = ((1 - meaning) * text_score / the greatest
+    one + meaning * meaning_score / the greatest one) * boost. `meaning_score` is the cosine of the
+    vectors of query and memory, -1 .. 1; None where meaning does not count, or the memory has no
+    vector yet. `matched_time`: it is of a time that the query speaks of; its score is twice that.
     """
 
     readers = MappingProxyType(
@@ -319,9 +328,11 @@ class MemoryHit(Memory):
     score: float
     boost: float
     text_score: float = 0.0
+    meaning_score: float | None = None
     matched_terms: tuple[str, ...] = ()
     duplicate_ids: tuple[int, ...] = ()
     neighbour_of: int | None = None
+    matched_time: bool = False
 
 
 class SearchFindings(Row):
