@@ -15,6 +15,7 @@ from ltm_store.db.execute import (
 )
 from ltm_store.db.identity import find_user
 from ltm_store.db.vectors import model_of
+from ltm_store.errors import InvalidMemory
 from ltm_store.model.embeddings import EmbeddingStatus
 from ltm_store.model.search import MemoryHit
 from ltm_store.model.values import UserId, check_memory_id, moment, row_limit
@@ -26,6 +27,7 @@ LEASE: Final = timedelta(minutes=2)
 _PAGE: Final = 1_000  # memories that are looked at together
 _BEFORE_ALL: Final = -(2**63)
 _MODELS: Final = 1_000
+_PARTS: Final = 256
 _PROBED_PARTS: Final = 16  # of a long content, that similar ones are looked for by
 
 
@@ -163,23 +165,34 @@ async def embed_memory(
     db: Executor,
     user_id: UserId,
     memory_id: int,
-    embedding: Sequence[float],
+    embedding: Sequence[float] | Sequence[Sequence[float]],
     *,
     embedding_model: str | None = None,
 ) -> bool:
     """Store a vector of a memory's content that you have made; tell whether there is the memory.
 
-    In the place of the one it has of that model, as after a change of its content. embedding and
-    embedding_model are those of add_memory. Raises InvalidMemory naming the argument that is
-    refused, StepMissing where the optional step was not run.
+    In the place of what it has of that model, as after a change of its content. embedding and
+    embedding_model are those of add_memory; or several vectors, one for each part of the content,
+    1 .. 256 of equal length, of which a search counts the best. Raises InvalidMemory naming the
+    argument that is refused, StepMissing where the optional step was not run.
     """
     number = check_memory_id(memory_id)
-    given = GivenEmbedding.checked({"embedding": embedding, "embedding_model": embedding_model})
-    model = model_of(db, given.embedding, given.embedding_model, "embedding")
+    several = isinstance(embedding, list | tuple) and bool(embedding)
+    several = several and isinstance(embedding[0], list | tuple)
+    parts = embedding if several else [embedding]
+    if len(parts) > _PARTS:
+        raise InvalidMemory("embedding", f"more than {_PARTS} vectors")
+    vectors = [
+        GivenEmbedding.checked({"embedding": part, "embedding_model": embedding_model}).embedding
+        for part in parts
+    ]
+    if len({len(vector) for vector in vectors}) > 1:
+        raise InvalidMemory("embedding", "should have vectors of equal length")
+    model = model_of(db, vectors[0], embedding_model, "embedding")
     user = await find_user(db, user_id)
     if user is None:
         return False
-    return bool(await write_embeddings(db, model, user.number, [(number, None, [given.embedding])]))
+    return bool(await write_embeddings(db, model, user.number, [(number, None, vectors)]))
 
 
 async def exported_embeddings(

@@ -1,7 +1,10 @@
 """LangGraph's store: its operations, on memories."""
 
 import asyncio
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from math import dist, hypot
+from typing import Any
 
 import pytest
 from langchain_core.messages import HumanMessage
@@ -9,6 +12,7 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.store.base import (
     BaseStore,
     GetOp,
+    IndexConfig,
     InvalidNamespaceError,
     ListNamespacesOp,
     MatchCondition,
@@ -208,6 +212,68 @@ async def test_words_find_items_where_hybrid_is_asked_for(db):
     assert hit.score is not None
     assert await keys(store, ("7",), query="morning evening", filter={"lang": "en"}) == ["run"]
     assert (await store.asearch(("7",)))[0].score is None
+
+
+def directions(texts: Sequence[str]) -> list[list[float]]:
+    """Where a text speaks of tea, of running, and of neither, as a vector of length 1."""
+    vectors = [[1.0 * t.count("tea"), 1.0 * t.count("run"), 0.25] for t in texts]
+    return [[number / hypot(*vector) for number in vector] for vector in vectors]
+
+
+def index(**options: Any) -> IndexConfig:
+    return {"dims": 3, "embed": directions, **options}  # type: ignore[typeddict-item]
+
+
+@pytest.mark.usefixtures("vectors")
+@pytest.mark.parametrize("distance", ["cosine", "inner_product", "l2"])
+async def test_with_an_index_a_query_finds_the_nearest_by_the_raw_measure(db, distance):
+    store = LtmStore(db, index=index(distance_type=distance, fields=["text"]))
+    await store.aput(("7",), "both", {"text": "tea, then a run", "lang": "en"})
+    await store.aput(("7",), "tea", {"text": "tea and tea"})
+    await store.aput(("7",), "unseen", {"text": "tea"}, index=False)
+    await store.aput(("8",), "other", {"text": "tea"})
+
+    hits = await store.asearch(("7",), query="tea")
+
+    assert [hit.key for hit in hits] == ["tea", "both"]
+    for hit in hits:
+        (own, asked) = directions([hit.value["text"], "tea"])
+        product = sum(a * b for a, b in zip(own, asked, strict=True))
+        measure = -dist(own, asked) if distance == "l2" else product
+        assert hit.score == pytest.approx(measure, abs=1e-3)
+    assert await keys(store, ("7",), query="tea", filter={"lang": "en"}) == ["both"]
+    assert await keys(store, ("7",), query="tea", offset=1) == ["both"]
+    assert len(await store.asearch(("7",))) == 3
+
+
+@pytest.mark.usefixtures("vectors")
+async def test_of_several_texts_of_an_item_the_best_counts(db):
+    store = LtmStore(db, index=index(fields=["notes[*]", "title"]))
+    await store.aput(("7",), "many", {"notes": ["run run", "tea"], "title": "a day"})
+    await store.aput(("7",), "mixed", {"notes": ["tea and a run"], "title": ""})
+    await store.aput(("7",), "own", {"notes": ["run"], "extra": "tea tea"}, index=["extra"])
+
+    assert await keys(store, ("7",), query="tea tea") == ["own", "many", "mixed"]
+    await store.aput(("7",), "many", {"notes": ["run"], "title": "a day"})
+    assert await keys(store, ("7",), query="tea tea") == ["own", "mixed", "many"]
+    assert [hit.key for hit in await search_memories(db, 7, "run")] != []
+
+
+@pytest.mark.usefixtures("vectors")
+async def test_words_and_meaning_go_together_where_hybrid_is_asked_for(db):
+    store = LtmStore(db, index=index(), hybrid=True)
+    await store.aput(("7",), "near", {"text": "tea"})
+    await store.aput(("7",), "word", {"text": "the oolong of a runner"})
+
+    assert set(await keys(store, ("7",), query="oolong tea")) == {"near", "word"}
+
+
+async def test_vectors_that_a_measure_cannot_tell_are_refused(db):
+    with pytest.raises(ValueError, match="distance_type"):
+        LtmStore(db, index=index(distance_type="hamming"))
+    long = index(distance_type="l2", embed=lambda texts: [[2.0, 0, 0] for _ in texts])
+    with pytest.raises(ValueError, match="length 1"):
+        await LtmStore(db, index=long).aput(("7",), "k", {"text": "tea"})
 
 
 async def test_a_read_prolongs_what_expires_unless_told_not_to(dsn):

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Coroutine, Generator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterable
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from math import hypot, isclose, sqrt
 from threading import Thread
 from types import TracebackType
 from typing import Any, Final, TypeVar
@@ -19,6 +20,7 @@ from typing import Any, Final, TypeVar
 import asyncpg
 from langgraph.store.base import (
     GetOp,
+    IndexConfig,
     InvalidNamespaceError,
     Item,
     ListNamespacesOp,
@@ -29,6 +31,9 @@ from langgraph.store.base import (
     SearchItem,
     SearchOp,
     TTLConfig,
+    ensure_embeddings,
+    get_text_at_path,
+    tokenize_path,
     validate_op_namespace,
 )
 from langgraph.store.base.batch import AsyncBatchedBaseStore
@@ -36,9 +41,11 @@ from langgraph.store.base.batch import AsyncBatchedBaseStore
 from ltm_store import (
     Database,
     Memory,
+    MemoryHit,
     Unavailable,
     connect,
     delete_by_key,
+    embed_memory,
     get_by_key,
     list_namespaces,
     list_users,
@@ -60,8 +67,13 @@ class LtmStore(AsyncBatchedBaseStore):
 
     user_at: which label of a namespace is the user, 0 being the first; "123" is user 123, any other
     a name. ttl: LangGraph's TTLConfig; minutes may be fractions, and what has expired is not read.
-    hybrid: a query finds items by their words, most relevant first; otherwise it changes nothing,
-    and items come by the time of their change, newest first.
+    index: LangGraph's index configuration (dims, embed, fields, distance_type): items are embedded
+    as they are put, and a query finds those that have vectors, nearest first, each with its raw
+    measure as the score. It needs the optional step `embeddings`, which setup() runs. Vectors are
+    kept as halves of single floats, so the measure is exact to 1e-3.
+    hybrid: a query finds items by their words too, or by these alone without an index, and the
+    score is that of search_memories. With neither a query changes nothing, and items come by the
+    time of their change, newest first.
 
     Operations that wait together are done together: the reads, then of several puts of a key the
     last. A read counts as an access of the memory unless refresh_ttl is False. A prefix that ends
@@ -75,10 +87,13 @@ class LtmStore(AsyncBatchedBaseStore):
         db: Database,
         *,
         user_at: int = 0,
+        index: IndexConfig | None = None,
         ttl: TTLConfig | None = None,
         hybrid: bool = False,
     ) -> None:
         super().__init__()
+        self.index_config = index
+        self._index = None if index is None else _Index(index)
         self.ttl_config = ttl
         self._db = db
         self._user_at = user_at
@@ -108,6 +123,8 @@ class LtmStore(AsyncBatchedBaseStore):
     def _migrate(self) -> None:
         if self._dsn is not None:
             migrate.apply(self._dsn)
+            if self._index is not None:
+                migrate.optional(self._dsn, "embeddings")
 
     def _is_own_loop(self) -> bool:
         try:
@@ -153,14 +170,31 @@ class LtmStore(AsyncBatchedBaseStore):
         if op.value is None:
             await delete_by_key(self._db, user, op.key, namespace=labels)
             return
+        texts = [] if self._index is None else self._index.texts(op)
+        vectors = await self._index.embedded(texts) if self._index and texts else []
+        async with self._writer(bool(vectors)) as db:
+            memory = await self._put_one(db, user, labels, op, texts)
+            if vectors and self._index:
+                await embed_memory(db, user, memory.id, vectors, embedding_model=self._index.model)
+
+    async def _put_one(
+        self,
+        db: Database | asyncpg.Connection,
+        user: str,
+        labels: Labels,
+        op: PutOp,
+        texts: list[str],
+    ) -> Memory:
+        value = dict(op.value or {})
         after = None if op.ttl is None else timedelta(minutes=op.ttl)
-        await put_memory(
-            self._db,
+        return await put_memory(
+            db,
             user,
             op.key,
-            json.dumps(op.value, ensure_ascii=False, default=str),  # metadata's rules decide
+            # What is no JSON is refused as metadata.
+            "\n\n".join(texts) or json.dumps(value, ensure_ascii=False, default=str),
             namespace=labels,
-            metadata=dict(op.value),
+            metadata=value,
             expires_at=None if after is None else datetime.now(UTC) + after,
             expires_after=after,
         )
@@ -179,34 +213,49 @@ class LtmStore(AsyncBatchedBaseStore):
     async def _hits(
         self, user: str, labels: Labels, op: SearchOp, offset: int, limit: int
     ) -> list[SearchItem]:
-        query = op.query if self._hybrid else None
-        order: dict[str, Any] = {} if query else {"order": "modified"}
+        asked = await self._asked(op)
         conditions = {key: _condition(value) for key, value in (op.filter or {}).items()}
         found: list[SearchItem] = []
         async with self._reader(op.refresh_ttl) as db:
             while len(found) < limit:
-                asked = min(_PAGE, limit - len(found))
+                wanted = min(_PAGE, limit - len(found))
                 page = await search_memories(
                     db,
                     user,
-                    query,
                     namespace_prefix=".".join(labels) or None,
                     key_prefix="",
                     metadata=conditions or None,
                     include_archived=True,
                     include_context=False,
                     neighbours=False,
-                    limit=asked,
+                    distinct=False,
+                    limit=wanted,
                     offset=offset + len(found),
-                    **order,
+                    **asked,
                 )
                 found += [
-                    SearchItem(**self._item(user, hit), score=hit.score if query else None)
+                    SearchItem(**self._item(user, hit), score=self._score(hit, asked))
                     for hit in page
                 ]
-                if len(page) < asked:
+                if len(page) < wanted:
                     break
         return found
+
+    async def _asked(self, op: SearchOp) -> dict[str, Any]:
+        """What a query asks of search_memories."""
+        words = op.query if self._hybrid else None
+        if op.query and self._index is not None:
+            (vector,) = await self._index.embedded([op.query], is_query=True)
+            by = {"query_embedding": vector, "embedding_model": self._index.model}
+            return {"query": words, **by} if words else {**by, "meaning": 1, "importance_weight": 0}
+        return {"query": words} if words else {"order": "modified"}
+
+    def _score(self, hit: MemoryHit, asked: dict[str, Any]) -> float | None:
+        if "order" in asked:
+            return None
+        if "query" in asked or self._index is None or hit.meaning_score is None:
+            return hit.score
+        return self._index.measure(hit.meaning_score)
 
     def _item(self, user: str, memory: Memory) -> dict[str, Any]:
         labels = tuple(memory.namespace.split(".")) if memory.namespace else ()
@@ -217,6 +266,15 @@ class LtmStore(AsyncBatchedBaseStore):
             "created_at": memory.created_at,
             "updated_at": memory.last_modified or memory.created_at,
         }
+
+    @asynccontextmanager
+    async def _writer(self, several: bool) -> AsyncIterator[Database | asyncpg.Connection]:
+        """What writes: an item with its vectors all or nothing."""
+        if several:
+            async with self._db.transaction() as connection:
+                yield connection
+        else:
+            yield self._db
 
     @asynccontextmanager
     async def _reader(self, refresh: bool) -> AsyncIterator[Database | asyncpg.Connection]:
@@ -304,6 +362,54 @@ class LtmStore(AsyncBatchedBaseStore):
         await self.stop_ttl_sweeper()
         if self._task is not None:
             self._task.cancel()
+
+
+class _Index:
+    """What is embedded of an item, and how near is told."""
+
+    def __init__(self, config: IndexConfig) -> None:
+        self._embeddings = ensure_embeddings(config.get("embed"))
+        self._fields = _paths(config.get("fields") or ["$"])
+        self._distance = str(config.get("distance_type", "cosine"))
+        if self._distance not in _MEASURES:
+            raise ValueError(f"distance_type should be one of {', '.join(_MEASURES)}")
+        self.model = f"langgraph:{type(self._embeddings).__name__}"[:64]
+
+    def texts(self, op: PutOp) -> list[str]:
+        """What is embedded of an item; nothing where it says so."""
+        if op.index is False:
+            return []
+        paths = self._fields if op.index is None else _paths(op.index)
+        found = [text for path in paths for text in get_text_at_path(op.value, path)]
+        return [text for text in found if text.strip()]
+
+    async def embedded(self, texts: list[str], *, is_query: bool = False) -> list[list[float]]:
+        if is_query:
+            vectors = [await self._embeddings.aembed_query(text) for text in texts]
+        else:
+            vectors = await self._embeddings.aembed_documents(texts)
+        if self._distance != "cosine" and not all(_is_unit(vector) for vector in vectors):
+            raise ValueError(f"distance_type {self._distance} needs vectors of length 1")
+        return vectors
+
+    def measure(self, cosine: float) -> float:
+        """The raw measure of vectors of length 1 between which there is this cosine."""
+        return _MEASURES[self._distance](cosine)
+
+
+_MEASURES: Final[dict[str, Callable[[float], float]]] = {
+    "cosine": lambda cosine: cosine,
+    "inner_product": lambda cosine: cosine,
+    "l2": lambda cosine: -sqrt(max(0.0, 2 - 2 * cosine)),
+}
+
+
+def _paths(fields: list[str]) -> list[str | list[str]]:
+    return [field if field == "$" else tokenize_path(field) for field in fields]
+
+
+def _is_unit(vector: list[float]) -> bool:
+    return isclose(hypot(*vector), 1, abs_tol=1e-3)
 
 
 class Opening:
