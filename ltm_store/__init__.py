@@ -3,7 +3,16 @@
 from ltm_store.accesses import access_history, record_access, record_feedback
 from ltm_store.analytics import get_analytics
 from ltm_store.database import Database, connect
-from ltm_store.errors import InvalidArgument, InvalidMemory, LtmError, SchemaOutdated, Unavailable
+from ltm_store.embedders import Embedder
+from ltm_store.embeddings import embed_memory, embedding_status, find_similar
+from ltm_store.errors import (
+    InvalidArgument,
+    InvalidMemory,
+    LtmError,
+    SchemaOutdated,
+    StepMissing,
+    Unavailable,
+)
 from ltm_store.graph import memory_graph
 from ltm_store.keys import (
     delete_by_key,
@@ -20,6 +29,7 @@ from ltm_store.maintenance import (
     purge_expired,
 )
 from ltm_store.many import add_tags_where, archive_where, delete_where
+from ltm_store.meaning import embed_missing
 from ltm_store.memories import (
     add_memory,
     archive_memory,
@@ -44,6 +54,7 @@ from ltm_store.model.contexts import (
     TechnicalContext,
     TemporalContext,
 )
+from ltm_store.model.embeddings import EmbeddingStatus
 from ltm_store.model.keys import Namespace
 from ltm_store.model.maintenance import HealthProblem, Repair, RepairCount
 from ltm_store.model.memories import Conflict, Memory, MemoryType, NewMemory, SourceType
@@ -89,6 +100,8 @@ __all__ = [
     "Conflict",
     "CustomContext",
     "Database",
+    "Embedder",
+    "EmbeddingStatus",
     "EmotionalContext",
     "EnhancedContext",
     "EnvironmentalContext",
@@ -120,6 +133,7 @@ __all__ = [
     "Source",
     "SourceType",
     "SpatialContext",
+    "StepMissing",
     "Suggestion",
     "Tag",
     "TechnicalContext",
@@ -142,8 +156,12 @@ __all__ = [
     "delete_by_key",
     "delete_memory",
     "delete_where",
+    "embed_memory",
+    "embed_missing",
+    "embedding_status",
     "explain_search",
     "export_user",
+    "find_similar",
     "forget_user",
     "format_for_prompt",
     "get_analytics",

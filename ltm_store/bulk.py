@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
@@ -13,12 +13,14 @@ from ltm_store.db.copying import Table, Values, copy_rows
 from ltm_store.db.execute import fetch_rows, fetch_value
 from ltm_store.db.identity import User
 from ltm_store.db.transactions import Connection, begun
+from ltm_store.embeddings import Vectors, write_embeddings
 from ltm_store.errors import InvalidMemory, Unavailable
 from ltm_store.memories import FORGOTTEN, expiry, insert_memory, warn_of_other_content
 from ltm_store.model.contexts import ContextToStore, store_context
 from ltm_store.model.memories import Conflict, NewMemory
 from ltm_store.model.transfer import ExportedMemory, ExportedRelationship, ImportReport
 from ltm_store.model.values import dump_json, moment
+from ltm_store.model.vectors import CALLER
 
 _MEMORIES: Final = Table(
     "ltm_memories",
@@ -63,6 +65,7 @@ _ACCESSES: Final = Table(
 
 _MOST_TOGETHER: Final = 500  # memories of a batch
 _MOST_CHARS: Final = 4_194_304  # of their contents, metadata and contexts, at which a batch ends
+_VECTORS_TOGETHER: Final = 64  # memories whose vectors are written by one statement
 _FEW: Final = 4  # memories that are added faster one by one
 _RELATED_STRENGTH: Final = 0.5  # of a relationship that add_memory makes
 _NOTHING: Final = ContextToStore("", [])
@@ -100,6 +103,13 @@ class Draft:
         """Whether it is clear which tags its details are of: the server has its own lower case."""
         names = [tag.tag_name for tag in self.line.tag_details] if self.line else []
         return len(set(names)) == len(names) and set(names) <= set(self.new.tags)
+
+    @property
+    def vectors(self) -> Mapping[str, Sequence[Sequence[float]]]:
+        """The vectors that it brings along, by model, those of a content's parts in their order."""
+        new = self.new
+        own = {} if new.embedding is None else {new.embedding_model or CALLER: [new.embedding]}
+        return own | (dict(self.line.embeddings) if self.line else {})
 
     @property
     def chars(self) -> int:
@@ -299,6 +309,20 @@ async def _copy(connection: Connection, user: User, drafts: list[Draft], now: da
     await copy_rows(
         connection, _ACCESSES, [row for draft in new for row in _accesses(number, draft)]
     )
+    await write_vectors(connection, user, new)
+
+
+async def write_vectors(connection: Connection, user: User, drafts: Sequence[Draft]) -> None:
+    """Write the vectors that some drafts bring along."""
+    found: dict[tuple[str, int], list[Vectors]] = {}
+    for draft in drafts:
+        for model, vectors in draft.vectors.items():
+            alike = found.setdefault((model, len(vectors[0])), [])
+            alike.append((draft.memory_id, None, vectors))
+    for (model, _), given in found.items():
+        for start in range(0, len(given), _VECTORS_TOGETHER):
+            these = given[start : start + _VECTORS_TOGETHER]
+            await write_embeddings(connection, model, user.number, these)
 
 
 async def copy_links(

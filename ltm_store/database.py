@@ -14,6 +14,7 @@ from collections.abc import (
     Generator,
     Iterator,
     Mapping,
+    Sequence,
 )
 from contextlib import asynccontextmanager
 from functools import partial
@@ -42,16 +43,20 @@ from ltm_store.db import resources
 from ltm_store.db.coalesce import UNDER_WAY, Together
 from ltm_store.db.execute import Session, fetch_many, fetch_rows
 from ltm_store.db.pool import CLOSE_SECONDS, ConnectionPool, PooledConnection
+from ltm_store.db.steps import has_embeddings
 from ltm_store.db.telemetry import Telemetry
 from ltm_store.db.transactions import SNAPSHOT, Connection, translated
+from ltm_store.embedders import Embedder
 from ltm_store.errors import (
     CONNECTION_LOST,
     InvalidArgument,
     LtmError,
     SchemaOutdated,
+    StepMissing,
     Unavailable,
     translate,
 )
+from ltm_store.meaning import STEP, EmbeddingWriter, Questions, checked_embedder
 from ltm_store.memories import add_together, read_together
 from ltm_store.model.maintenance import SchemaDanger
 from ltm_store.tracking import Tracker, Tracking
@@ -93,6 +98,7 @@ class Options(TypedDict, total=False):
     check_schema: bool
     trust_schema: bool
     coalesce: Coalesce
+    embedder: Embedder | None
     tracer_provider: TracerProvider | None
     meter_provider: MeterProvider | None
 
@@ -130,6 +136,7 @@ class Database(Session):
         check_schema: bool,
         trust_schema: bool,
         coalesce: Coalesce,
+        embedder: Embedder | None,
         tracer_provider: TracerProvider | None,
         meter_provider: MeterProvider | None,
     ) -> None:
@@ -148,6 +155,9 @@ class Database(Session):
         self._trust_schema = trust_schema
         self._pool = ConnectionPool(self._connect, max_size)
         self._tracker = Tracker(self, access_tracking)
+        self.embedder = None if embedder is None else checked_embedder(embedder)
+        self._questions: Questions | None = None
+        self._embeddings: EmbeddingWriter | None = None
         self._opened = False
         if tracer_provider is not None or meter_provider is not None:
             self.telemetry = Telemetry(tracer_provider, meter_provider, dsn, self._load)
@@ -195,6 +205,8 @@ class Database(Session):
                 await self._refuse_unsafe_schema()
             if self._check_schema:
                 await self._refuse_outdated_schema()
+            if self.embedder is not None:
+                await self._begin_embedding(self.embedder)
         except BaseException:
             await self.close()
             raise
@@ -258,6 +270,15 @@ class Database(Session):
         if dangers:
             told = "; ".join(f"{danger.subject}: {danger.detail}" for danger in dangers)
             raise LtmError(f"{told}; or accept it: connect(trust_schema=True), --trust-schema")
+
+    async def _begin_embedding(self, embedder: Embedder) -> None:
+        if not await has_embeddings(self):
+            _log.warning("searches go by words alone, %s", StepMissing((STEP,)))
+            return
+        self.embedding_model = embedder.model
+        self._questions = Questions(embedder)
+        self._embeddings = EmbeddingWriter(self, embedder)
+        self._embeddings.start()
 
     async def _acquire(self, deadline: float, *, patient: bool = True) -> PooledConnection:
         return await translated(lambda: self._pool.acquire(deadline, patient=patient))
@@ -325,6 +346,18 @@ class Database(Session):
     async def write_pending_accesses(self, user: int, memory_id: int | None = None) -> None:
         """Write what is queued, where some of it is of this memory, or of this user."""
         await self._tracker.write_pending(user, memory_id)
+
+    async def query_vector(self, text: str) -> list[float] | None:
+        """The vector of a question, within half of the time that the call has left; see Session."""
+        if self._questions is None:
+            return None
+        left = self.deadline() - asyncio.get_running_loop().time()
+        return await self._questions.vector(text, left / 2)
+
+    def note_contents(self, user: int, memory_ids: Sequence[int] | None) -> None:
+        """Note that the contents of memories are new, so that they get their vectors soon."""
+        if self._embeddings is not None:
+            self._embeddings.add(user, memory_ids)
 
     @asynccontextmanager
     async def transaction(
@@ -411,11 +444,14 @@ class Database(Session):
         return await super().in_transaction(work, unbounded=unbounded)
 
     async def flush(self) -> None:
-        """Return when the accesses that are queued now are written.
+        """Return when the accesses that are queued now are written, and memories have vectors.
 
-        Raises Unavailable where they could not be; they are kept, and tried again every second.
+        Raises Unavailable where accesses could not be written; they are kept, and tried again every
+        second. An embedder that fails is not waited for; it is tried again too.
         """
         await self._tracker.queue.flush()
+        if self._embeddings is not None:
+            await self._embeddings.flush()
 
     def stats(self) -> Stats:
         """What the pool and the queue of accesses are doing now."""
@@ -428,12 +464,15 @@ class Database(Session):
     async def close(self) -> None:
         """Write the queued accesses and close every connection, within 5 seconds (or the timeout).
 
-        Never raises because the server is gone; what could not be written then is dropped.
+        Never raises because the server is gone; accesses that could not be written are dropped.
+        Memories that have no vectors yet get them later, from whoever has the embedder then.
         """
         clock = asyncio.get_running_loop().time
         deadline = clock() + min(CLOSE_SECONDS, self.timeout)
         try:
             await self._tracker.queue.close(deadline - clock())
+            if self._embeddings is not None:
+                await self._embeddings.close((deadline - clock()) / 2)
         finally:
             await self._pool.close(max(deadline - clock(), 0))
 
@@ -463,7 +502,7 @@ def _embedded_and_migrated() -> str:
     dsn = embedded.start()
     from ltm_store import migrate  # of an extra that the embedded server brings along
 
-    migrate.apply(dsn)
+    migrate.apply_embedded(dsn)
     return dsn
 
 
@@ -478,6 +517,7 @@ def connect(
     check_schema: bool = True,
     trust_schema: bool = False,
     coalesce: Coalesce = True,
+    embedder: Embedder | None = None,
     tracer_provider: TracerProvider | None = None,
     meter_provider: MeterProvider | None = None,
 ) -> Database:
@@ -499,6 +539,10 @@ def connect(
     a memory. Where a connection is lost while they are written, some may be counted twice.
     "immediate": before the read returns, in a statement of its own. "off": not at all.
 
+    embedder: makes vectors of contents and questions, so that memories are found by their meaning
+    too; see ltm_store.embedders. Contents get theirs in the background, after they are stored. One
+    that fails or is slow fails no read and no write: then memories are found by their words alone.
+
     tracer_provider, meter_provider: of OpenTelemetry; each statement is a span, and figures of the
     connections and the queue of accesses are metrics. None holds any content.
 
@@ -518,6 +562,7 @@ def connect(
         check_schema=check_schema,
         trust_schema=trust_schema,
         coalesce=coalesce,
+        embedder=embedder,
         tracer_provider=tracer_provider,
         meter_provider=meter_provider,
     )

@@ -46,11 +46,21 @@ class SchemaOutdated(LtmError):
 
     def __init__(self, pending: Sequence[str]) -> None:
         names = ", ".join(pending) or "unknown"
-        super().__init__(f"pending migrations: {names}; run: python -m ltm_store.migrate")
+        super().__init__(self._sentence(names))
         self.pending = tuple(pending)
+
+    def _sentence(self, names: str) -> str:
+        return f"pending migrations: {names}; run: python -m ltm_store.migrate"
 
     def __reduce__(self) -> tuple[type[Self], tuple[Sequence[str]]]:
         return type(self), (self.pending,)
+
+
+class StepMissing(SchemaOutdated):
+    """What was asked for needs an optional step that was not run. `pending` names it."""
+
+    def _sentence(self, names: str) -> str:
+        return f"the optional step {names} was not run: python -m ltm_store.migrate {names}"
 
 
 class Unavailable(LtmError):

@@ -10,6 +10,7 @@ from typing import Final
 from ltm_store.db.execute import Executor, fetch_many, fetch_one, fetch_rows, session_of
 from ltm_store.db.identity import find_user
 from ltm_store.db.resources import migration_ids
+from ltm_store.db.steps import has_embeddings
 from ltm_store.errors import InvalidArgument
 from ltm_store.memories import delete_by_number
 from ltm_store.model.maintenance import HealthProblem, PrunedAccesses, Repair, RepairCount
@@ -70,21 +71,33 @@ async def prune_accesses(db: Executor, older_than: datetime) -> int:
 
 
 async def check_health(db: Executor) -> list[HealthProblem]:
-    """Return what is wrong with the database, at most 1,000 problems; none when all is well.
+    """Return what is wrong with the database, at most 2,000 problems; none when all is well.
 
     What the view ltm_health lists, and the migrations of this version that are pending: problems of
-    the schema first, then by user, check and subject. Every table is read, which took 9 s for
-    140,000 memories; a Database's timeout does not hold. Raises SchemaOutdated where there is no
+    the schema first, then by user, check and subject. Then memories that an embedder could not
+    embed and stale vectors; of the Database's own embedder also missing ones, and those of other
+    models. Every table is read, which took 9 s for 140,000 memories; a Database's timeout does not
+    hold. Raises SchemaOutdated where there is no
     such view yet.
     """
+    embedder = session_of(db).embedder
     async with session_of(db).transaction(unbounded=True, snapshot=True) as connection:
-        return await fetch_many(
+        problems = await fetch_many(
             connection,
             "check_health",
             HealthProblem,
             migration_ids=migration_ids(),
             row_limit=_PROBLEMS,
         )
+        if await has_embeddings(connection):
+            problems += await fetch_many(
+                connection,
+                "embedding_problems",
+                HealthProblem,
+                model=embedder.model if embedder else None,
+                row_limit=_PROBLEMS,
+            )
+        return problems
 
 
 async def adoption_report(db: Executor, *, user_id: UserId | None = None) -> list[RepairCount]:

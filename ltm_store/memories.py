@@ -23,6 +23,7 @@ from ltm_store.db.execute import (
 )
 from ltm_store.db.identity import User, ensure_user, find_user
 from ltm_store.db.transactions import Connection
+from ltm_store.db.vectors import model_of
 from ltm_store.errors import InvalidArgument, InvalidMemory, Unavailable
 from ltm_store.model.accesses import AccessDetails
 from ltm_store.model.contexts import EnhancedContext, store_context
@@ -100,6 +101,8 @@ class NewFields(Fields, total=False):
     related_memory_ids: Iterable[int]
     created_at: datetime | None
     idempotency_key: str | None
+    embedding: Sequence[float] | None
+    embedding_model: str | None
 
 
 class Changes(Fields, total=False):
@@ -148,6 +151,8 @@ async def add_memory(
     namespace: str | Sequence[str] | None = None,
     key: str | None = None,
     expires_after: timedelta | None = None,
+    embedding: Sequence[float] | None = None,
+    embedding_model: str | None = None,
 ) -> Memory:
     """Store a memory with its contexts, tags and relationships, all or nothing, and return it.
 
@@ -171,6 +176,8 @@ async def add_memory(
     most 1,500 bytes. key: its name there, at most 255 characters, unique in the namespace.
     idempotency_key: at most 255 characters; with one that the user has used before, the memory
     stored then comes back unchanged with outcome "existing", otherwise outcome is "created".
+    embedding: a vector of the content, 1 .. 4000 numbers, where you make them yourself.
+    embedding_model: the name of what made it, default the Database's embedder's, else "caller".
 
     Where the user has a memory that says the same, duplicate_of tells its id; both are kept, and of
     two adds at the same instant neither may tell. Raises InvalidMemory naming the field that is
@@ -196,7 +203,13 @@ async def insert_memory(
     writer of the key came in between.
     """
     now = moment(None)
-    arguments = _add_arguments(user, new, now, replace)
+    vector = new.embedding
+    model = None if vector is None else model_of(db, vector, new.embedding_model, "embedding")
+    arguments = {
+        **_add_arguments(user, new, now, replace),
+        "embedding": vector,
+        "embedding_model": model,
+    }
     memory: Memory | None = None
     try:
         memory = await _add_with_others(db, arguments)
@@ -209,6 +222,8 @@ async def insert_memory(
         memory = await _kept(db, user, new, now, memory)
     if memory and memory.outcome == "existing" and memory.content != new.content:
         warn_of_other_content(memory.id, is_archived=memory.is_archived)
+    if memory and memory.outcome != "existing":
+        session_of(db).note_contents(user.number, [memory.id])
     return memory
 
 
@@ -300,8 +315,8 @@ def expiry(new: NewMemory, now: datetime) -> datetime | None:
 async def _add_with_others(db: Executor, arguments: Mapping[str, object]) -> Memory | None:
     """Store one memory: by a statement of several calls of one user, or by one of its own."""
     session = session_of(db)
-    has_key = arguments["idempotency_key"] is not None or arguments["key"] is not None
-    if session.adds is None or has_key or _is_large(arguments):
+    alone = any(arguments[name] is not None for name in ("idempotency_key", "key", "embedding"))
+    if session.adds is None or alone or _is_large(arguments):
         return await _add_alone(db, arguments)
     part = await session.adds.part(arguments, session.deadline())
     if part is not None:
@@ -550,6 +565,8 @@ async def _change(
             **arguments,
         )
         if memory is not None:
+            if "content" in changes.model_fields_set:
+                session_of(db).note_contents(user.number, [memory.id])
             return memory
         # Nothing was written: no such memory, another version, or another update came in between.
         current = await _read(db, user, number, now)

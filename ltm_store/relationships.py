@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 from ltm_store import limits
 from ltm_store.db.execute import (
@@ -27,6 +28,8 @@ from ltm_store.model.relationships import (
     Walk,
 )
 from ltm_store.model.values import UserId, check_memory_id, moment
+
+_NEAR: Final = 10  # memories that are suggested for what they mean
 
 
 @one_deadline
@@ -265,8 +268,10 @@ async def suggest_relationships(
     Shared can be tags, the source, people (participants of the social context) and words of the
     content, of which the first 64 are looked at. What more than 100 memories of the user have is no
     reason; any other adds its idf, ln(1 + (N - n + 0.5) / (n + 0.5)) for n of N memories (S.
-    Robertson and H. Zaragoza, 2009), a word half of it. Memories that are related with this one in
-    either direction, archived or expired are left out. [] when the memory is missing or expired.
+    Robertson and H. Zaragoza, 2009), a word half of it. With an embedder, memories that mean much
+    the same are suggested too, the nearest 10 that stand out. Memories that are related with this
+    one in either direction, archived or expired are left out. [] when the memory is missing or
+    expired.
 
     limit: 1 .. 1000.
     """
@@ -285,4 +290,6 @@ async def suggest_relationships(
         holder_limit=limits.SHARED_BY,
         word_limit=limits.QUERY_TERMS,
         row_limit=asked.limit,
+        model=session_of(db).embedding_model,
+        near_limit=_NEAR,
     )

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime
-from typing import Final, NamedTuple, TypeVar, Unpack
+from typing import Final, TypeVar, Unpack
 
 from ltm_store import limits
 from ltm_store.db.execute import (
@@ -15,8 +14,11 @@ from ltm_store.db.execute import (
     fetch_one,
     fetch_value,
     one_deadline,
+    session_of,
 )
 from ltm_store.db.identity import User, find_user
+from ltm_store.db.vectors import model_of
+from ltm_store.errors import InvalidArgument
 from ltm_store.memories import memories_of, track_reads
 from ltm_store.model.memories import Memory
 from ltm_store.model.search import (
@@ -31,11 +33,11 @@ from ltm_store.model.search import (
     SearchExplanation,
     SearchFindings,
 )
+from ltm_store.model.terms import written_terms
+from ltm_store.model.times import spans_of
 from ltm_store.model.values import UserId, check_memory_id, moment
 
 _PAGE: Final = 200  # memories that iterate_memories reads at once
-# A minus at the start of a word or phrase excludes it; quotes hold a phrase together.
-_PART = re.compile(r'(?<!\S)(?P<minus>-)?(?:"(?P<phrase>[^"]*)"|(?P<word>[^\s"]+))')
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
@@ -67,6 +69,9 @@ async def search_memories(
     neighbours: bool = True,
     distinct: bool = True,
     importance_weight: float = 0.1,
+    query_embedding: Sequence[float] | None = None,
+    embedding_model: str | None = None,
+    meaning: float = 0.4,
     limit: int = 10,
     order: Order | None = None,
     offset: int = 0,
@@ -75,23 +80,31 @@ async def search_memories(
 ) -> list[MemoryHit]:
     """The memories that pass every filter: with a query the best first, else in an order.
 
-    With a query, hits share at least one of its words (stop words aside), or stand beside such a
-    memory in the same source, and are ordered by score. A blank query is none; one of stop words
-    alone finds nothing.
+    With a query, hits hold at least one of its words in some form, or stand beside such a memory in
+    the same source (neighbour_of), and are ordered by score. A query is text in any script: nothing
+    in it is an operator. A blank one is none; one of stop words alone asks for those. A word that
+    none of the memories holds is looked for as the beginning of one, and with a typing error.
 
     query: at most 250,000 bytes, of which the first 64 different words are looked for.
-    filters: see Filters; all of them must hold.
+    filters: see Filters; all of them must hold. The words of phrases rank too; with exclude alone
+    the order is that of importance.
     include_context: whether hits carry their enhanced_context.
-    neighbours: whether memories beside a hit in the same source count.
+    neighbours: whether a word also counts, for less, for memories up to two places beside one in
+    the same source that holds it.
     distinct: of hits with equal contents (but for letter case and white space) only the most
     important; its duplicate_ids name the others. A list, without a query, shows every row.
     importance_weight: 0 .. 100, how much dynamic importance lifts a score: a tenth of it per point.
     limit: 1 .. 1000. offset: 0 .. 10,000, how many hits before these are left out.
     order: without a query, "importance" (default), "newest", "oldest" (by created_at) or
     "modified" (the last changed first). With a query it is refused: the order is by score.
-    as_of: the moment that dynamic importance and expiry are for, default now.
+    as_of: the moment that dynamic importance and expiry are for, and from which the times are seen
+    that the query speaks of ("last May"), default now.
+    meaning: 0 .. 1, the weight of what the query means against its words; 0 is words alone. It
+    needs an embedder (see connect), or query_embedding, a vector of the query, and embedding_model,
+    the name of what made it, as in add_memory. Hits may then hold none of its words.
 
-    Tracked as "search" accesses. Raises InvalidMemory naming the argument that is refused.
+    Tracked as "search" accesses, neighbours as "related". Raises InvalidArgument naming the
+    argument that is refused.
     """
     search = Search.checked(
         {
@@ -100,6 +113,9 @@ async def search_memories(
             "neighbours": neighbours,
             "distinct": distinct,
             "importance_weight": importance_weight,
+            "query_embedding": query_embedding,
+            "embedding_model": embedding_model,
+            "meaning": meaning,
             "limit": limit,
             "order": order,
             "offset": offset,
@@ -107,16 +123,49 @@ async def search_memories(
         }
     )
     now = moment(as_of)
+    _model(db, search)
     user = await find_user(db, user_id)
     if user is None:
         return []
-    hits = await _hits(db, user, now, search, search.limit, search.offset)
-    await track_reads(db, user, hits, "search", query=search.query)
+    vector = await _asked(db, search)
+    hits = await _hits(db, user, now, search, search.limit, search.offset, vector)
+    await track_reads(
+        db, user, [h for h in hits if h.neighbour_of is None], "search", query=search.words
+    )
+    await track_reads(
+        db, user, [h for h in hits if h.neighbour_of is not None], "related", query=search.words
+    )
     return hits
 
 
+def _model(db: Executor, search: Search) -> str | None:
+    """The model that the vector of the query is of. Raises InvalidArgument where it cannot be."""
+    vector, given = search.query_embedding, search.embedding_model
+    if vector is not None:
+        return model_of(db, vector, given, "query_embedding", InvalidArgument)
+    if given is not None:
+        raise InvalidArgument("embedding_model", "goes with query_embedding")
+    embedder = session_of(db).embedder
+    return embedder.model if embedder else None
+
+
+async def _asked(db: Executor, search: Search) -> list[float] | None:
+    """The vector of the query; None where words alone are to count, or the embedder fails."""
+    if search.meaning == 0:
+        return None
+    if search.query_embedding is not None or search.words is None:
+        return search.query_embedding
+    return await session_of(db).query_vector(search.words)
+
+
 async def _hits(
-    db: Executor, user: User, now: datetime, search: Search, limit: int, offset: int
+    db: Executor,
+    user: User,
+    now: datetime,
+    search: Search,
+    limit: int,
+    offset: int,
+    vector: list[float] | None,
 ) -> list[MemoryHit]:
     arguments = {
         "user_id": user.number,
@@ -127,16 +176,26 @@ async def _hits(
         "include_context": search.include_context,
         **search.arguments(),
     }
-    if search.query is not None:
-        return await fetch_many(
-            db,
-            "search_memories",
-            MemoryHit,
-            neighbours=search.neighbours,
-            distinct=search.distinct,
-            **_query_arguments(search.query),
-            **arguments,
-        )
+    spans = spans_of(search.words or "", now)
+    asks = search.words is not None or vector is not None
+    hits = asks and await fetch_many(
+        db,
+        "search_memories",
+        MemoryHit,
+        neighbours=search.neighbours,
+        distinct=search.distinct,
+        query=search.words or "",
+        query_embedding=vector,
+        embedding_model=_model(db, search),
+        meaning=search.meaning,
+        time_starts=[span.starts_at for span in spans] or None,
+        time_ends=[span.ends_at for span in spans],
+        term_limit=limits.QUERY_TERMS,
+        **arguments,
+    )
+    if hits or search.query is not None or vector is not None:
+        return [_as_written(hit) for hit in hits or ()]
+    # No query, or phrases of words that are in every sentence.
     if search.order in (None, "importance"):
         return await fetch_many(db, "list_memories", MemoryHit, **arguments)
     return await fetch_many(
@@ -147,6 +206,11 @@ async def _hits(
         modified=search.order == "modified",
         **arguments,
     )
+
+
+def _as_written(hit: MemoryHit) -> MemoryHit:
+    texts = (hit.content, *hit.tags, hit.category or "")
+    return hit.model_copy(update={"matched_terms": written_terms(hit.matched_terms, texts)})
 
 
 @with_filters
@@ -161,8 +225,8 @@ async def count_memories(
 ) -> int:
     """How many memories pass every filter and, with a query, hold at least one of its words.
 
-    Of a query also its phrases and exclusions are heeded. Memories that a search would find beside
-    a hit are not counted; those with equal contents are, each. filters and as_of: see
+    Memories that a search would find beside a hit, or in another spelling, are not counted; those
+    with equal contents are, each. filters and as_of: see
     search_memories. Not tracked.
     """
     count = Count.checked({"query": query, **filters})
@@ -170,11 +234,14 @@ async def count_memories(
     user = await find_user(db, user_id)
     if user is None:
         return 0
-    asked = _query_arguments(count.query or "")
-    if count.query is None:
-        asked["query"] = None
     found: int = await fetch_value(
-        db, "count_memories", user_id=user.number, as_of=now, **asked, **count.arguments()
+        db,
+        "count_memories",
+        user_id=user.number,
+        as_of=now,
+        query=count.query,
+        term_limit=limits.QUERY_TERMS,
+        **count.arguments(),
     )
     return found
 
@@ -191,6 +258,9 @@ async def explain_search(
     neighbours: bool = True,
     distinct: bool = True,
     importance_weight: float = 0.1,
+    query_embedding: Sequence[float] | None = None,
+    embedding_model: str | None = None,
+    meaning: float = 0.4,
     limit: int = 10,
     order: Order | None = None,
     offset: int = 0,
@@ -205,6 +275,9 @@ async def explain_search(
             "neighbours": neighbours,
             "distinct": distinct,
             "importance_weight": importance_weight,
+            "query_embedding": query_embedding,
+            "embedding_model": embedding_model,
+            "meaning": meaning,
             "limit": limit,
             "order": order,
             "offset": offset,
@@ -212,6 +285,7 @@ async def explain_search(
         }
     )
     number, now = check_memory_id(memory_id), moment(as_of)
+    _model(db, search)
     user = await find_user(db, user_id)
     findings = user and await fetch_one(
         db,
@@ -220,7 +294,8 @@ async def explain_search(
         user_id=user.number,
         as_of=now,
         memory_id=number,
-        **_query_arguments(search.query or ""),
+        query=search.words or "",
+        term_limit=limits.QUERY_TERMS,
         **search.arguments(),
     )
     if user is None or findings is None:
@@ -228,15 +303,21 @@ async def explain_search(
             is_returned=False, causes=("missing",), rank=None, matched_terms=(), hit=None
         )
     last = search.offset + search.limit
-    hits = await _hits(db, user, now, search, max(limits.HITS, last), 0)
+    vector = await _asked(db, search)
+    hits = await _hits(db, user, now, search, max(limits.HITS, last), 0, vector)
     rank, hit = next(((n, h) for n, h in enumerate(hits, 1) if h.id == number), (None, None))
     return SearchExplanation(
         is_returned=rank is not None and search.offset < rank <= last,
         causes=_causes(search, findings, hits, number, rank),
         rank=rank,
-        matched_terms=findings.matched_terms,
+        matched_terms=hit.matched_terms if hit else _terms_of(findings),
         hit=hit,
     )
+
+
+def _terms_of(findings: SearchFindings) -> tuple[str, ...]:
+    texts = (findings.content, findings.tags or "", findings.category or "")
+    return written_terms(findings.matched_terms, texts)
 
 
 def _causes(
@@ -257,10 +338,7 @@ def _causes(
         return ("cut",)
     if any(memory_id in hit.duplicate_ids for hit in hits):
         return ("distinct",)
-    if not findings.matched_terms:
-        return ("query",)
-    kept = {term for hit in hits for term in hit.matched_terms}
-    return ("common_words" if kept.isdisjoint(findings.matched_terms) else "cut",)
+    return ("cut" if findings.matched_terms else "query",)
 
 
 @with_filters
@@ -298,38 +376,3 @@ async def iterate_memories(
         page = ids[start : start + _PAGE]
         for memory in await memories_of(db, user, page, now, include_context=include_context):
             yield memory
-
-
-class Query(NamedTuple):
-    """What is asked: words to rank by, phrases that must be there, and what must not."""
-
-    words: str
-    phrases: list[str]
-    exclusions: list[str]
-
-
-def parse_query(text: str) -> Query:
-    """Take a query apart. The words of a phrase are ranked by too."""
-    phrases: list[str] = []
-    exclusions: list[str] = []
-
-    def part_of(match: re.Match[str]) -> str:
-        part = match["phrase"] if match["phrase"] is not None else match["word"]
-        if match["minus"]:
-            exclusions.append(part)
-            return ""
-        if match["phrase"] is not None:
-            phrases.append(part)
-        return part
-
-    return Query(_PART.sub(part_of, text), phrases, exclusions)
-
-
-def _query_arguments(query: str) -> dict[str, object]:
-    words, phrases, exclusions = parse_query(query)
-    return {
-        "query": words,
-        "term_limit": limits.QUERY_TERMS,
-        "phrases": phrases,
-        "exclusions": exclusions,
-    }

@@ -19,7 +19,7 @@ from typing import Final, Literal, TypeVar
 from pydantic import JsonValue, ValidationError
 from pydantic_core import to_jsonable_python
 
-from ltm_store.bulk import Batches, Draft, copy_links, related_to
+from ltm_store.bulk import Batches, Draft, copy_links, related_to, write_vectors
 from ltm_store.db.execute import (
     Executor,
     fetch_many,
@@ -29,6 +29,8 @@ from ltm_store.db.execute import (
 )
 from ltm_store.db.identity import User, ensure_user, find_user
 from ltm_store.db.transactions import Connection, begun
+from ltm_store.db.vectors import model_of
+from ltm_store.embeddings import exported_embeddings
 from ltm_store.errors import InvalidArgument, InvalidMemory
 from ltm_store.model.base import Arguments
 from ltm_store.model.memories import NewMemory
@@ -83,7 +85,7 @@ async def add_memories(
         raise InvalidArgument("on_error", 'should be "raise" or "skip"')
     user = await ensure_user(db, user_id, refresh=True)
     return await _in_locked_transaction(
-        db, user, memories, lambda connection: _add_all(connection, user, memories, on_error)
+        db, user, memories, lambda connection: _add_all(db, connection, user, memories, on_error)
     )
 
 
@@ -101,12 +103,16 @@ async def _in_locked_transaction(
 
     session = session_of(db)
     if isinstance(given, Sequence):
-        return await session.in_transaction(locked, unbounded=True)
-    async with session.transaction(unbounded=True) as connection:
-        return await locked(connection)
+        report = await session.in_transaction(locked, unbounded=True)
+    else:
+        async with session.transaction(unbounded=True) as connection:
+            report = await locked(connection)
+    session.note_contents(user.number, None)
+    return report
 
 
 async def _add_all(
+    db: Executor,
     connection: Connection,
     user: User,
     memories: Iterable[NewMemory | Given] | AsyncIterable[NewMemory | Given],
@@ -116,9 +122,8 @@ async def _add_all(
     index = 0
     async for given in _each(memories):
         try:
-            draft = Draft(
-                index, given if isinstance(given, NewMemory) else NewMemory.checked(given)
-            )
+            new = given if isinstance(given, NewMemory) else NewMemory.checked(given)
+            draft = Draft(index, _of_a_model(db, new))
         except InvalidMemory as error:
             if on_error == "raise":
                 await adding.write()  # of which one may be refused that stands before this one
@@ -129,6 +134,14 @@ async def _add_all(
     await adding.write()
     refused = sorted(adding.refused, key=lambda one: one.index)
     return adding.report().model_copy(update={"refused": tuple(refused)})
+
+
+def _of_a_model(db: Executor, new: NewMemory) -> NewMemory:
+    """The memory, with the model that its vector is of."""
+    if new.embedding is None:
+        return new
+    model = model_of(db, new.embedding, new.embedding_model, "embedding")
+    return new.model_copy(update={"embedding_model": model})
 
 
 class _Adding(Batches):
@@ -163,14 +176,17 @@ class _Adding(Batches):
             self.count(draft)
 
 
-async def export_user(db: Executor, user_id: UserId) -> AsyncIterator[dict[str, JsonValue]]:
+async def export_user(
+    db: Executor, user_id: UserId, *, with_embeddings: bool = False
+) -> AsyncIterator[dict[str, JsonValue]]:
     """Everything that is stored of a user's memories, a dict a memory, oldest id first.
 
     Each dict is a line of JSON Lines that import_user takes: the keywords of add_memory, an `id` of
     its own that the other lines' relationships speak of, and what happened since. What has the
     default is left out, and so are memories that have expired. It all is of one moment: a Database
     or a pool lends a connection until the end, a connection of yours should be in a REPEATABLE READ
-    transaction.
+    transaction. with_embeddings: with the vectors, which are long; without, they are made anew
+    where there is an embedder.
     """
     user = await find_user(db, user_id)
     if user is None:
@@ -193,8 +209,12 @@ async def export_user(db: Executor, user_id: UserId) -> AsyncIterator[dict[str, 
             )
             if not page:
                 return
+            vectors: Mapping[int, Mapping[str, object]] = {}
+            if with_embeddings:
+                numbers = [row.id for row in page]
+                vectors = await exported_embeddings(connection, user.number, numbers)
             for row in page:
-                yield _line(row, ids)
+                yield _line(row, ids, vectors.get(row.id, {}))
             after = page[-1].id
 
 
@@ -206,7 +226,7 @@ def _place(ids: list[int], memory_id: int | None) -> int | None:
     return index + 1 if index < len(ids) and ids[index] == memory_id else None
 
 
-def _line(row: ExportRow, ids: list[int]) -> dict[str, JsonValue]:
+def _line(row: ExportRow, ids: list[int], embeddings: Mapping[str, object]) -> dict[str, JsonValue]:
     related = {outgoing.target_memory_id for outgoing in row.outgoing}
     key = row.idempotency_key
     values: dict[str, object] = {
@@ -226,6 +246,7 @@ def _line(row: ExportRow, ids: list[int]) -> dict[str, JsonValue]:
             for outgoing in row.outgoing
             if (place := _place(ids, outgoing.target_memory_id))
         ),
+        "embeddings": embeddings,
     }
     values["adopted"] = not _can_be_added(values)
     defaults = ExportedMemory.model_fields
@@ -239,7 +260,9 @@ def _line(row: ExportRow, ids: list[int]) -> dict[str, JsonValue]:
 def _can_be_added(values: Given) -> bool:
     """Whether add_memory takes a line's values, and as they are."""
     try:
-        line = NewMemory.model_validate({name: values[name] for name in NewMemory.model_fields})
+        line = NewMemory.model_validate(
+            {name: values[name] for name in NewMemory.model_fields if name in values}
+        )
     except ValidationError:
         return False
     return (line.tags, line.metadata) == (values["tags"], values["metadata"])
@@ -412,6 +435,8 @@ class _Importing(Batches):
             tag_details=_as_json(() if draft.is_copied else line.tag_details),
             now=now,
         )
+        if line.embeddings and not draft.is_copied:
+            await write_vectors(self.connection, self.user, [draft])
 
     def _remember(self, draft: Draft) -> None:
         if (line_id := _line_of(draft).id) is not None:

@@ -15,6 +15,7 @@ from ltm_store.db.execute import (
     session_of,
 )
 from ltm_store.db.identity import ensure_user, find_user, forget_number
+from ltm_store.db.steps import has_embeddings
 from ltm_store.db.transactions import Connection
 from ltm_store.errors import InvalidArgument, InvalidMemory, Unavailable
 from ltm_store.model.transfer import ErasedRows, ErasureReport
@@ -141,6 +142,10 @@ async def forget_user(db: Executor, user_id: UserId) -> ErasureReport:
     async with session_of(db).transaction(unbounded=True) as connection:
         user = await find_user(connection, user_id)
         if user is not None:
+            if await has_embeddings(connection):
+                counts["ltm_embeddings"] = await fetch_value(
+                    connection, "forget_embeddings", user_id=user.number
+                )
             while await _erase_some(connection, user.number, counts):
                 pass
             counts[REPAIRS] = await fetch_value(connection, "forget_repairs", user_id=user.number)

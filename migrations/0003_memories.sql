@@ -8,13 +8,13 @@ IMMUTABLE
 PARALLEL SAFE
 RETURN CASE
     WHEN octet_length(content) <= 10000
-        THEN lower(btrim(regexp_replace(content, '\s+', ' ', 'g')))
+        THEN ltm_lower(btrim(regexp_replace(content, '\s+', ' ', 'g')))
     ELSE content
 END;
 
 COMMENT ON FUNCTION ltm_normalized_content(text) IS
-'A content in lower case, each run of white space as one space, none at the ends: what memories '
-'have in common that say the same. One of more than 10,000 bytes as it is.';
+'A content in lower case and NFC, each run of white space as one space, none at the ends: what '
+'memories have in common that say the same. One of more than 10,000 bytes as it is.';
 
 CREATE FUNCTION ltm_is_current(expires_at timestamptz, as_of timestamptz)
 RETURNS boolean
@@ -138,18 +138,16 @@ CREATE TABLE ltm_memories (
         )
     ) STORED,
     search_vector tsvector NOT NULL GENERATED ALWAYS AS (
-        setweight(
-            to_tsvector(
-                'ltm',
-                CASE
-                    WHEN octet_length(left(content, 200000)) <= 250000 THEN left(content, 200000)
-                    ELSE left(content, 60000)
-                END
+        ltm_words_vector('ltm', ltm_text_forms(content, ltm_lower(content), FALSE), FALSE)
+        || ltm_labels_vector(
+            'ltm',
+            ltm_text_forms(
+                ltm_labels(tags, category), ltm_lower(ltm_labels(tags, category)), FALSE
             ),
-            'A'
+            ltm_text_forms(
+                ltm_speaker(created_by), ltm_lower(ltm_speaker(created_by)), FALSE
+            )
         )
-        || setweight(jsonb_to_tsvector('ltm', coalesce(tags, '[]'), '["string"]'), 'D')
-        || setweight(to_tsvector('ltm', coalesce(category, '')), 'D')
     ) STORED,
     content_hash bigint NOT NULL GENERATED ALWAYS AS (
         hashtextextended(ltm_normalized_content(content), 0)
@@ -287,8 +285,9 @@ COMMENT ON COLUMN ltm_memories.importance_rank IS
 'ltm_memory_ranks: here each access would enter all indexes anew.';
 
 COMMENT ON COLUMN ltm_memories.search_vector IS
-'The words that a search finds, kept by the database: of the content (weight A; its first 200,000 '
-'characters, fewer where they are of many bytes), of tags and category (weight D).';
+'The words that a search finds, kept by the database: of the content (weight A, other forms B; '
+'its first 200,000 characters, fewer where they are of many bytes), of tags and category (weight '
+'D), and of who wrote it, with @ in front.';
 COMMENT ON COLUMN ltm_memories.content_hash IS
 'Hash of ltm_normalized_content(content), kept by the database: equal where two memories say '
 'the same.';

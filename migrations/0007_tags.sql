@@ -45,6 +45,6 @@ COMMENT ON COLUMN ltm_memory_tags.last_used IS 'When the tag was last given, UTC
 COMMENT ON INDEX ltm_memory_tags_pkey IS 'One row of one user.';
 
 CREATE UNIQUE INDEX ltm_memory_tags_memory_id_tag_name_key
-ON ltm_memory_tags (user_id, memory_id, lower(tag_name));
+ON ltm_memory_tags (user_id, memory_id, ltm_lower(tag_name));
 COMMENT ON INDEX ltm_memory_tags_memory_id_tag_name_key IS
 'The tags of a memory, each once in any letter case.';

@@ -89,6 +89,70 @@ ORDER BY
     p.detail COLLATE "C" ASC
 LIMIT $2;
 
+-- name: embedding_problems(model text, row_limit bigint) :many HealthProblem
+-- Memories that were set aside, stale vectors, and of a model what is missing and what others left.
+-- scope: all users
+-- needs: embeddings
+SELECT
+    p.check_name,
+    p.user_id,
+    p.subject,
+    p.detail
+FROM (
+    SELECT
+        'embedding_set_aside' AS check_name,
+        e.user_id,
+        format('ltm_memories %s', e.memory_id) AS subject,
+        format('%s: %s; it is tried again when its content is changed', e.model, e.note) AS detail
+    FROM ltm_embeddings AS e
+    WHERE e.note IS NOT NULL
+    UNION ALL
+    SELECT
+        'embeddings_stale',
+        NULL,
+        e.model,
+        format('%s memories were changed since: ltm-store embed', count(*))
+    FROM ltm_embeddings AS e
+    INNER JOIN ltm_memories AS m ON e.user_id = m.user_id AND e.memory_id = m.id
+    WHERE e.part = 0 AND e.embedding IS NOT NULL AND e.content_hash <> m.content_hash
+    GROUP BY e.model
+    UNION ALL
+    SELECT
+        'embeddings_missing',
+        NULL,
+        $1,
+        format('%s memories have no vector: ltm-store embed', count(*))
+    FROM ltm_memories AS m
+    WHERE
+        $1::text IS NOT NULL
+        AND ltm_is_current(m.expires_at, now())
+        AND NOT EXISTS (
+            SELECT 1
+            FROM ltm_embeddings AS e
+            WHERE
+                e.user_id = m.user_id
+                AND e.model = $1
+                AND e.memory_id = m.id
+                AND (e.embedding IS NOT NULL OR e.note IS NOT NULL)
+        )
+    HAVING count(*) > 0
+    UNION ALL
+    SELECT
+        'embeddings_unused',
+        NULL,
+        e.model,
+        format('%s vectors are of a model that is not this one''s: delete them', count(*))
+    FROM ltm_embeddings AS e
+    WHERE $1::text IS NOT NULL AND e.model NOT IN ($1, 'caller')
+    GROUP BY e.model
+) AS p
+ORDER BY
+    p.user_id ASC NULLS FIRST,
+    p.check_name COLLATE "C" ASC,
+    p.subject COLLATE "C" ASC,
+    p.detail COLLATE "C" ASC
+LIMIT $2;
+
 -- name: adoption_report(of_user_id bigint, row_limit bigint) :many RepairCount
 -- How often adoption repaired each column in each way, of all users or of one.
 -- scope: all users

@@ -54,7 +54,7 @@ WITH tagged AS (
         timezone('utc', $3),
         timezone('utc', $3)
     FROM unnest($2::bigint[]) AS i (id) CROSS JOIN unnest($4::text[]) AS n (tag_name)
-    ON CONFLICT (user_id, memory_id, lower(tag_name))
+    ON CONFLICT (user_id, memory_id, ltm_lower(tag_name))
     DO UPDATE SET
         usage_count = least(coalesce(t.usage_count, 1), 2147483646) + 1,
         last_used = greatest(t.last_used, excluded.last_used)

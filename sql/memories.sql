@@ -78,14 +78,16 @@ INNER JOIN ltm_memories AS m ON k.user_id = m.user_id AND k.memory_id = m.id;
 --     created_at timestamptz, parent_memory_id bigint, metadata text, expires_at timestamptz,
 --     idempotency_key text, tag_names text[], related_memory_ids bigint[], context_types text[],
 --     context_keys text[], context_values text[], context_confidences double precision[],
---     namespace text, key text, expires_after interval, external flag, replace flag
+--     namespace text, key text, expires_after interval, embedding real[], embedding_model text,
+--     external flag, replace flag
 -- ) :one Memory
 -- Store a memory with its contexts, tags and relationships, or find the one with this idempotency key.
 -- Where another has the key: find that one too, or replace it, if it is as this statement's snapshot
 -- shows it (seen), and so are its tags and contexts. If it is not, there is no row.
--- freed are the keys of memories that have expired; added is the memory; tagged, related and described
--- are its rows in the other tables, where it is new or replaced.
+-- freed are the keys of memories that have expired; added is the memory; tagged, related, described and
+-- embedded are its rows in the other tables, where it is new or replaced.
 -- repeatable: if idempotency_key
+-- needs: embeddings if embedding
 WITH
 -- if idempotency_key or key
 freed AS (
@@ -234,7 +236,7 @@ untagged AS (
         t.user_id = $1
         AND t.memory_id = a.id
         AND a.outcome = 'replaced'
-        AND lower(t.tag_name) <> all(lower(coalesce($20::text[], '{}')::text)::text[])
+        AND ltm_lower(t.tag_name) <> all(ltm_lower(coalesce($20::text[], '{}')::text)::text[])
 ),
 
 respelt AS (
@@ -245,7 +247,7 @@ respelt AS (
         t.user_id = $1
         AND t.memory_id = a.id
         AND a.outcome = 'replaced'
-        AND lower(t.tag_name) = lower(n.tag_name)
+        AND ltm_lower(t.tag_name) = ltm_lower(n.tag_name)
         AND t.tag_name <> n.tag_name
 ),
 
@@ -268,6 +270,34 @@ tagged AS (
     FROM added AS a CROSS JOIN unnest($20::text[]) AS t (tag_name)
     WHERE a.outcome <> 'existing'
     ON CONFLICT DO NOTHING
+),
+-- end if
+
+-- if embedding
+embedded AS (
+    INSERT INTO ltm_embeddings (
+        user_id, memory_id, model, dimensions, embedding, content_hash, embedded_at
+    )
+    SELECT
+        $1,
+        a.id,
+        $30,
+        cardinality($29::real[]),
+        ltm_embedding($29),
+        hashtextextended(ltm_normalized_content($3), 0),
+        $2
+    FROM added AS a
+    WHERE a.outcome <> 'existing'
+    -- if replace
+    ON CONFLICT (user_id, model, memory_id, part)
+    DO UPDATE SET
+        dimensions = excluded.dimensions,
+        embedding = excluded.embedding,
+        content_hash = excluded.content_hash,
+        embedded_at = excluded.embedded_at,
+        claimed_until = NULL,
+        note = NULL
+-- end if
 ),
 -- end if
 
@@ -617,7 +647,7 @@ untagged AS (
         t.user_id = $1
         AND t.memory_id = l.id
         -- An array in lower case: as text, so that it is not taken apart and put together again.
-        AND NOT lower(t.tag_name) = any(lower($22::text[]::text)::text[])
+        AND NOT ltm_lower(t.tag_name) = any(ltm_lower($22::text[]::text)::text[])
 ),
 
 tagged AS (
@@ -629,7 +659,7 @@ tagged AS (
         timezone('utc', $3),
         timezone('utc', $3)
     FROM locked AS l CROSS JOIN unnest($22::text[]) AS n (tag_name)
-    ON CONFLICT (user_id, memory_id, lower(tag_name))
+    ON CONFLICT (user_id, memory_id, ltm_lower(tag_name))
     DO UPDATE SET tag_name = excluded.tag_name WHERE t.tag_name <> excluded.tag_name
 ),
 -- end if

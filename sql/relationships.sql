@@ -552,12 +552,14 @@ HAVING count(*) > 0;
 
 -- name: suggest_relationships(
 --     user_id bigint, memory_id bigint, as_of timestamptz, holder_limit bigint, word_limit bigint,
---     row_limit bigint
+--     row_limit bigint, model text, near_limit bigint
 -- ) :many Suggestion
 -- Memories that share with one what few memories of the user have, those that share the most first.
 -- features are the tags, people, words and source of the memory; holders are the memories that have
 -- each, found through its own index; rare weighs the features that few hold; scored adds up what each
--- other memory shares, and the last step leaves out those that are related already.
+-- other memory shares. near is what means much the same as few others do, which counts as much as what
+-- so few share. The last step leaves out those that are related already.
+-- needs: embeddings if model
 WITH origin AS MATERIALIZED (
     SELECT
         m.tags,
@@ -571,12 +573,12 @@ WITH origin AS MATERIALIZED (
 features AS MATERIALIZED (
     SELECT
         'tag' AS kind,
-        lower(e.tag) AS term,
+        ltm_lower(e.tag) AS term,
         min(e.tag COLLATE "C") AS shown
     FROM origin AS o
     CROSS JOIN
         LATERAL jsonb_array_elements_text(ltm_as_array(o.tags)) AS e (tag)
-    GROUP BY lower(e.tag)
+    GROUP BY ltm_lower(e.tag)
     UNION ALL
     SELECT
         'participant' AS kind,
@@ -656,7 +658,7 @@ holders AS MATERIALIZED (
             WHERE
                 m.user_id = $1
                 AND ltm_search_terms(m.user_id, m.search_vector)
-                @> ARRAY[$1::bigint || ':' || f.term]
+                @@ ltm_any_term($1, ARRAY[f.term])
             LIMIT $4::bigint + 1
         ) AS h
     WHERE f.kind = 'word'
@@ -714,16 +716,67 @@ scored AS MATERIALIZED (
     INNER JOIN rare AS r ON h.kind = r.kind AND h.term = r.term
     WHERE h.id <> $2
     GROUP BY h.id
+),
+
+-- if model
+measured AS MATERIALIZED (
+    SELECT
+        e.memory_id AS id,
+        max(ltm_cosine(e.embedding, p.embedding)) AS meaning_score
+    FROM ltm_embeddings AS p
+    INNER JOIN ltm_embeddings AS e
+        ON e.user_id = $1 AND p.model = e.model AND p.dimensions = e.dimensions
+    WHERE p.user_id = $1 AND p.memory_id = $2 AND p.model = $7 AND p.part = 0 AND e.memory_id <> $2
+    GROUP BY e.memory_id
+),
+
+-- How near is near differs between models: what stands out by three standard deviations.
+near AS MATERIALIZED (
+    SELECT
+        d.id,
+        d.meaning_score,
+        ltm_idf((SELECT n.memories FROM size AS n), $8) AS weight
+    FROM measured AS d
+    CROSS JOIN (
+        SELECT avg(c.meaning_score) + 3 * stddev_pop(c.meaning_score) AS bound
+        FROM measured AS c
+    ) AS b
+    WHERE d.meaning_score >= least(b.bound, 0.9)
+    ORDER BY d.meaning_score DESC, d.id DESC
+    LIMIT $8
+),
+-- end if
+
+suggested AS (
+    SELECT
+        s.*,
+        NULL::double precision AS meaning_score
+    FROM scored AS s
+    -- if model
+    WHERE FALSE
+    UNION ALL
+    SELECT
+        coalesce(s.id, n.id) AS id,
+        coalesce(s.score, 0) + coalesce(n.weight * n.meaning_score, 0) AS score,
+        s.source_id,
+        s.tags,
+        s.participants,
+        s.words,
+        n.meaning_score
+    FROM scored AS s
+    FULL JOIN near AS n ON s.id = n.id
+    -- end if
 )
 
 SELECT
     s.score,
     s.source_id,
+    s.meaning_score,
     coalesce(s.tags, '{}') AS tags,
     coalesce(s.participants, '{}') AS participants,
     coalesce(s.words, '{}') AS words,
     ltm_memory_summary(m.id, m.content, m.memory_type, m.importance_score)::text AS related_memory
-FROM scored AS s
+FROM suggested AS s
 INNER JOIN ltm_memories AS m ON m.user_id = $1 AND m.id = s.id
 WHERE
     m.is_archived IS NOT TRUE

@@ -5,6 +5,7 @@
 --     source_type text, source_id text, min_importance integer, min_confidence double precision,
 --     created_after timestamptz, created_before timestamptz, accessed_after timestamptz,
 --     tags text, tags_any text, tags_none text, context_data text, metadata text, created_by text,
+--     phrases text[], exclude text[],
 --     modified_after timestamptz, memory_types text[], categories text[], source_types text[],
 --     source_ids text[], creators text[], metadata_path jsonpath, metadata_variables text,
 --     namespace text, namespaces text[], namespace_prefix text, key_prefix text
@@ -59,6 +60,18 @@ WHERE
     AND ltm_user_context(m.user_id, m.context_data)
     @> jsonb_build_object(:user_id::bigint::text, :context_data::text::jsonb)
     -- end if
+    -- if phrases
+    AND ltm_phrases_held(
+        'ltm', m.search_vector, m.content, :phrases,
+        (SELECT ltm_phrase_queries('ltm', :phrases::text[]))
+    ) = cardinality(:phrases::text[])
+    -- end if
+    -- if exclude
+    AND ltm_phrases_held(
+        'ltm', m.search_vector, m.content, :exclude,
+        (SELECT ltm_phrase_queries('ltm', :exclude::text[]))
+    ) = 0
+    -- end if
     -- if metadata_path
     -- The variables by a subquery: read once, not for each row.
     AND jsonb_path_exists(
@@ -94,39 +107,25 @@ WHERE
     AND TRUE;
 
 -- query: query_words(query text, term_limit bigint)
-SELECT u.lexeme
-FROM unnest(to_tsvector('ltm', :query)) AS u
-ORDER BY u.positions[1], u.lexeme COLLATE "C"
+-- The words of a query in their order, each with what it counts.
+SELECT
+    u.lexeme,
+    array_to_tsvector(ARRAY[u.lexeme])::text::tsquery AS anywhere,
+    (array_to_tsvector(ARRAY[u.lexeme])::text || ':A')::tsquery AS as_written,
+    (array_to_tsvector(ARRAY[u.lexeme])::text || ':B')::tsquery AS as_form,
+    CASE WHEN u.weights[1] = 'B' THEN 0.5 ELSE 1 END::double precision AS weight,
+    row_number() OVER (ORDER BY u.positions[1], u.lexeme COLLATE "C")::integer AS place
+FROM
+    unnest(
+        ltm_words_vector('ltm', ltm_text_forms(:query::text, ltm_lower(:query), TRUE), TRUE)
+    ) AS u
+ORDER BY place
 LIMIT :term_limit;
 
--- query: demanded(phrases text[], exclusions text[])
-SELECT
-    string_agg('(' || t.phrase::text || ')', ' & ') FILTER (WHERE t.is_wanted)::tsquery AS phrases,
-    string_agg('(' || t.phrase::text || ')', ' | ') FILTER (WHERE NOT t.is_wanted)::tsquery
-        AS exclusions
-FROM (
-    SELECT
-        phraseto_tsquery('ltm', p.words) AS phrase,
-        p.is_wanted
-    FROM (
-        SELECT
-            unnest(:phrases::text[]) AS words,
-            TRUE AS is_wanted
-        UNION ALL
-        SELECT
-            unnest(:exclusions::text[]) AS words,
-            FALSE AS is_wanted
-    ) AS p
-) AS t
-WHERE numnode(t.phrase) > 0;
-
 -- query: user_size(user_id bigint)
--- Beyond 10,000 memories their number matters little.
 SELECT count(*) AS memories
-FROM (
-    SELECT 1 FROM ltm_memories AS m
-    WHERE m.user_id = :user_id LIMIT 10000
-) AS x;
+FROM ltm_memories AS m
+WHERE m.user_id = :user_id;
 
 -- name: list_memories(
 --     user_id bigint, as_of timestamptz, row_limit bigint, importance_weight double precision,
@@ -228,23 +227,15 @@ LIMIT $3;
 -- How many memories pass the filters and, where there is a query, hold a word of it.
 SELECT count(*) AS memories
 FROM ltm_memories AS m
--- if query
-CROSS JOIN (
-    SELECT NULL  -- query: demanded
-) AS d
--- end if
 WHERE
     m.user_id = $1
     -- if query
-    AND ltm_search_terms(m.user_id, m.search_vector)
-    && (
-        SELECT array_agg($1::bigint || ':' || a.lexeme)
+    AND ltm_search_terms(m.user_id, m.search_vector) @@ (
+        SELECT ltm_any_term($1, array_agg(a.lexeme))
         FROM (
             SELECT NULL  -- query: query_words
         ) AS a
     )
-    AND (d.phrases IS NULL OR m.search_vector @@ d.phrases)
-    AND (d.exclusions IS NULL OR NOT m.search_vector @@ d.exclusions)
     -- end if
     AND TRUE;  -- conditions: filters
 
@@ -271,197 +262,547 @@ WHERE
 
 -- name: search_memories(
 --     user_id bigint, as_of timestamptz, row_limit bigint, importance_weight double precision,
---     include_context boolean, neighbours boolean, row_offset bigint, distinct flag
+--     include_context boolean, neighbours boolean, row_offset bigint, query_embedding real[],
+--     embedding_model text, meaning double precision, time_starts timestamptz[],
+--     time_ends timestamptz[], distinct flag,
+--     include_archived flag
 -- ) :many MemoryHit
--- Memories that hold words of the query, by how rare those are among the user's memories.
--- asked and demanded read the query; candidates are found by one scan of the index of words and
--- matched word by word; frequencies, kept and own weigh them; lent passes weight to their neighbours
--- in the source; pool is what may be returned, ranked with its importance; of equal contents the most
--- important stays, and of the best the last step reads the whole rows.
+-- Memories that hold words of the query, by how rare those are, and those that mean what it means.
+-- asked reads the query. One word that many memories hold is found on a walk of the order of importance;
+-- else one scan of the index of words finds who holds which word (held), those held nowhere are looked
+-- for in other spellings (other_words), frequencies weigh them, and own adds up what a memory holds
+-- itself. The best lend their words to their neighbours in the source (beside, lifted). scored is what
+-- the words find, with its text score. With a vector, nearest is what means most nearly the same (of
+-- what is measured), and fused adds up both for the best of each (gathered). What is of the time that was asked for counts twice (timed).
+-- Then importance lifts it, of equal contents the most important stays, and of the best the last step
+-- reads the whole rows.
+-- needs: embeddings if query_embedding
 WITH asked AS MATERIALIZED (
     SELECT
-        q.lexeme,
-        q.quoted::tsquery AS anywhere,
-        (q.quoted || ':A')::tsquery AS in_content
+        a.*,
+        ltm_any_term($1, ARRAY[a.lexeme]) AS term,
+        (
+            SELECT TRUE
+            FROM ltm_memories AS m
+            WHERE
+                (m.user_id = $1) IS TRUE
+                AND ltm_search_terms(m.user_id, m.search_vector)
+                @@ ltm_any_term($1, ARRAY['@' || a.lexeme])
+            LIMIT 1
+        ) IS TRUE AS is_speaker
     FROM (
-        SELECT
-            u.lexeme,
-            '''' || replace(replace(u.lexeme, '\', '\\'), '''', '''''') || '''' AS quoted
-        FROM (
-            SELECT NULL  -- query: query_words
-        ) AS u
-    ) AS q
+        SELECT NULL  -- query: query_words
+    ) AS a
 ),
 
-demanded AS MATERIALIZED (
-    SELECT NULL  -- query: demanded
+-- Who is named in the query, as the memories hold who wrote them.
+named AS MATERIALIZED (
+    SELECT string_agg(array_to_tsvector(ARRAY['@' || a.lexeme])::text, ' | ')::tsquery AS speakers
+    FROM asked AS a
+    WHERE a.is_speaker
 ),
 
--- The index of words holds the user in each of its keys.
-candidates AS MATERIALIZED (
+-- if not include_archived
+-- One word counts the same wherever it is written: the most important ones that hold it are the best,
+-- unless importance counts so much, or who wrote them, that others could come before.
+walked AS MATERIALIZED (
+    SELECT
+        m.id AS group_key,  -- if not distinct
+        m.content_hash AS group_key,  -- if distinct
+        ARRAY[m.importance_rank, m.id] AS full_rank
+    FROM (
+        SELECT m.*
+        FROM ltm_memories AS m
+        WHERE
+            m.user_id = $1
+            AND m.is_archived IS NOT TRUE
+            AND (SELECT count(*) = 1 AND NOT bool_or(a.is_speaker) FROM asked AS a)
+            AND $4::double precision < 0.4
+            AND FALSE  -- if query_embedding or time_starts
+        ORDER BY m.importance_rank DESC, m.id DESC
+        LIMIT 30 * ($3::bigint + $7::bigint)
+    ) AS m
+    WHERE
+        m.search_vector @@ (SELECT a.as_written FROM asked AS a)
+        AND TRUE  -- conditions: filters
+),
+
+known AS MATERIALIZED (
+    SELECT count(DISTINCT w.group_key) >= $3 + $7 AS is_enough
+    FROM walked AS w
+),
+-- end if
+
+-- The index of words holds the user in each of its keys; another look at all memories of the user
+-- would only cost time, hence IS TRUE.
+found AS MATERIALIZED (
     SELECT
         m.id,
-        m.source_id,
-        m.source_position,
-        m.search_vector,
-        (
-            (d.phrases IS NULL OR m.search_vector @@ d.phrases)
-            AND (d.exclusions IS NULL OR NOT m.search_vector @@ d.exclusions)
-            AND TRUE  -- conditions: filters
-        ) AS passes
-    FROM ltm_memories AS m
-    CROSS JOIN demanded AS d
+        m.importance_rank,
+        m.content_hash,
+        m.source_position IS NOT NULL AND m.source_id IS NOT NULL AS has_place,
+        m.search_vector @@ (SELECT n.speakers FROM named AS n) IS TRUE AS is_named,
+        a.place,
+        a.weight * CASE
+            WHEN m.search_vector @@ a.as_written THEN 1
+            WHEN m.search_vector @@ a.as_form THEN 0.7
+            ELSE 0.5
+        END::double precision AS weight
+    FROM asked AS a
+    INNER JOIN ltm_memories AS m
+        ON ltm_search_terms(m.user_id, m.search_vector) @@ a.term
     WHERE
-        m.user_id = $1
-        AND ltm_search_terms(m.user_id, m.search_vector)
-        && (SELECT array_agg($1::bigint || ':' || a.lexeme) FROM asked AS a)
+        (m.user_id = $1) IS TRUE
+        AND NOT (SELECT k.is_enough FROM known AS k)  -- if not include_archived
+        AND TRUE  -- conditions: filters
 ),
 
-matched AS MATERIALIZED (
+-- What the user's memories hold instead of a word that none of them holds.
+other_words AS MATERIALIZED (
     SELECT
-        c.id,
-        c.source_id,
-        c.source_position,
-        c.passes,
-        a.lexeme,
-        CASE WHEN c.search_vector @@ a.in_content THEN 1.0 ELSE 0.5 END::double precision AS weight
-    FROM candidates AS c
-    CROSS JOIN asked AS a
-    WHERE c.search_vector @@ a.anywhere
+        a.place,
+        o.lexeme,
+        array_to_tsvector(ARRAY[o.lexeme])::text::tsquery AS anywhere
+    FROM asked AS a
+    CROSS JOIN
+        LATERAL (
+            SELECT u.lexeme
+            FROM (
+                SELECT m.search_vector
+                FROM ltm_memories AS m
+                WHERE
+                    (m.user_id = $1) IS TRUE
+                    AND ltm_search_terms(m.user_id, m.search_vector) @@ (
+                        (ltm_any_term($1, ARRAY[left(a.lexeme, 3)])::text || ':*')::tsquery
+                    )
+                ORDER BY m.id DESC
+                LIMIT 500
+            ) AS m
+            CROSS JOIN LATERAL unnest(tsvector_to_array(m.search_vector)) AS u (lexeme)
+            WHERE starts_with(u.lexeme, left(a.lexeme, 3)) AND ltm_is_near(a.lexeme, u.lexeme)
+            GROUP BY u.lexeme
+            ORDER BY u.lexeme COLLATE "C"
+            LIMIT 20
+        ) AS o
+    WHERE
+        char_length(a.lexeme) >= 4
+        AND a.weight = 1
+        AND a.lexeme !~ '[0-9]'
+        AND NOT a.is_speaker
+        AND NOT (SELECT k.is_enough FROM known AS k)  -- if not include_archived
+        AND NOT EXISTS (
+            SELECT 1 FROM found AS f
+            WHERE f.place = a.place
+        )
 ),
 
-size AS MATERIALIZED (
-    SELECT NULL  -- query: user_size
+held AS (
+    SELECT f.* FROM found AS f
+    UNION ALL
+    SELECT
+        m.id,
+        m.importance_rank,
+        m.content_hash,
+        m.source_position IS NOT NULL AND m.source_id IS NOT NULL AS has_place,
+        m.search_vector @@ (SELECT n.speakers FROM named AS n) IS TRUE AS is_named,
+        a.place,
+        0.3 AS weight
+    FROM ltm_memories AS m
+    CROSS JOIN
+        LATERAL (
+            SELECT DISTINCT o.place
+            FROM other_words AS o
+            WHERE m.search_vector @@ o.anywhere
+            ORDER BY o.place
+        ) AS a
+    WHERE
+        (m.user_id = $1) IS TRUE
+        AND ltm_search_terms(m.user_id, m.search_vector)
+        @@ (SELECT ltm_any_term($1, array_agg(o.lexeme)) FROM other_words AS o)
+        AND TRUE  -- conditions: filters
 ),
 
--- How rare a word is does not depend on the filters.
+-- Of one word alone it does not matter how rare it is.
 frequencies AS MATERIALIZED (
     SELECT
-        f.lexeme,
-        ltm_idf(n.memories, f.holders) AS idf,
-        f.holders > greatest(n.memories / 2, 100) AS is_common
+        f.place,
+        CASE
+            WHEN count(*) OVER () = 1 THEN 1
+            ELSE ltm_idf(
+                (
+                    SELECT NULL  -- query: user_size
+                ),
+                f.holders
+            )
+        END AS idf
     FROM (
         SELECT
-            w.lexeme,
+            h.place,
             count(*) AS holders
-        FROM matched AS w
-        GROUP BY w.lexeme
+        FROM held AS h
+        GROUP BY h.place
     ) AS f
-    CROSS JOIN size AS n
-),
-
--- A word of most memories says nothing where a rarer one is found.
-kept AS MATERIALIZED (
-    SELECT
-        f.lexeme,
-        f.idf
-    FROM frequencies AS f
-    WHERE NOT f.is_common OR NOT EXISTS (
-        SELECT 1 FROM frequencies AS g
-        WHERE NOT g.is_common
-    )
 ),
 
 own AS MATERIALIZED (
     SELECT
-        w.id,
-        w.source_id,
-        w.source_position,
-        w.passes,
-        sum(k.idf * w.weight ORDER BY k.lexeme COLLATE "C") AS own_score,
-        array_agg(k.lexeme ORDER BY k.lexeme COLLATE "C") AS matched_terms
-    FROM matched AS w
-    INNER JOIN kept AS k ON w.lexeme = k.lexeme
-    GROUP BY w.id, w.source_id, w.source_position, w.passes
+        h.id,
+        h.importance_rank,
+        h.content_hash,
+        h.has_place,
+        CASE WHEN h.is_named THEN 1.6 ELSE 1 END::double precision AS naming,
+        sum(h.weight * f.idf) AS score
+    FROM held AS h
+    INNER JOIN frequencies AS f ON h.place = f.place
+    GROUP BY h.id, h.importance_rank, h.content_hash, h.has_place, h.is_named
 ),
 
--- Neighbouring turns of one source lend weight to each other: answers follow questions.
-lent AS MATERIALIZED (
-    SELECT
-        m.id,
-        sum(l.own_score * o.share ORDER BY o.step) AS lent_score
-    FROM (
-        SELECT
-            w.own_score,
-            w.source_id,
-            w.source_position
-        FROM own AS w
-        WHERE $6 AND w.source_position IS NOT NULL
-        ORDER BY w.own_score DESC, w.id DESC
-        LIMIT 200
-    ) AS l
-    CROSS JOIN (VALUES (1, 0.5), (-1, 0.3), (2, 0.2), (-2, 0.1)) AS o (step, share)
-    INNER JOIN ltm_memories AS m
-        ON
-            m.user_id = $1
-            AND m.source_id = l.source_id
-            AND m.source_position = l.source_position + o.step
-    GROUP BY m.id
-),
-
--- The best, and those that only stand beside one (at most 800), of which it is not known yet
--- whether they pass.
-pool AS MATERIALIZED (
-    SELECT
-        t.id,
-        sum(t.score ORDER BY t.is_lent)::double precision AS text_score,
-        coalesce(max(t.matched_terms), '{}') AS matched_terms
-    FROM (
-        SELECT
-            w.id,
-            FALSE AS is_lent,
-            w.own_score AS score,
-            w.matched_terms,
-            w.passes
-        FROM own AS w
-        UNION ALL
-        SELECT
-            l.id,
-            TRUE AS is_lent,
-            l.lent_score AS score,
-            NULL AS matched_terms,
-            NULL AS passes
-        FROM lent AS l
-    ) AS t
-    GROUP BY t.id
-    HAVING bool_and(t.passes) IS NOT FALSE
-    ORDER BY sum(t.score ORDER BY t.is_lent) DESC, t.id DESC
-    LIMIT greatest(200, $3::bigint + $7::bigint) + 800
-),
-
-ranked AS (
+-- Neighbouring turns of one source lend words to each other: answers follow questions.
+beside AS MATERIALIZED (
     SELECT
         m.id,
         m.importance_rank,
-        p.text_score,
-        p.matched_terms,
-        d.dynamic_importance,
-        b.boost,
-        p.text_score * b.boost AS score,
-        array_agg(m.id) OVER (PARTITION BY m.content_hash) AS equal_ids,  -- if distinct
-        row_number() OVER (  -- if distinct
-            PARTITION BY m.content_hash ORDER BY m.importance_rank DESC, m.id DESC  -- if distinct
-        ) AS place,  -- if distinct
-        m.user_id
-    FROM pool AS p
-    INNER JOIN ltm_memories AS m ON m.user_id = $1 AND m.id = p.id
-    CROSS JOIN demanded AS q
+        m.content_hash,
+        CASE
+            WHEN m.search_vector @@ (SELECT n.speakers FROM named AS n) THEN 1.6 ELSE 1
+        END::double precision AS naming,
+        l.id AS lender_id,
+        o.share,
+        o.share * l.score AS lent_score
+    FROM (
+        SELECT
+            w.id,
+            w.score,
+            w.naming * w.score AS own_score
+        FROM own AS w
+        WHERE $6 AND w.has_place
+        ORDER BY own_score DESC, w.id DESC
+        LIMIT 50
+    ) AS l
+    INNER JOIN ltm_memories AS s ON s.user_id = $1 AND l.id = s.id
+    CROSS JOIN (VALUES (1, 0.7), (-1, 0.5), (2, 0.4), (-2, 0.3)) AS o (step, share)
+    INNER JOIN ltm_memories AS m
+        ON
+            m.user_id = $1
+            AND m.source_id = s.source_id
+            AND m.source_position = s.source_position + o.step
+            AND TRUE  -- conditions: filters
+),
+
+lifted AS MATERIALIZED (
+    SELECT
+        p.id,
+        sum(p.score ORDER BY p.place) AS score
+    FROM (
+        SELECT
+            v.id,
+            v.place,
+            max(v.score) AS score
+        FROM (
+            SELECT
+                b.id,
+                h.place,
+                b.share * h.weight * f.idf AS score
+            FROM beside AS b
+            INNER JOIN held AS h ON b.lender_id = h.id
+            INNER JOIN frequencies AS f ON h.place = f.place
+            UNION ALL
+            SELECT
+                h.id,
+                h.place,
+                h.weight * f.idf AS score
+            FROM held AS h
+            INNER JOIN frequencies AS f ON h.place = f.place
+            WHERE h.id IN (SELECT b.id FROM beside AS b)
+        ) AS v
+        GROUP BY v.id, v.place
+    ) AS p
+    GROUP BY p.id
+),
+
+scored AS MATERIALIZED (
+    SELECT
+        w.id,
+        w.importance_rank,
+        w.content_hash,
+        w.naming * coalesce(l.score, w.score) AS text_score,
+        NULL::bigint AS neighbour_of
+    FROM own AS w
+    LEFT JOIN lifted AS l ON w.id = l.id
+    UNION ALL
+    (
+        SELECT DISTINCT ON (b.id)
+            b.id,
+            b.importance_rank,
+            b.content_hash,
+            b.naming * l.score AS text_score,
+            b.lender_id AS neighbour_of
+        FROM beside AS b
+        INNER JOIN lifted AS l ON b.id = l.id
+        WHERE
+            NOT EXISTS (
+                SELECT 1 FROM own AS w
+                WHERE w.id = b.id
+            )
+        ORDER BY b.id ASC, b.lent_score DESC, b.lender_id DESC
+    )
+    -- if not include_archived
+    UNION ALL
+    SELECT
+        m.id,
+        m.importance_rank,
+        m.content_hash,
+        1 AS text_score,
+        NULL::bigint AS neighbour_of
+    FROM (
+        SELECT w.group_key
+        FROM walked AS w
+        WHERE (SELECT k.is_enough FROM known AS k)
+        GROUP BY w.group_key
+        ORDER BY max(w.full_rank) DESC
+        LIMIT $3::bigint + $7::bigint
+    ) AS w
+    INNER JOIN ltm_memories AS m
+        ON
+            m.user_id = $1
+            AND m.id = w.group_key  -- if not distinct
+            AND m.content_hash = w.group_key  -- if distinct
+    WHERE
+        m.search_vector @@ (SELECT a.as_written FROM asked AS a)
+        AND TRUE  -- conditions: filters
+-- end if
+),
+
+-- if query_embedding
+worded AS MATERIALIZED (
+    SELECT s.* FROM scored AS s
+    ORDER BY s.text_score DESC, s.importance_rank DESC, s.id DESC
+    LIMIT greatest(300, $3::bigint + $7::bigint)
+),
+
+-- Of a long content the nearest part counts.
+measured AS MATERIALIZED (
+    SELECT
+        e.memory_id,
+        e.content_hash,
+        ltm_cosine(e.embedding, (SELECT ltm_embedding($8::real[]))) AS meaning_score
+    FROM ltm_embeddings AS e
+    WHERE e.user_id = $1 AND e.model = $9 AND e.dimensions = cardinality($8::real[])
+),
+
+-- The nearest first, each is looked at whether it passes until there are enough. A vector of a content
+-- that was changed since does not.
+nearest AS MATERIALIZED (
+    SELECT
+        m.id,
+        m.importance_rank,
+        m.content_hash,
+        v.meaning_score
+    FROM (
+        SELECT
+            d.memory_id,
+            d.content_hash,
+            max(d.meaning_score) AS meaning_score
+        FROM measured AS d
+        GROUP BY d.memory_id, d.content_hash
+        ORDER BY meaning_score DESC, d.memory_id DESC
+    ) AS v
     CROSS JOIN
         LATERAL (
-            SELECT ltm_dynamic_importance(m.importance_rank, $2) AS dynamic_importance
+            SELECT
+                m.id,
+                m.importance_rank,
+                m.content_hash
+            FROM ltm_memories AS m
+            WHERE
+                m.user_id = $1
+                AND m.id = v.memory_id
+                AND m.content_hash = v.content_hash
+                AND TRUE  -- conditions: filters
+            LIMIT 1
+        ) AS m
+    ORDER BY v.meaning_score DESC, v.memory_id DESC
+    LIMIT greatest(200, $3::bigint + $7::bigint)
+),
+
+gathered AS MATERIALIZED (
+    SELECT
+        w.id,
+        w.importance_rank,
+        w.content_hash,
+        w.text_score,
+        w.neighbour_of,
+        (
+            SELECT max(ltm_cosine(e.embedding, (SELECT ltm_embedding($8::real[]))))
+            FROM ltm_embeddings AS e
+            WHERE
+                e.user_id = $1
+                AND e.model = $9
+                AND e.memory_id = w.id
+                AND e.content_hash = w.content_hash
+                AND e.dimensions = cardinality($8::real[])
+        ) AS meaning_score
+    FROM worded AS w
+    UNION ALL
+    SELECT
+        n.id,
+        n.importance_rank,
+        n.content_hash,
+        0 AS text_score,
+        NULL AS neighbour_of,
+        n.meaning_score
+    FROM nearest AS n
+    WHERE NOT EXISTS (
+        SELECT 1 FROM worded AS w
+        WHERE w.id = n.id
+    )
+),
+
+-- What has no vector yet counts as the last of the nearest.
+fused AS MATERIALIZED (
+    SELECT
+        b.id,
+        b.importance_rank,
+        b.content_hash,
+        b.text_score,
+        b.neighbour_of,
+        b.meaning_score,
+        (1 - $10::double precision) * coalesce(b.text_score / t.text_score, 0)
+        + $10 * coalesce(coalesce(b.meaning_score, t.least) / t.meaning_score, 0) AS points
+    FROM gathered AS b
+    CROSS JOIN (
+        SELECT
+            nullif(max(c.text_score), 0) AS text_score,
+            nullif(greatest(max(c.meaning_score), 0), 0) AS meaning_score,
+            (SELECT min(n.meaning_score) FROM nearest AS n) AS least
+        FROM gathered AS c
+    ) AS t
+),
+-- end if
+
+pool AS NOT MATERIALIZED (
+    SELECT
+        s.id,
+        s.importance_rank,
+        s.content_hash,
+        s.text_score,
+        s.neighbour_of,
+        NULL::double precision AS meaning_score,
+        s.text_score AS points
+    FROM scored AS s
+    -- if query_embedding
+    WHERE FALSE
+    UNION ALL
+    SELECT
+        f.id,
+        f.importance_rank,
+        f.content_hash,
+        f.text_score,
+        f.neighbour_of,
+        f.meaning_score,
+        f.points
+    FROM fused AS f
+    -- end if
+),
+
+-- if time_starts
+timed AS MATERIALIZED (
+    SELECT
+        p.*,
+        (
+            SELECT count(*) > 0
+            FROM
+                unnest($11::timestamptz[], $12::timestamptz[]) AS t (starts_at, ends_at)
+            CROSS JOIN
+                LATERAL (
+                    SELECT
+                        timezone('utc', t.starts_at) AS starts_at,
+                        timezone('utc', t.ends_at) AS ends_at,
+                        -- As text: what stands there may be no moment.
+                        m.context_data #>> '{temporal,timestamp}' COLLATE "C" AS told_at
+                ) AS u
+            WHERE
+                (m.created_at >= u.starts_at AND m.created_at < u.ends_at)
+                OR (
+                    u.told_at >= to_char(u.starts_at, 'YYYY-MM-DD"T"HH24:MI:SS')
+                    AND u.told_at < to_char(u.ends_at, 'YYYY-MM-DD"T"HH24:MI:SS')
+                )
+        ) AS matched_time
+    FROM (
+        SELECT p.* FROM pool AS p
+        ORDER BY p.points DESC, p.importance_rank DESC, p.id DESC
+        LIMIT greatest(1000, $3::bigint + $7::bigint)
+    ) AS p
+    INNER JOIN ltm_memories AS m ON m.user_id = $1 AND m.id = p.id
+),
+-- end if
+
+candidates AS NOT MATERIALIZED (
+    SELECT
+        p.*,
+        FALSE AS matched_time
+    FROM pool AS p
+    -- if time_starts
+    WHERE FALSE
+    UNION ALL
+    SELECT
+        t.id,
+        t.importance_rank,
+        t.content_hash,
+        t.text_score,
+        t.neighbour_of,
+        t.meaning_score,
+        t.points * CASE WHEN t.matched_time THEN 2 ELSE 1 END AS points,
+        t.matched_time
+    FROM timed AS t
+    -- end if
+),
+
+-- if distinct
+equal AS MATERIALIZED (
+    SELECT
+        s.id,
+        s.importance_rank,
+        s.content_hash,
+        row_number() OVER (
+            PARTITION BY s.content_hash ORDER BY s.importance_rank DESC, s.id DESC
+        ) AS place
+    FROM candidates AS s
+    INNER JOIN (
+        SELECT t.content_hash FROM candidates AS t
+        GROUP BY t.content_hash
+        HAVING count(*) > 1
+    ) AS d ON s.content_hash = d.content_hash
+),
+-- end if
+
+best AS MATERIALIZED (
+    SELECT
+        s.id,
+        s.importance_rank,
+        s.content_hash,
+        s.text_score,
+        s.neighbour_of,
+        s.meaning_score,
+        s.matched_time,
+        d.dynamic_importance,
+        b.boost,
+        s.points * b.boost AS score
+    FROM candidates AS s
+    CROSS JOIN
+        LATERAL (
+            SELECT ltm_dynamic_importance(s.importance_rank, $2) AS dynamic_importance
         ) AS d
     CROSS JOIN LATERAL (SELECT 1 + $4 * d.dynamic_importance / 10 AS boost) AS b
     WHERE
-        (q.phrases IS NULL OR m.search_vector @@ q.phrases)
-        AND (q.exclusions IS NULL OR NOT m.search_vector @@ q.exclusions)
-        AND TRUE  -- conditions: filters
-),
-
-best AS (
-    SELECT r.*
-    FROM ranked AS r
-    WHERE r.place = 1  -- if distinct
-    ORDER BY r.score DESC, r.importance_rank DESC, r.id DESC
+        TRUE
+        -- if distinct
+        AND NOT EXISTS (
+            SELECT 1 FROM equal AS e
+            WHERE e.id = s.id AND e.place > 1
+        )
+        -- end if
+    ORDER BY score DESC, s.importance_rank DESC, s.id DESC
     LIMIT $3 OFFSET $7
 )
 
@@ -470,29 +811,46 @@ SELECT
     CASE WHEN $5 THEN m.context_data::text END AS enhanced_context,
     b.dynamic_importance,
     b.text_score,
-    b.matched_terms,
+    array(
+        SELECT a.lexeme
+        FROM asked AS a
+        WHERE m.search_vector @@ a.anywhere
+        UNION
+        SELECT o.lexeme
+        FROM other_words AS o
+        WHERE m.search_vector @@ o.anywhere
+    ) AS matched_terms,
+    b.neighbour_of,
+    b.meaning_score,
+    b.matched_time,
     b.boost,
-    array_remove(b.equal_ids, b.id) AS duplicate_ids,  -- if distinct
+    coalesce(e.ids, '{}') AS duplicate_ids,  -- if distinct
     b.score
 FROM best AS b
 INNER JOIN ltm_memories AS m ON m.user_id = $1 AND m.id = b.id
+-- if distinct
+LEFT JOIN (
+    SELECT
+        e.content_hash,
+        array_agg(e.id ORDER BY e.place) FILTER (WHERE e.place > 1) AS ids
+    FROM equal AS e
+    WHERE e.content_hash IN (SELECT b.content_hash FROM best AS b)
+    GROUP BY e.content_hash
+) AS e ON b.content_hash = e.content_hash
+-- end if
 ORDER BY b.score DESC, m.importance_rank DESC, m.id DESC
 LIMIT $3;
 
 -- name: explain_search(user_id bigint, as_of timestamptz, memory_id bigint) :one SearchFindings
 -- Which conditions of a search one memory does not meet, and which of its words were asked for.
-WITH demanded AS (
-    SELECT NULL  -- query: demanded
-)
-
 SELECT
+    m.content,
+    m.category,
+    m.tags::text AS tags,
     array_remove(
         ARRAY[
             NULL,  -- causes: filters
-            CASE WHEN d.phrases IS NOT NULL AND NOT m.search_vector @@ d.phrases THEN 'phrases' END,
-            CASE
-                WHEN d.exclusions IS NOT NULL AND m.search_vector @@ d.exclusions THEN 'exclusions'
-            END
+            NULL
         ],
         NULL
     ) AS causes,
@@ -501,9 +859,7 @@ SELECT
         FROM (
             SELECT NULL  -- query: query_words
         ) AS a
-        INNER JOIN unnest(m.search_vector) AS w ON a.lexeme = w.lexeme
-        ORDER BY a.lexeme COLLATE "C"
+        WHERE m.search_vector @@ a.anywhere
     ) AS matched_terms
 FROM ltm_memories AS m
-CROSS JOIN demanded AS d
 WHERE m.user_id = $1 AND m.id = $3;

@@ -8,7 +8,7 @@ SELECT
         FROM unnest(:tag_names::text[]) WITH ORDINALITY AS n (tag_name, place)
         WHERE NOT EXISTS (
             SELECT 1 FROM unnest(ltm_tag_names(m.tags)) AS e (tag)
-            WHERE lower(e.tag) = lower(n.tag_name)
+            WHERE ltm_lower(e.tag) = ltm_lower(n.tag_name)
         )
     ) AS tags
 FROM ltm_memories AS m;
@@ -40,7 +40,7 @@ tagged AS (
         timezone('utc', $3),
         timezone('utc', $3)
     FROM locked AS l CROSS JOIN unnest($4::text[]) AS n (tag_name)
-    ON CONFLICT (user_id, memory_id, lower(tag_name))
+    ON CONFLICT (user_id, memory_id, ltm_lower(tag_name))
     DO UPDATE SET
         tag_category = coalesce($5, t.tag_category),
         tag_importance = coalesce($6, t.tag_importance),
@@ -94,7 +94,7 @@ untagged AS (
         t.user_id = $1
         AND t.memory_id = l.id
         -- An array in lower case: as text, so that it is not taken apart and put together again.
-        AND lower(t.tag_name) = any(lower($4::text[]::text)::text[])
+        AND ltm_lower(t.tag_name) = any(ltm_lower($4::text[]::text)::text[])
 )
 
 UPDATE ltm_memories AS m
@@ -102,7 +102,7 @@ SET
     tags = (
         SELECT coalesce(jsonb_agg(e.tag ORDER BY e.place), '[]')
         FROM unnest(ltm_tag_names(m.tags)) WITH ORDINALITY AS e (tag, place)
-        WHERE NOT lower(e.tag) = any(lower($4::text[]::text)::text[])
+        WHERE NOT ltm_lower(e.tag) = any(ltm_lower($4::text[]::text)::text[])
     ),
     version = m.version + 1,
     last_modified = timezone('utc', $3::timestamptz),
@@ -128,8 +128,8 @@ FROM (
     FROM ltm_memories AS m
     WHERE
         m.user_id = $1
-        AND ltm_tag_terms(m.user_id, m.tags) @> ARRAY[$1::bigint || ':' || lower($2)]
-        AND (lower($2) <> lower($3) OR NOT m.tags ? $3)
+        AND ltm_tag_terms(m.user_id, m.tags) @> ARRAY[$1::bigint || ':' || ltm_lower($2)]
+        AND (ltm_lower($2) <> ltm_lower($3) OR NOT m.tags ? $3)
         AND ltm_is_current(m.expires_at, $4)
     ORDER BY m.id
     FOR NO KEY UPDATE
@@ -151,9 +151,9 @@ WITH outdated AS (
         ON
             n.user_id = $1
             AND n.memory_id = o.memory_id
-            AND lower(n.tag_name) = lower($4)
+            AND ltm_lower(n.tag_name) = ltm_lower($4)
             AND n.id <> o.id
-    WHERE o.user_id = $1 AND o.memory_id = any($2) AND lower(o.tag_name) = lower($3)
+    WHERE o.user_id = $1 AND o.memory_id = any($2) AND ltm_lower(o.tag_name) = ltm_lower($3)
 ),
 
 merged AS (
@@ -188,17 +188,19 @@ respelt AS (
         tags = (
             SELECT jsonb_agg(x.tag ORDER BY x.place)
             FROM (
-                SELECT DISTINCT ON (lower(y.tag) COLLATE "C")
+                SELECT DISTINCT ON (ltm_lower(y.tag) COLLATE "C")
                     y.tag,
                     y.place
                 FROM (
                     SELECT
                         e.place,
-                        CASE WHEN lower(e.tag) IN (lower($3), lower($4)) THEN $4 ELSE e.tag END
-                            AS tag
+                        CASE
+                            WHEN ltm_lower(e.tag) IN (ltm_lower($3), ltm_lower($4)) THEN $4
+                            ELSE e.tag
+                        END AS tag
                     FROM jsonb_array_elements_text(m.tags) WITH ORDINALITY AS e (tag, place)
                 ) AS y
-                ORDER BY lower(y.tag) COLLATE "C" ASC, y.place ASC
+                ORDER BY ltm_lower(y.tag) COLLATE "C" ASC, y.place ASC
             ) AS x
         ),
         version = m.version + 1,
@@ -237,7 +239,7 @@ SELECT
     timezone('utc', min(m.first_used)) AS first_used,
     timezone('utc', max(m.last_used)) AS last_used
 FROM uses AS m
-GROUP BY lower(m.tag);
+GROUP BY ltm_lower(m.tag);
 
 -- name: list_tags(
 --     user_id bigint, as_of timestamptz, tag_category text, row_limit bigint, memory_id bigint
@@ -260,7 +262,7 @@ FROM (
         )
     GROUP BY m.tag_name, coalesce(m.tag_category, 'general')
 ) AS x
-GROUP BY lower(x.tag)
+GROUP BY ltm_lower(x.tag)
 ORDER BY sum(x.memories) DESC, tag_name ASC
 LIMIT $4;
 
@@ -275,27 +277,27 @@ WITH tagged AS MATERIALIZED (
     FROM ltm_memories AS m
     WHERE
         m.user_id = $1
-        AND ltm_tag_terms(m.user_id, m.tags) @> ARRAY[$1::bigint || ':' || lower($2)]
+        AND ltm_tag_terms(m.user_id, m.tags) @> ARRAY[$1::bigint || ':' || ltm_lower($2)]
         AND ltm_is_current(m.expires_at, $3)
 ),
 
 beside AS MATERIALIZED (
     SELECT
-        lower(e.tag) AS term,
+        ltm_lower(e.tag) AS term,
         mode() WITHIN GROUP (ORDER BY e.tag COLLATE "C") AS tag_name,
         count(DISTINCT t.id) AS memory_count
     FROM tagged AS t
     CROSS JOIN LATERAL jsonb_array_elements_text(t.tags) AS e (tag)
-    WHERE lower(e.tag) <> lower($2)
-    GROUP BY lower(e.tag)
-    ORDER BY count(DISTINCT t.id) DESC, lower(e.tag) COLLATE "C" ASC
+    WHERE ltm_lower(e.tag) <> ltm_lower($2)
+    GROUP BY ltm_lower(e.tag)
+    ORDER BY count(DISTINCT t.id) DESC, ltm_lower(e.tag) COLLATE "C" ASC
     LIMIT $4
 ),
 
 -- One scan of the index of tags for all of them.
 totals AS (
     SELECT
-        lower(e.tag) AS term,
+        ltm_lower(e.tag) AS term,
         count(DISTINCT m.id) AS memories
     FROM ltm_memories AS m
     CROSS JOIN
@@ -305,7 +307,7 @@ totals AS (
         AND ltm_tag_terms(m.user_id, m.tags)
         && array(SELECT $1::bigint || ':' || b.term FROM beside AS b)
         AND ltm_is_current(m.expires_at, $3)
-    GROUP BY lower(e.tag)
+    GROUP BY ltm_lower(e.tag)
 )
 
 SELECT

@@ -218,7 +218,7 @@ tagged AS (
                 tag_confidence double precision, usage_count integer, first_used timestamptz,
                 last_used timestamptz
             )
-    WHERE t.user_id = $1 AND t.memory_id = $2 AND lower(t.tag_name) = lower(d.tag_name)
+    WHERE t.user_id = $1 AND t.memory_id = $2 AND ltm_lower(t.tag_name) = ltm_lower(d.tag_name)
 )
 
 UPDATE ltm_memories AS m

@@ -1,5 +1,7 @@
 """What a schema is, read from the catalog as lines of text that can be compared."""
 
+import re
+
 import asyncpg
 
 _QUERY = """
@@ -45,7 +47,14 @@ ORDER BY 1
 """
 
 
-async def fingerprint(connection: asyncpg.Connection) -> list[str]:
-    """Every object of the library's schema in the current schema, one text each."""
+_OF_STEPS = re.compile(r"\bltm_(embedding|cosine)")
+
+
+async def fingerprint(connection: asyncpg.Connection, *, steps: bool = False) -> list[str]:
+    """Every object of the library's schema in the current schema, one text each.
+
+    Those of the optional step `embeddings` too, if asked for; not every server can have them.
+    """
     await connection.execute("SET timezone = 'UTC'")  # in which moments are shown
-    return [row[0] for row in await connection.fetch(_QUERY)]
+    found = [row[0] for row in await connection.fetch(_QUERY)]
+    return [line for line in found if steps or not _OF_STEPS.search(line)]

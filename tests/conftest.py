@@ -68,9 +68,25 @@ async def template(admin: asyncpg.Connection, server: str) -> AsyncIterator[str]
     """The name of a migrated database to clone."""
     await admin.execute("DROP DATABASE IF EXISTS ltm_template")
     await admin.execute(f"CREATE DATABASE ltm_template TEMPLATE {EMPTY}")
-    migrate.apply(servers.with_database(server, "ltm_template"))
+    dsn = servers.with_database(server, "ltm_template")
+    migrate.apply(dsn)
+    if await has_vector(admin):
+        migrate.optional(dsn, "embeddings")
     yield "ltm_template"
     await admin.execute("DROP DATABASE ltm_template WITH (FORCE)")
+
+
+async def has_vector(connection: asyncpg.Connection) -> bool:
+    """Whether the server has the extension vector; the wheel does, an installation may not."""
+    question = "SELECT EXISTS (SELECT 1 FROM pg_available_extensions WHERE name = 'vector')"
+    return bool(await connection.fetchval(question))
+
+
+@pytest.fixture
+async def vectors(admin: asyncpg.Connection) -> None:
+    """Skips a test where the server lacks the extension vector."""
+    if not await has_vector(admin):
+        pytest.skip("the server lacks the extension vector")
 
 
 async def created(admin: asyncpg.Connection, server: str, template: str) -> AsyncIterator[str]:

@@ -27,6 +27,14 @@ _CHILDREN = (
 )
 
 
+_VECTORS = (
+    "INSERT INTO ltm_embeddings "
+    "(user_id, memory_id, model, dimensions, embedding, content_hash, embedded_at) "
+    "SELECT user_id, id, 'toy', 2, ltm_embedding(ARRAY[1, id % 100]), content_hash, now() "
+    "FROM ltm_memories WHERE user_id BETWEEN $1 AND $2"
+)
+
+
 async def populate(
     connection: asyncpg.Connection, *, users: int, memories: int, first_user: int = 1
 ) -> None:
@@ -35,6 +43,8 @@ async def populate(
     await connection.execute(_MEMORIES, users, memories, first_user)
     for statement in _CHILDREN:
         await connection.execute(statement, first_user, first_user + users - 1, users)
+    if await connection.fetchval("SELECT to_regclass('ltm_embeddings') IS NOT NULL"):
+        await connection.execute(_VECTORS, first_user, first_user + users - 1)
     await connection.execute(
         "INSERT INTO ltm_external_users (external_id) "
         "SELECT 'user ' || n FROM generate_series(1, 3000) AS n ON CONFLICT DO NOTHING"

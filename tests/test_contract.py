@@ -12,24 +12,25 @@ FILTERS = (
     "context_data=None, metadata=None, min_importance=None, min_confidence=None, "
     "created_after=None, created_before=None, accessed_after=None, include_archived=False, "
     "created_by=None, tags_none=None, modified_after=None, namespace=None, "
-    "namespace_prefix=None, key_prefix=None"
+    "namespace_prefix=None, key_prefix=None, phrases=(), exclude=()"
 )
 SIGNATURES = {
     "add_memory": "db, user_id, content, *, tags=(), importance_score=5, confidence_score=1.0, "
     "context=None, enhanced_context=None, memory_type=None, category=None, source_type=None, "
     "source_id=None, source_position=None, created_by='system', metadata=None, "
     "related_memory_ids=(), parent_memory_id=None, created_at=None, expires_at=None, "
-    "idempotency_key=None, namespace=None, key=None, expires_after=None",
+    "idempotency_key=None, namespace=None, key=None, expires_after=None, embedding=None, "
+    "embedding_model=None",
     "add_memories": "db, user_id, memories, *, on_error='raise'",
     "get_memory": "db, user_id, memory_id, *, include_relationships=False, as_of=None, "
     "access_context=None",
     "get_memories": "db, user_id, memory_ids",
     "search_memories": f"db, user_id, query=None, *, {FILTERS}, include_context=True, "
-    "neighbours=True, distinct=True, importance_weight=0.1, limit=10, order=None, offset=0, "
-    "as_of=None",
+    "neighbours=True, distinct=True, importance_weight=0.1, query_embedding=None, "
+    "embedding_model=None, meaning=0.4, limit=10, order=None, offset=0, as_of=None",
     "explain_search": f"db, user_id, query, memory_id, *, {FILTERS}, include_context=True, "
-    "neighbours=True, distinct=True, importance_weight=0.1, limit=10, order=None, offset=0, "
-    "as_of=None",
+    "neighbours=True, distinct=True, importance_weight=0.1, query_embedding=None, "
+    "embedding_model=None, meaning=0.4, limit=10, order=None, offset=0, as_of=None",
     "iterate_memories": f"db, user_id, *, {FILTERS}, include_context=True, order='importance', "
     "as_of=None",
     "count_memories": f"db, user_id, query=None, *, {FILTERS}, as_of=None",
@@ -81,16 +82,20 @@ SIGNATURES = {
     "prune_accesses": "db, older_than",
     "check_health": "db",
     "get_analytics": "db, user_id, *, as_of=None",
-    "export_user": "db, user_id",
+    "embed_memory": "db, user_id, memory_id, embedding, *, embedding_model=None",
+    "embed_missing": "db, user_id=None, *, limit=None",
+    "embedding_status": "db, *, as_of=None",
+    "find_similar": "db, user_id, memory_id, *, limit=10, as_of=None",
+    "export_user": "db, user_id, *, with_embeddings=False",
     "import_user": "db, user_id, lines",
     "forget_user": "db, user_id",
     "list_users": "db, *, after=None, limit=100",
     "rename_user": "db, external_id, new",
     "merge_users": "db, from_user, into_user",
-    "format_for_prompt": "hits, *, max_chars",
+    "format_for_prompt": "hits, *, max_chars, ids=False",
     "connect": "dsn=None, *, access_tracking='deferred', timeout=10.0, min_size=1, max_size=10, "
     "pgbouncer=False, check_schema=True, trust_schema=False, "
-    "coalesce=True, tracer_provider=None, meter_provider=None",
+    "coalesce=True, embedder=None, tracer_provider=None, meter_provider=None",
 }
 COMPAT = {
     "add_enhanced_ltm_memory": "user_id, content, tags, importance_score=1, context=None, "
@@ -143,7 +148,7 @@ def test_the_limits_of_the_models_are_those_of_the_schema():
     from ltm_store import limits
     from ltm_store.db.resources import resource_dir
 
-    schema = "".join(p.read_text() for p in resource_dir("migrations").glob("*.sql"))
+    schema = "".join(p.read_text() for p in resource_dir("migrations").rglob("*.sql"))
     for text in (
         f"octet_length(content) <= {limits.CONTENT_BYTES}",
         f"jsonb_array_length(tags) <= {limits.TAGS}",
@@ -163,5 +168,8 @@ def test_the_limits_of_the_models_are_those_of_the_schema():
         f"expires_after <= '{limits.EXPIRES_AFTER_DAYS} days'",
         f"char_length(external_id) BETWEEN 1 AND {limits.EXTERNAL_ID_CHARS}",
         f"MINVALUE -{limits.USER_ID}",
+        f"dimensions BETWEEN 1 AND {limits.EMBEDDING_DIMENSIONS}",
+        f"octet_length(model) BETWEEN 1 AND {limits.EMBEDDING_MODEL_BYTES}",
+        f"char_length(note) BETWEEN 1 AND {limits.EMBEDDING_NOTE_CHARS}",
     ):
         assert text in schema.replace("(\n        char", "(char"), text

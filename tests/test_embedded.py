@@ -129,6 +129,7 @@ def app(**_):
     print("started", flush=True)
     input()
 cli.app = app
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where the tests run under nohup
 from ltm_store.cli.__main__ import main
 """
 

@@ -137,7 +137,8 @@ async def test_search_orders_by_live_importance_then_newest_id(conn):
 async def test_functions_are_restored_with_their_indexes(session_conn: asyncpg.Connection):
     """A body of SQL-standard form is kept parsed, so no search_path can change what it means."""
     bodies = await session_conn.fetch(
-        "SELECT prosqlbody IS NOT NULL FROM pg_proc WHERE proname LIKE 'ltm\\_%'"
+        "SELECT prosqlbody IS NOT NULL FROM pg_proc JOIN pg_language AS l ON l.oid = prolang "
+        "WHERE proname LIKE 'ltm\\_%' AND l.lanname = 'sql'"
     )
     assert bodies
     assert all(row[0] for row in bodies)

@@ -17,6 +17,7 @@ from ltm_store.db.resources import migration_ids, resource_dir
 from ltm_store.migrate import runner, views
 from ltm_store.migrate.__main__ import main
 from tests.catalog import fingerprint
+from tests.conftest import has_vector
 from tests.servers import with_options
 
 FOLDER = resource_dir("migrations")
@@ -275,6 +276,16 @@ def test_a_dsn_that_cannot_be_read_is_not_repeated(command):
     assert done.returncode == 1
     assert done.stderr.startswith("failed: dsn: ")
     assert "secret" not in done.stderr + done.stdout
+
+
+async def test_a_server_without_the_extension_says_how_to_get_it(command, own_dsn, admin):
+    if await has_vector(admin):
+        pytest.skip("the server has the extension vector")
+    done = command("embeddings", dsn=own_dsn)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(
+        "failed: embeddings: the server lacks the extension vector: install pgvector 0.7 or later"
+    )
 
 
 async def test_an_unmigrated_database_is_refused_by_name(empty):

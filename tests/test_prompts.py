@@ -41,9 +41,11 @@ LINES = [
     [
         (10_000, LINES),
         (len("\n".join(LINES)), LINES),
-        (len("\n".join(LINES)) - 1, LINES[:2]),
-        (len(LINES[0]) + 1 + len(LINES[2]), [LINES[0], LINES[2]]),
+        (len("\n".join(LINES)) - 1, [*LINES[:2], "(1 more left out)"]),
+        (len(LINES[0] + LINES[2]) + 2 + 17, [LINES[0], LINES[2], "(1 more left out)"]),
+        (len(LINES[0] + LINES[2]) + 1 + 17, [LINES[0], "(2 more left out)"]),
         (len(LINES[0]), LINES[:1]),
+        (17, ["(3 more left out)"]),
         (5, []),
         (0, []),
     ],
@@ -52,6 +54,11 @@ async def test_most_relevant_first_and_never_cut_inside_a_memory(hits, room, exp
     text = format_for_prompt(hits, max_chars=room)
     assert text == "\n".join(expected)
     assert len(text) <= room
+
+
+async def test_ids_on_demand(hits):
+    text = format_for_prompt(hits[:1], max_chars=100, ids=True)
+    assert text == f"- ({hits[0].id}, 2026-03-02, habit) Drinks tea"
 
 
 async def test_the_room_is_a_number(hits):

@@ -23,11 +23,14 @@ import ltm_store.model
 from ltm_store.db.resources import resource_dir
 from ltm_store.db.statements import Shape, Statement, shared_blocks, statements
 from ltm_store.migrate.views import views
+from tests.conftest import has_vector
 from tests.populate import populate
 
 ALL = statements()
-PYTHON = "\n".join(
-    p.read_text() for p in Path(ltm_store.__file__).parent.rglob("*.py") if p.stem != "__init__"
+PYTHON = "\n".join(  # the tools of integrations bear the names of functions
+    p.read_text()
+    for p in Path(ltm_store.__file__).parent.rglob("*.py")
+    if p.stem != "__init__" and p.parent.name != "integrations"
 )
 MODELS = {
     name: found
@@ -47,6 +50,17 @@ def shapes(statement: Statement) -> Iterator[Shape]:
         for given in itertools.combinations(names, count):
             if count != 2 or statement.name == EVERY_PAIR or not FILTERS.issuperset(given):
                 yield statement.shape(tuple(name in given for name in names))
+
+
+NEEDS_VECTORS = re.compile(r"\bltm_(embedding|cosine)")
+
+
+async def preparable(statement: Statement, connection: asyncpg.Connection) -> list[Shape]:
+    """The shapes that this server can have; not all have the extension vector."""
+    found = list(shapes(statement))
+    if await has_vector(connection):
+        return found
+    return [shape for shape in found if not NEEDS_VECTORS.search(shape.sql)]
 
 
 def each(statements: Iterable[Statement]) -> pytest.MarkDecorator:
@@ -80,7 +94,7 @@ def test_header(statement):
 async def test_parameters_and_columns_are_what_the_header_and_the_model_say(
     statement, session_conn: asyncpg.Connection
 ):
-    for shape in shapes(statement):
+    for shape in await preparable(statement, session_conn):
         prepared = await session_conn.prepare(shape.sql)
         types = [dict(statement.parameters)[name] for name in shape.names]
         oids = await session_conn.fetchval(
@@ -103,11 +117,11 @@ async def test_parameters_and_columns_are_what_the_header_and_the_model_say(
 
 
 @each(s for s in ALL.values() if s.model)
-async def test_a_column_that_may_be_null_is_optional_in_the_model(statement, shared):
+async def test_a_column_that_may_be_null_is_optional_in_the_model(statement, shared, session_conn):
     """Of columns that come straight from a table; expressions are proved by behaviour."""
     fields = MODELS[statement.model].model_fields
     async with await psycopg.AsyncConnection.connect(shared) as connection:
-        for shape in shapes(statement):
+        for shape in await preparable(statement, session_conn):
             connection.pgconn.prepare(b"s", shape.sql.encode())
             described = connection.pgconn.describe_prepared(b"s")
             for i in range(described.nfields):
@@ -227,8 +241,12 @@ def test_statements_for_all_users_are_few_and_known():
         "adoption_report",
         "applied_migrations",
         "check_health",
+        "embedding_problems",
+        "embedding_status",
         "expired_memories",
         "find_schema_dangers",
+        "find_unembedded",
+        "has_embeddings",
         "find_user",
         "forget_name",
         "free_expired_keys",
@@ -258,7 +276,7 @@ def test_columns_are_named(statement):
 
 UNIQUE = {
     *("id", "place", "tag_name", "migration_id", "detail", "rule", "user_id", "namespace"),
-    "source_id",
+    *("source_id", "part", "model"),
 }
 
 
@@ -321,7 +339,7 @@ def shape_for(statement: Statement, given: Container[str]) -> Shape:
 # What is sorted by, or is the least or the greatest, without a collation: it is no text.
 NO_TEXT = re.compile(
     r"(\w+_)?(id|ids|rank|place|position|strength|score|count|memories|user_id|step|depth|month)$"
-    r"|(\w+_)?(point|seen|at|modified|timestamp|used|accessed|attnum|size|importance)$"
+    r"|(\w+_)?(point|points|part|seen|at|modified|timestamp|used|accessed|attnum|size|importance)$"
     r"|(\w+_)?(relationships|is_lent|jaccard|positions|terms)$"
 )
 
@@ -350,6 +368,9 @@ class _Sorts(Visitor):
             self.found += node.args
 
 
+NUMBERS = ("count", "sum", "abs", "ltm_path_strength", "ltm_cosine")
+
+
 def is_free_of_the_collation(node: ast.Node) -> bool:
     match node:
         case ast.CollateClause():
@@ -357,8 +378,14 @@ def is_free_of_the_collation(node: ast.Node) -> bool:
         case ast.ColumnRef():
             name = node.fields[-1].sval
             return NO_TEXT.match(name) is not None or name == "tag_name"  # list_tags gives it one
+        case ast.FuncCall() if node.funcname[-1].sval in ("min", "max"):
+            return is_free_of_the_collation(node.args[0])
         case ast.FuncCall():
-            return str(node.funcname[-1].sval) in ("count", "sum", "abs", "ltm_path_strength")
+            return str(node.funcname[-1].sval) in NUMBERS
+        case ast.TypeCast():
+            return str(node.typeName.names[-1].sval) in ("int4", "int8", "float8")
+        case ast.A_Expr() if node.name[-1].sval in ("+", "-", "*", "/"):
+            return True
         case ast.CoalesceExpr():
             return is_free_of_the_collation(node.args[0])
         case ast.A_Expr():  # what is explicit for one side is for the result
@@ -403,6 +430,7 @@ SOURCE = "ltm_memory_relationships_source_memory_id_idx"
 TARGET = "ltm_memory_relationships_target_memory_id_idx"
 TAGS = "ltm_memories_tags_gin"
 MEMORY_TAGS = "ltm_memory_tags_memory_id_tag_name_key"
+VECTORS = "ltm_embeddings_pkey or ltm_embeddings_memory_id_idx"
 EXTERNAL = "ltm_external_users_external_id_key"
 INDEXES: dict[tuple[str, frozenset[str]], set[str]] = {
     ("get_memory", frozenset()): {ONE},
@@ -425,6 +453,11 @@ INDEXES: dict[tuple[str, frozenset[str]], set[str]] = {
         "ltm_memories_search_terms_gin",
         "ltm_memories_source_idx",
         ONE,
+    },
+    ("search_memories", frozenset({"query_embedding", "time_starts"})): {
+        "ltm_memories_search_terms_gin",
+        ONE,
+        VECTORS,
     },
     ("list_by_moment", frozenset()): {"ltm_memories_created_at_idx"},
     ("list_by_moment", frozenset({"oldest"})): {"ltm_memories_created_at_idx"},
@@ -477,6 +510,7 @@ INDEXES: dict[tuple[str, frozenset[str]], set[str]] = {
         "ltm_memories_source_idx",
         f"{ENDS} or {SOURCE} or {TARGET}",
     },
+    ("suggest_relationships", frozenset({"model"})): {ONE, TAGS, VECTORS},
     ("add_tags", frozenset()): {ONE},
     ("remove_tags", frozenset()): {ONE, MEMORY_TAGS},
     ("memory_version", frozenset()): {ONE},
@@ -494,6 +528,14 @@ INDEXES: dict[tuple[str, frozenset[str]], set[str]] = {
     ("adoption_repairs", frozenset()): {"ltm_adoption_report_pkey"},
     ("expired_memories", frozenset()): {"ltm_memories_expires_at_idx"},
     ("prune_accesses", frozenset()): {"ltm_memory_access_pkey"},
+    ("find_unembedded", frozenset()): {"ltm_memories_pkey", VECTORS},
+    ("find_unembedded", frozenset({"newest"})): {"ltm_memories_id_idx", VECTORS},
+    ("claim_embeddings", frozenset({"memory_ids"})): {ONE, VECTORS},
+    ("write_embeddings", frozenset()): {ONE, VECTORS},
+    ("release_embeddings", frozenset()): {VECTORS},
+    ("find_similar", frozenset()): {"ltm_embeddings_memory_id_idx", VECTORS},
+    ("export_embeddings", frozenset()): {"ltm_embeddings_memory_id_idx"},
+    ("forget_embeddings", frozenset()): {VECTORS},
     ("find_user", frozenset()): {EXTERNAL},
     ("intern_user", frozenset()): {EXTERNAL},
     ("get_by_key", frozenset()): {"ltm_memories_key_key"},
@@ -586,6 +628,20 @@ ARGUMENTS: dict[str, object] = {
     "depths": [0, 1, 1],
     "content_chars": 300,
     "of_user_id": 1,
+    "model": "toy",
+    "embedding_model": "toy",
+    "query_embedding": [1.0, 2.0],
+    "meaning": 0.4,
+    "time_starts": [datetime(2026, 6, 1, tzinfo=UTC)],
+    "time_ends": [datetime(2026, 7, 1, tzinfo=UTC)],
+    "near_limit": 10,
+    "part_limit": 16,
+    "claimed_until": datetime(2026, 7, 1, tzinfo=UTC),
+    "dimensions": 1,
+    "content_hashes": [1, 2, 3],
+    "parts": [0, 0, 0],
+    "numbers": [1.0, 1.0, 1.0],
+    "notes": [None] * 3,
 }
 
 
@@ -595,6 +651,8 @@ ARGUMENTS: dict[str, object] = {
 async def test_plan_uses_the_index_made_for_it(name, given, filled):
     statement = ALL[name]
     shape = shape_for(statement, given)
+    if NEEDS_VECTORS.search(shape.sql) and not await has_vector(filled):
+        pytest.skip("the server lacks the extension vector")
     arguments = [ARGUMENTS.get(name) for name in shape.names]
     plan = await filled.fetchval(f"EXPLAIN (FORMAT JSON) {shape.sql}", *arguments)
     used = index_names(json.loads(plan))
@@ -730,8 +788,11 @@ def test_every_statement_has_a_plan_test():
     whole = {
         "applied_migrations",
         "check_health",
+        "embedding_problems",
+        "embedding_status",
         "count_namespaces",
         "get_analytics",
+        "has_embeddings",
         "report_figures",
         "exported_ids",
         "find_schema_dangers",

@@ -246,6 +246,7 @@ def test_an_interrupt_ends_the_call_that_waits(dsn: str):
     program = f"""
 import os, signal, threading
 from ltm_store import sync
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also in the background
 db = sync.connect({dsn!r})
 
 def interrupt():

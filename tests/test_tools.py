@@ -82,7 +82,7 @@ async def test_the_tools_are_usable_as_functions(db: Database):
     assert [memory["id"] for memory in found["memories"]] == [first["id"]]
     (memory,) = found["memories"]
     assert memory["age"] == "today"
-    assert memory["why"] == "words: drink, tea"
+    assert memory["why"] == "words: drinks, tea"
     assert memory["tags"] == ["drinks"]
     updated = await tools["update_memory"](memory_id=first["id"], importance=9)
     assert updated == {

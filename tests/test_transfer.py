@@ -35,6 +35,7 @@ from ltm_store import (
 )
 from ltm_store.db.resources import demo_lines
 from ltm_store.model.users import UserSummary
+from tests.conftest import has_vector
 from tests.test_memories import FULL, rows, waiting
 
 
@@ -133,6 +134,7 @@ async def test_an_export_is_imported_to_an_equal_user(conn, alice):
     ids = {original.id: found[original.content].id for original in originals}
     own = {"id", "user_id", "related_memory_ids", "parent_memory_id", "score", "boost"}
     own |= {"text_score", "matched_terms", "duplicate_ids"}
+    own |= {"neighbour_of", "meaning_score", "matched_time"}
     for original in originals:
         copy = found[original.content]
         assert copy.model_dump(exclude=own) == original.model_dump(exclude=own)
@@ -220,6 +222,8 @@ async def test_forgetting_a_user_leaves_no_row_in_any_table_with_a_user(conn, al
         "VALUES ($1, 'ltm_memories', 1, 'clamped', '11')",
         user,
     )
+    if await has_vector(conn):
+        await add_memory(conn, "alice", "with a vector", embedding=[1.0])
     tables = [
         row[0]
         for row in await conn.fetch(

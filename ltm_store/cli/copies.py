@@ -131,19 +131,24 @@ async def _import(dsn: str | None, user: str, lines: Sequence[Numbered]) -> Impo
 def export(
     user: UserOption,
     output: OutputOption = None,
+    with_embeddings: Annotated[
+        bool, typer.Option("--with-embeddings", help="With their vectors, which are long.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="They are JSON Lines anyhow.")] = False,
     dsn: DsnOption = None,
 ) -> None:
     """Write all memories of a user as JSON Lines, which import reads."""
     with writing(output) as stream:
-        count = asyncio.run(_export(dsn, user, stream))
+        count = asyncio.run(_export(dsn, user, stream, with_embeddings))
     if not is_standard(output):
         typer.echo(f"{count} memories exported", err=True)
 
 
-async def _export(dsn: str | None, user: str, stream: TextIO) -> int:
+async def _export(dsn: str | None, user: str, stream: TextIO, with_embeddings: bool) -> int:
     async with reading(dsn) as db:
-        count = await export_lines(db, user, stream, console(stderr=True))
+        count = await export_lines(
+            db, user, stream, console(stderr=True), with_embeddings=with_embeddings
+        )
         if not count:
             await note_unknown(db, user)
         return count

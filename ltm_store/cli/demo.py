@@ -166,5 +166,7 @@ def _said(memory: Memory) -> str:
 
 
 def _why(hit: MemoryHit) -> str:
-    """What it was found by: its words."""
+    """What it was found by: its words, or the memory that it stands beside."""
+    if hit.neighbour_of is not None:
+        return f"beside {hit.neighbour_of}"
     return f"words: {', '.join(hit.matched_terms)}"

@@ -20,6 +20,7 @@ from ltm_store.cli.display import (
     relationship_table,
     side_by_side,
     table,
+    why,
 )
 from ltm_store.cli.progress import import_lines
 from ltm_store.database import Database
@@ -102,7 +103,7 @@ def _show_hits(out: Console, title: str, hits: Sequence[MemoryHit]) -> None:
             f"{hit.score:.2f}",
             f"{hit.dynamic_importance:.1f}",
             hit.content,
-            ", ".join(hit.matched_terms) or f"{hit.memory_type}, {hit.category}",
+            why(hit),
         )
         for hit in hits
     ]

@@ -93,6 +93,13 @@ def side_by_side(*tables: Table) -> Table:
     return grid
 
 
+def why(hit: MemoryHit) -> str:
+    """Why a memory was found: its words, the memory that it stands beside, or what it is."""
+    if hit.neighbour_of is not None:
+        return f"beside {hit.neighbour_of}"
+    return ", ".join(hit.matched_terms or filter(None, (hit.memory_type, hit.category)))
+
+
 def show_hits(out: Console, hits: Sequence[MemoryHit]) -> None:
     """What a search found, and why."""
     if not hits:
@@ -104,8 +111,7 @@ def show_hits(out: Console, hits: Sequence[MemoryHit]) -> None:
             f"{hit.score:.2f}",
             f"{hit.dynamic_importance:.1f}",
             hit.content,
-            ", ".join(hit.matched_terms)
-            or ", ".join(filter(None, (hit.memory_type, hit.category))),
+            why(hit),
         )
         for hit in hits
     ]

@@ -15,6 +15,8 @@ Several = list[str] | None
 
 
 class _Options(TypedDict):
+    phrases: Annotated[Several, typer.Option("--phrase", help="Must be in it (repeat it).")]
+    exclude: Annotated[Several, typer.Option(help="Must not be in it (repeat it).")]
     tags: Annotated[Several, typer.Option("--tag", help="All of these tags (repeat it).")]
     tags_any: Annotated[Several, typer.Option("--any-tag", help="One of these (repeat it).")]
     tags_none: Annotated[Several, typer.Option("--without-tag", help="Not this (repeat it).")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Annotated, Final, cast
 
 import typer
@@ -39,6 +40,29 @@ BelowFilter = Annotated[
 _HISTORY: Final = 20  # accesses that show lists
 
 
+# A minus at the start of a word or phrase excludes it; quotes hold a phrase together.
+_PART: Final = re.compile(r'(?<!\S)(?P<minus>-)?(?:"(?P<phrase>[^"]*)"|(?P<word>[^\s"]+))')
+
+
+def typed_query(text: str) -> tuple[str, list[str], list[str]]:
+    """What a person typed: words to rank by, phrases that must be there, and what must not."""
+    phrases: list[str] = []
+    exclusions: list[str] = []
+
+    def part_of(match: re.Match[str]) -> str:
+        part = match["word"] or match["phrase"]
+        if not re.search(r"\w", part):
+            return match[0]
+        if match["minus"]:
+            exclusions.append(part)
+            return ""
+        if match["phrase"]:
+            phrases.append(part)
+        return part
+
+    return _PART.sub(part_of, text), phrases, exclusions
+
+
 @command("search", 'search "coffee and headaches" --user alice --tag work')
 @filtered()
 def search(
@@ -57,13 +81,16 @@ def search(
     dsn: DsnOption = None,
 ) -> None:
     """Search the memories of a user; best first, each with its score and why it is there."""
+    words, phrases, exclusions = typed_query(query or "")
+    filters["phrases"] = [*phrases, *filters.get("phrases", ())]
+    filters["exclude"] = [*exclusions, *filters.get("exclude", ())]
 
     async def found() -> list[MemoryHit]:
         async with reading(dsn) as db:
             hits = await search_memories(
                 db,
                 user,
-                query,
+                words,
                 limit=limit,
                 order=cast("Order | None", order),
                 offset=offset,

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from datetime import datetime
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -26,7 +27,10 @@ from ltm_store.cli.frame import (
     resolved_dsn,
     trusts_schema,
 )
+from ltm_store.cli.progress import embed_all
 from ltm_store.db.resources import resource_dir
+from ltm_store.embedders import FastEmbedder
+from ltm_store.embeddings import embedding_status
 from ltm_store.errors import InvalidArgument
 from ltm_store.maintenance import (
     adoption_repairs,
@@ -62,6 +66,35 @@ def users(
         typer.echo("nobody yet" if after is None else "no more")
     if len(found) == limit:
         typer.echo(f"there may be more: --after {legible(str(found[-1].name))}", err=True)
+
+
+@command("embed", "embed --user 42")
+def embed(
+    user: Annotated[str | None, typer.Option(help="Of this user alone.")] = None,
+    model: Annotated[
+        str, typer.Option(help="A model that fastembed knows.")
+    ] = "BAAI/bge-small-en-v1.5",
+    path: Annotated[
+        Path | None, typer.Option(help="The folder of its files, else it is downloaded.")
+    ] = None,
+    as_json: JsonOption = False,
+    dsn: DsnOption = None,
+) -> None:
+    """Give the memories that lack one the vector of a model (extra `fastembed`)."""
+    embedder = FastEmbedder(model, path=path)
+
+    async def embedded_now() -> int:
+        async with reading(dsn) as db:
+            states = {state.model: state for state in await embedding_status(db)}
+            done = states.get(model)
+            total = done.memories - done.embedded - done.set_aside if done and not user else None
+            return await embed_all(db, embedder, user, total, console(stderr=True))
+
+    count = asyncio.run(embedded_now())
+    if as_json:
+        print_json({"embedded": count})
+    else:
+        typer.echo(f"{count} memories embedded")
 
 
 @command("purge", "purge")

@@ -11,6 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ltm_store.cli.frame import json_text
 from ltm_store.database import Database
+from ltm_store.embedders import Embedder
+from ltm_store.meaning import embed_with
 from ltm_store.model.transfer import ImportReport
 from ltm_store.model.values import UserId
 from ltm_store.transfer import Numbered, export_user, import_numbered
@@ -28,15 +30,29 @@ async def import_lines(
         )
 
 
-async def export_lines(db: Database, user_id: UserId, stream: TextIO, out: Console) -> int:
+async def export_lines(
+    db: Database, user_id: UserId, stream: TextIO, out: Console, *, with_embeddings: bool
+) -> int:
     """Write a user's memories as lines of JSON, and return how many they are."""
     count = 0
     columns = TextColumn("exporting {task.completed} memories"), TimeElapsedColumn()
     hidden = stream is sys.stdout or not out.is_terminal
     with Progress(*columns, console=out, disable=hidden) as progress:
         task = progress.add_task("exporting", total=None)
-        async for line in export_user(db, user_id):
+        async for line in export_user(db, user_id, with_embeddings=with_embeddings):
             stream.write(json_text(line, stream) + "\n")
             count += 1
             progress.advance(task)
     return count
+
+
+async def embed_all(
+    db: Database, embedder: Embedder, user_id: UserId | None, total: int | None, out: Console
+) -> int:
+    """Give memories their vectors, and return how many were embedded."""
+    columns = TextColumn("embedding"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=out, disable=not out.is_terminal) as progress:
+        task = progress.add_task("embedding", total=total)
+        return await embed_with(
+            db, embedder, user_id, progress=lambda count: progress.update(task, completed=count)
+        )

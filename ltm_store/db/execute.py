@@ -12,6 +12,7 @@ from collections.abc import (
     Coroutine,
     Mapping,
     MutableMapping,
+    Sequence,
 )
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import ContextVar
@@ -28,7 +29,8 @@ from ltm_store.db.observe import observed
 from ltm_store.db.statements import statements
 from ltm_store.db.telemetry import Telemetry
 from ltm_store.db.transactions import Connection, begun, translated
-from ltm_store.errors import InvalidArgument, LtmError, translate
+from ltm_store.embedders import Embedder
+from ltm_store.errors import InvalidArgument, LtmError, SchemaOutdated, StepMissing, translate
 from ltm_store.model.base import Row
 
 POOL_SECONDS: Final = 10.0  # that a caller's own pool may take to hand out a connection
@@ -83,6 +85,12 @@ class Session(ABC):
 
     adds: Together[Mapping[str, object], Mapping[str, object]] | None = None
     """The same for adds."""
+
+    embedder: Embedder | None = None
+    """What makes vectors of texts; without one memories are found by their words alone."""
+
+    embedding_model: str | None = None
+    """Its model, where the database has the optional step."""
 
     telemetry: Telemetry | None = None
     """What is told to OpenTelemetry, where it listens."""
@@ -144,6 +152,17 @@ class Session(ABC):
 
     async def write_pending_accesses(self, user: int, memory_id: int | None = None) -> None:
         """Write what waits to be recorded of this memory, or of any of the user's."""
+        return
+
+    async def query_vector(self, text: str) -> list[float] | None:
+        """The vector of a question; None without an embedder, or while it fails."""
+        return None
+
+    def note_contents(self, user: int, memory_ids: Sequence[int] | None) -> None:
+        """Note that the contents of memories, or of many of a user's, are new.
+
+        So that they get their vectors soon.
+        """
         return
 
 
@@ -226,6 +245,8 @@ async def _run(db: Executor, name: str, arguments: dict[str, object]) -> list[An
         ours = translate(error)
         if ours is None:
             raise
+    if isinstance(ours, SchemaOutdated) and (step := statement.needed_step(arguments)):
+        ours = StepMissing((step,))
     raise ours
 
 

@@ -29,6 +29,7 @@ _USE = re.compile(
 _CONDITION = re.compile(r"\s*-- if (?P<negated>not )?(?P<names>\w+(?: or \w+)*)$")
 _CAUSE = re.compile(r"\s*-- cause: (?P<name>\w+)$")
 _REPEATABLE = re.compile(r"^-- repeatable: (?:if )?(?P<when>\w+)$", re.MULTILINE)
+_NEEDS = re.compile(r"^-- needs: (?P<step>\w+)(?: if (?P<names>\w+(?: or \w+)*))?$", re.MULTILINE)
 _END = "-- end if"
 _SEMICOLON = re.compile(r";(?=(?:  -- [\w: ]+)?\Z)")
 _WRITE = re.compile(r"\b(INSERT|UPDATE|DELETE)\b")
@@ -71,6 +72,8 @@ class Statement:
     lines: tuple[str, ...]
     all_users: bool
     repeatable: str | None  # "always", or the argument that makes a repetition harmless
+    step: str | None = None  # the optional step that it needs
+    step_names: tuple[str, ...] = ()  # where one of these is given; none: always
     only_reads: bool = field(init=False)
     conditions: tuple[str, ...] = field(init=False)  # the arguments that choose lines
     _names: frozenset[str] = field(init=False, repr=False)
@@ -96,7 +99,7 @@ class Statement:
                 f"unknown {sorted(arguments.keys() - self._names)}"
             )
         chosen = [arguments[name] for name in self.conditions]
-        given = tuple([value is not None and value is not False for value in chosen])
+        given = tuple([_is_given(value) for value in chosen])
         shape = self._shapes.get(given) or self.shape(given)
         return shape.sql, [arguments[name] for name in shape.names]
 
@@ -105,6 +108,12 @@ class Statement:
         if self.only_reads or self.repeatable == "always":
             return True
         return self.repeatable is not None and arguments[self.repeatable] is not None
+
+    def needed_step(self, arguments: Mapping[str, object]) -> str | None:
+        """The optional step without which the database cannot run it for these arguments."""
+        if self.step_names and not any(map(_is_given, map(arguments.get, self.step_names))):
+            return None
+        return self.step
 
     def shape(self, given: tuple[bool, ...]) -> Shape:
         """The text for the conditions that are given, in the order of `conditions`."""
@@ -120,6 +129,10 @@ class Statement:
         dense = {old: new for new, old in enumerate(numbers, 1)}
         sql = _PLACEHOLDER.sub(lambda match: f"${dense[int(match[1])]}", text)
         return Shape(sql, tuple(self.parameters[number - 1][0] for number in numbers))
+
+
+def _is_given(value: object) -> bool:
+    return value is not None and value is not False
 
 
 def _condition_names(line: str) -> list[str]:
@@ -253,6 +266,7 @@ def _statement(file: str, block: str, shared: Mapping[str, Shared]) -> Statement
     if header is None:
         raise ValueError(f"{file}.sql: not a statement header: {block[:60]}")
     repeatable = _REPEATABLE.search(header["notes"])
+    needs = _NEEDS.search(header["notes"])
     text = _Text(header["parameters"], shared)
     lines = _SEMICOLON.sub("", block[header.end() :].rstrip()).splitlines()
     expanded = tuple(new for line in lines for new in text.expanded(line))
@@ -266,6 +280,8 @@ def _statement(file: str, block: str, shared: Mapping[str, Shared]) -> Statement
         lines=expanded,
         all_users="-- scope: all users" in header["notes"],
         repeatable=repeatable["when"] if repeatable else None,
+        step=needs["step"] if needs else None,
+        step_names=tuple((needs["names"] or "").split(" or ")) if needs and needs["names"] else (),
     )
 
 

@@ -14,7 +14,7 @@ except ImportError:
 
 from ltm_store.db.resources import migration_ids
 from ltm_store.migrate.adoption import adopt, reconcile, survey, way_back
-from ltm_store.migrate.ask import Session
+from ltm_store.migrate.ask import Session, value
 from ltm_store.migrate.runner import (
     MigrationFailed,
     Report,
@@ -79,6 +79,18 @@ def apply(dsn: str, report: Report = lambda line: None, *, trust_schema: bool = 
     return [name for name in migration_ids() if name not in before]
 
 
+def apply_embedded(
+    dsn: str, report: Report = lambda line: None, *, trust_schema: bool = False
+) -> list[str]:
+    """Apply what is pending to the embedded server, which has recall by meaning unasked."""
+    done = apply(dsn, report, trust_schema=trust_schema)
+    with connected(dsn) as connection:
+        has_step = value(connection, "has_step")
+    if not has_step:
+        optional(dsn, "embeddings", report=report)
+    return done
+
+
 def rollback(
     dsn: str,
     *,
@@ -106,6 +118,8 @@ def rollback(
         chosen = _last(applied, to, everything)
         if chosen:
             rights = drop_views(connection, report)
+            if _drops_memories(chosen):
+                run_optional(connection, "embeddings", undo=True)  # which hang on them
             try:
                 run_migrations(dsn, connection, chosen, "rollback", report)
             finally:
@@ -121,8 +135,11 @@ def memories_lost(
         if survey.under_way(connection):
             return 0  # they go back into the original tables
         chosen = _last(applied_ids(connection), to, everything)
-        dropped = any(name.endswith("_memories") for name in chosen)
-        return stored_memories(connection) if dropped else 0
+        return stored_memories(connection) if _drops_memories(chosen) else 0
+
+
+def _drops_memories(chosen: list[str]) -> bool:
+    return any(name.endswith("_memories") for name in chosen)
 
 
 def _last(applied: list[str], to: str | None, everything: bool) -> list[str]:

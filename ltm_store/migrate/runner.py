@@ -209,7 +209,9 @@ def run_optional(connection: Session, name: str, *, undo: bool) -> None:
     for attempt in range(1, ATTEMPTS + 1):
         try:
             with connection.transaction():
+                before = found_objects(connection)
                 connection.execute(file.read_text(encoding="utf-8"))
+                note_objects(connection, name, before)
         except (LockNotAvailable, DeadlockDetected):
             time.sleep(POLL_SECONDS * attempt)
         except psycopg.Error as error:

@@ -35,8 +35,8 @@ def tell_letter_case(session: Session, report: Report) -> None:
     """Tell where lower() of the database differs from Python's."""
     if not value(session, "letters_are_folded"):
         report(
-            "lower() of this database leaves some letters as they are (LC_CTYPE): tags and "
-            "searches differ in letter case for them"
+            "lower() of this database knows no letters beyond ASCII (LC_CTYPE): those of rare "
+            "scripts keep their case in tags and searches"
         )
 
 

@@ -46,6 +46,7 @@ from ltm_store.model.values import (
     load_json,
     read_json,
 )
+from ltm_store.model.vectors import ModelName, Vector
 
 
 class MemoryType(StrEnum):
@@ -118,6 +119,8 @@ class NewMemory(_Attributes):
     ] = ()
     created_at: Moment | None = None
     idempotency_key: IdempotencyKey | None = None
+    embedding: Vector | None = None
+    embedding_model: ModelName | None = None
 
 
 class MemoryChanges(_Attributes):

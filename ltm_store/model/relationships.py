@@ -133,7 +133,7 @@ class Suggestion(Row):
     """A memory that may belong to another one, and why: what they share that is rare.
 
     `source_id` is None unless it is shared; `words` are given by their stems. `score` adds up how
-    rare each of it is.
+    rare each of it is. `meaning_score` is the cosine, where they mean much the same.
     """
 
     related_memory: Annotated[MemorySummary, FROM_JSON]
@@ -142,6 +142,7 @@ class Suggestion(Row):
     source_id: str | None
     participants: tuple[str, ...]
     words: tuple[str, ...]
+    meaning_score: float | None = None
 
     @property
     def reason(self) -> str:
@@ -152,6 +153,7 @@ class Suggestion(Row):
             ("source", source),
             ("people", self.participants),
             ("words", self.words),
+            ("meaning", (f"{self.meaning_score:.2f}",) if self.meaning_score is not None else ()),
         )
         return "; ".join(f"{kind}: {', '.join(what)}" for kind, what in shared if what)
 

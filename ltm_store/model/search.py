@@ -40,6 +40,7 @@ from ltm_store.model.values import (
     dump_json,
     within_query,
 )
+from ltm_store.model.vectors import ModelName, Vector
 
 
 def _context_part(part: object) -> object:
@@ -125,6 +126,19 @@ def _some(namespace: str) -> str | None:
     return namespace or None
 
 
+def _phrases(phrases: tuple[str, ...]) -> tuple[str, ...]:
+    """The phrases, if a statement can be asked for them."""
+    if len(phrases) > limits.PHRASES:
+        raise ValueError(f"more than {limits.PHRASES}")
+    if not all(phrase.strip() for phrase in phrases):
+        raise ValueError("one is empty")
+    within_query(" ".join(phrases))
+    return phrases
+
+
+Phrases = Annotated[tuple[Text, ...], AfterValidator(_phrases)]
+
+
 def _narrowing(score: int) -> int | None:
     """The score; None where it narrows nothing, as no stored one is lower."""
     return score if score > 1 else None
@@ -156,6 +170,8 @@ class OtherFilterOptions(TypedDict, total=False):
     namespace: Values | None
     namespace_prefix: str | Sequence[str] | None
     key_prefix: str | None
+    phrases: Iterable[str]
+    exclude: Iterable[str]
 
 
 class FilterOptions(OtherFilterOptions, total=False):
@@ -179,6 +195,8 @@ class Filters(Arguments):
     namespace: one, or a collection of which it is any; "" is those without. namespace_prefix: that
     one and those below it, as labels joined by dots or a tuple of labels. key_prefix: what the key
     begins with; "" is those with a key. An empty collection is refused.
+    phrases: words and phrases, all of which must stand in the content, or in one tag or the
+    category; exclude: of which none may. At most 64 each.
     """
 
     memory_type: AnyOf[Word] | None = None
@@ -201,6 +219,8 @@ class Filters(Arguments):
     namespace: AnyOf[NamespaceText] | None = None
     namespace_prefix: Annotated[NamespaceName, AfterValidator(_some)] | None = None
     key_prefix: Annotated[Text, Field(max_length=limits.KEY_CHARS)] | None = None
+    phrases: Phrases = ()
+    exclude: Phrases = ()
 
     def arguments(self) -> dict[str, object]:
         """What the shared conditions take, by name: tags and objects as JSON text."""
@@ -213,6 +233,7 @@ class Filters(Arguments):
             path, variables = compile_metadata(given["metadata"])
             others |= zip(_PATH, (path, dump_json(variables)), strict=True)
             given["metadata"] = None
+        others |= {name: list(given.pop(name)) or None for name in ("phrases", "exclude")}
         return {name: _argument(value) for name, value in given.items()} | others
 
 
@@ -265,6 +286,9 @@ class Search(Filters):
     neighbours: StrictBool = True
     distinct: StrictBool = True
     importance_weight: Annotated[float, Field(strict=True, ge=0, le=100)] = 0.1
+    query_embedding: Vector | None = None
+    embedding_model: ModelName | None = None
+    meaning: Fraction = 0.4
     limit: RowLimit = 10
     offset: Annotated[int, Field(strict=True, ge=0, le=limits.OFFSET)] = 0
 
@@ -276,13 +300,25 @@ class Search(Filters):
             raise InvalidArgument("order", "is by score with a query; leave it out")
         return search
 
+    @property
+    def words(self) -> str | None:
+        """What hits are ranked by: the query, and the words of the phrases."""
+        return " ".join(filter(None, (self.query, *self.phrases))) or None
+
 
 class MemoryHit(Memory):
     """A memory that a search found, and why.
 
     score = text_score * boost, boost = 1 + importance_weight * dynamic_importance / 10. Without a
     query, text_score is 0, the score is the dynamic importance and matched_terms is empty.
-    `duplicate_ids` are the hits with an equal content that it stands for, when they are left out.
+    `matched_terms` are the words of the memory that were asked for, as they are written in it. A
+    hit that holds none has `neighbour_of`: the id of the memory that does, beside which it stands
+    in the same source. `duplicate_ids` are the hits with an equal content that it stands for.
+
+    Where the meaning of the query counts too, score = ((1 - meaning) * text_score / the greatest
+    one + meaning * meaning_score / the greatest one) * boost. `meaning_score` is the cosine of the
+    vectors of query and memory, -1 .. 1; None where meaning does not count, or the memory has no
+    vector yet. `matched_time`: it is of a time that the query speaks of; its score is twice that.
     """
 
     readers = MappingProxyType(
@@ -292,8 +328,11 @@ class MemoryHit(Memory):
     score: float
     boost: float
     text_score: float = 0.0
+    meaning_score: float | None = None
     matched_terms: tuple[str, ...] = ()
     duplicate_ids: tuple[int, ...] = ()
+    neighbour_of: int | None = None
+    matched_time: bool = False
 
 
 class SearchFindings(Row):
@@ -301,6 +340,9 @@ class SearchFindings(Row):
 
     causes: tuple[str, ...]
     matched_terms: tuple[str, ...]
+    content: str
+    tags: str | None
+    category: str | None
 
 
 class SearchExplanation(Row):
@@ -310,10 +352,10 @@ class SearchExplanation(Row):
     and limit reach), `rank` its place from 1; `is_returned` when that is beyond the offset and
     within the limit. Otherwise `causes` names what keeps it out:
     "missing" (no such memory of this user), "expires_at", the arguments that it does not pass
-    ("memory_type", "tags", "include_archived", ...), "phrases" and "exclusions" of the query,
-    "query" (no word in common), "distinct" (a more important hit has an equal content),
-    "common_words" (the words in common are in most memories, and rarer ones were found), "offset"
-    or "limit" (its rank is before or beyond), "cut" (it is beyond all hits that were looked at).
+    ("memory_type", "tags", "include_archived", "phrases", "exclude", ...), "query" (no word in
+    common, and not beside a memory that has one), "distinct" (a more important hit has an equal
+    content), "offset" or "limit" (its rank is before or beyond), "cut" (it is beyond all hits that
+    were looked at).
     """
 
     is_returned: bool

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, ClassVar, Final
 
-from pydantic import AfterValidator, JsonValue, StrictBool, ValidationError
+from pydantic import AfterValidator, Field, JsonValue, StrictBool, ValidationError
 
 from ltm_store.errors import InvalidArgument, InvalidMemory
 from ltm_store.model.base import FROM_JSON, Arguments, Row, refusal
@@ -22,6 +22,7 @@ from ltm_store.model.values import (
     dump_json,
     storable,
 )
+from ltm_store.model.vectors import ModelName, Vector
 
 IMPORT_KEY: Final = "ltm-import:"  # begins the idempotency_key of what came from a file
 _PROBLEMS: Final = 10  # that are told of a line
@@ -67,6 +68,14 @@ class ExportedTag(Arguments):
     last_used: Moment | None = None
 
 
+def _of_equal_dimensions(
+    embeddings: dict[str, tuple[list[float], ...]],
+) -> dict[str, tuple[list[float], ...]]:
+    if any(len(set(map(len, vectors))) > 1 for vectors in embeddings.values()):
+        raise ValueError("the vectors of a model have different numbers")
+    return embeddings
+
+
 class ExportedMemory(NewMemory):
     """A line of an export, or of a file to import: the keywords of add_memory and what happened.
 
@@ -85,6 +94,10 @@ class ExportedMemory(NewMemory):
     last_modified: Moment | None = None
     is_archived: StrictBool = False
     archive_reason: Text | None = None
+    embeddings: Annotated[
+        dict[ModelName, Annotated[tuple[Vector, ...], Field(min_length=1)]],
+        AfterValidator(_of_equal_dimensions),
+    ] = Field(default={})
 
     def references(self) -> Iterator[tuple[str, int]]:
         """The ids of other lines that this one speaks of, each with its field."""

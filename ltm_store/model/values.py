@@ -37,6 +37,11 @@ def storable(text: str) -> str:
     return text
 
 
+def composed(text: str) -> str:
+    """The text in NFC, in which texts are compared."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
 def within_content(text: str) -> str:
     """The text itself, unless its UTF-8 is longer than a memory's content may be."""
     if len(text) > limits.CONTENT_BYTES or len(text.encode()) > limits.CONTENT_BYTES:
@@ -104,7 +109,8 @@ def _labelled(namespace: str) -> str:
 Text = Annotated[str, AfterValidator(storable)]
 LongText = Annotated[Text, AfterValidator(within_content)]
 Note = Annotated[Text, Field(max_length=limits.NOTE_CHARS)]
-Word = Annotated[Text, Field(min_length=1, max_length=limits.WORD_CHARS), BeforeValidator(word)]
+Compared = Annotated[Text, AfterValidator(composed)]
+Word = Annotated[Compared, Field(min_length=1, max_length=limits.WORD_CHARS), BeforeValidator(word)]
 Fraction = Annotated[StrictFloat, Field(ge=0, le=1, allow_inf_nan=False)]
 TagImportance = Annotated[
     StrictFloat, Field(ge=-limits.TAG_IMPORTANCE, le=limits.TAG_IMPORTANCE, allow_inf_nan=False)
@@ -112,8 +118,8 @@ TagImportance = Annotated[
 Score = Annotated[StrictInt, Field(ge=1, le=10)]
 MemoryId = Annotated[StrictInt, Field(ge=-limits.MEMORY_ID, le=limits.MEMORY_ID)]
 Int32 = Annotated[StrictInt, Field(ge=-(2**31), le=2**31 - 1)]
-Category = Annotated[Text, Field(max_length=limits.CATEGORY_CHARS)]
-SourceId = Annotated[Text, Field(max_length=limits.SOURCE_ID_CHARS)]
+Category = Annotated[Compared, Field(max_length=limits.CATEGORY_CHARS)]
+SourceId = Annotated[Compared, Field(max_length=limits.SOURCE_ID_CHARS)]
 IdempotencyKey = Annotated[Text, Field(min_length=1, max_length=limits.IDEMPOTENCY_KEY_CHARS)]
 Moment = Annotated[datetime, BeforeValidator(_datetime)]
 Duration = Annotated[

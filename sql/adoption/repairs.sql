@@ -174,7 +174,7 @@ FROM (
         END AS usage_count,
         a_day(t.first_used) AS first_used,
         a_day(t.last_used) AS last_used,
-        row_number() OVER (PARTITION BY t.memory_id, lower(n.tag_name) ORDER BY t.id) AS place
+        row_number() OVER (PARTITION BY t.memory_id, ltm_lower(n.tag_name) ORDER BY t.id) AS place
     FROM original_tags AS t
     INNER JOIN original_memories AS m ON m.id = t.memory_id
     CROSS JOIN
@@ -196,7 +196,7 @@ BEGIN
     ) AS t (tag)
     WHERE m.id = ANY(ids) AND NOT EXISTS (
         SELECT 1 FROM ltm_memory_tags AS w
-        WHERE w.user_id = m.user_id AND w.memory_id = m.id AND lower(w.tag_name) = lower(t.tag)
+        WHERE w.user_id = m.user_id AND w.memory_id = m.id AND ltm_lower(w.tag_name) = ltm_lower(t.tag)
     )
     ON CONFLICT DO NOTHING;
 

@@ -95,6 +95,10 @@ WHERE t.schemaname = current_schema();
 -- Whether the first schema of the search path has our table of migrations.
 SELECT to_regclass(format('%I.ltm_migrations', current_schema())) IS NOT NULL;
 
+-- name: has_step() :one
+-- Whether the first schema of the search path has the table of the step `embeddings`.
+SELECT to_regclass(format('%I.ltm_embeddings', current_schema())) IS NOT NULL;
+
 -- name: applied_ids() :many
 -- The ids of the applied migrations.
 SELECT m.migration_id

@@ -15,7 +15,7 @@ FROM (
         )
     GROUP BY m.user_id, m.tag_name, coalesce(m.tag_category, 'general')
 ) AS x
-GROUP BY x.user_id, lower(x.tag);
+GROUP BY x.user_id, ltm_lower(x.tag);
 
 COMMENT ON VIEW ltm_tag_usage IS
 'The tags of a user and how they are used, each once in any letter case, as list_tags tells it.';
