@@ -67,7 +67,9 @@ SELECT
     m.expires_at,
     m.expires_after,
     k.namespace,
-    m.key
+    m.key,
+    m.content_hash,
+    m.search_vector
 FROM ltm_memory_ranks AS k
 INNER JOIN ltm_memories AS m ON k.user_id = m.user_id AND k.memory_id = m.id;
 
