@@ -87,11 +87,13 @@ async def old(empty):
 
 
 async def catalog(connection: asyncpg.Connection) -> list[str]:
-    """What is there apart from the triggers of adoption and foreign keys to the application."""
+    """What is there apart from what adoption keeps and foreign keys to the application."""
     return [
         line
         for line in await fingerprint(connection)
-        if "TRIGGER ltm_adoption_" not in line and "REFERENCES users" not in line
+        if "TRIGGER ltm_adoption_" not in line
+        and "REFERENCES users" not in line
+        and "_original_" not in line
     ]
 
 

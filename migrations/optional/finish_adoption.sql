@@ -15,7 +15,21 @@ BEGIN
         'ltm_memory_tags'
     ] LOOP
         EXECUTE format('DROP TRIGGER ltm_adoption_note ON %I.%I', home, name);
+        EXECUTE format('DROP TRIGGER ltm_adoption_truncate ON %I.%I', home, name);
         EXECUTE format('DROP TRIGGER IF EXISTS ltm_adoption_user ON %I.%I', home, name);
+    END LOOP;
+    FOR name IN
+        SELECT format('%I.%I', home, d.name)
+        FROM ltm_adoption.deferred AS d
+        WHERE d.name LIKE '%\_original\_%'
+    LOOP
+        -- The unique id stays where foreign keys of others lead to it.
+        IF NOT EXISTS (
+            SELECT 1 FROM pg_constraint AS c
+            WHERE c.contype = 'f' AND c.conindid = to_regclass(name)
+        ) THEN
+            EXECUTE format('DROP INDEX IF EXISTS %s', name);
+        END IF;
     END LOOP;
 END
 $$;

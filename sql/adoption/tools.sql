@@ -167,6 +167,46 @@ CREATE FUNCTION next_id(name text) RETURNS bigint LANGUAGE sql VOLATILE AS $$
     SELECT nextval(s.sequence) FROM ltm_adoption.sequences AS s WHERE s.table_name = name
 $$;
 
+-- A row that has nothing but what ours always writes, in the table of the new ones.
+CREATE FUNCTION try_row(name text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    EXECUTE (
+        SELECT format(
+            'INSERT INTO ltm_next.%I (%s) VALUES (%s)',
+            name,
+            string_agg(format('%I', a.attname), ', '),
+            string_agg(
+                CASE a.atttypid
+                    WHEN 'bigint'::regtype THEN (-a.attnum)::text
+                    ELSE quote_literal(rpad('Words ', 50, 'and words '))
+                END,
+                ', '
+            )
+        )
+        FROM pg_attribute AS a
+        WHERE a.attrelid = format('ltm_next.%I', name)::regclass AND a.attnum > 0
+            AND a.attnotnull AND NOT a.atthasdef AND NOT a.attisdropped
+    );
+END
+$$;
+
+-- Extended statistics stay where they are when their table is moved.
+CREATE FUNCTION move_statistics(source text, target text) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    command text;
+BEGIN
+    FOR command IN
+        SELECT format('ALTER STATISTICS %I.%I SET SCHEMA %I', source, s.stxname, target)
+        FROM pg_statistic_ext AS s
+        INNER JOIN pg_class AS c ON s.stxrelid = c.oid
+        WHERE s.stxnamespace = quote_ident(source)::regnamespace
+            AND c.relnamespace = quote_ident(target)::regnamespace
+    LOOP
+        EXECUTE command;
+    END LOOP;
+END
+$$;
+
 CREATE TABLE marks (
     table_name text PRIMARY KEY,
     last_id bigint NOT NULL
@@ -214,6 +254,14 @@ BEGIN
     SELECT DISTINCT 'access', x.id FROM unnest(ARRAY[OLD.id, NEW.id]::bigint[]) AS x (id)
     WHERE x.id IS NOT NULL;
     RETURN NULL;
+END
+$$;
+
+-- Which rows were in a table that is emptied at once, nobody would note.
+CREATE FUNCTION refuse_truncate() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'TRUNCATE of % is refused while the adoption is not finished: DELETE its rows',
+        TG_TABLE_NAME;
 END
 $$;
 
