@@ -453,6 +453,13 @@ BEGIN
         VALUES
         ('content', CASE WHEN o.content IS NULL THEN 'made empty' ELSE 'cut to length' END,
             o.content, o.content IS DISTINCT FROM m.content),
+        ('tags', 'JSON repaired', o.tags_written, is_repaired(o.tags_written)),
+        ('context_data', 'JSON repaired', o.context_data_written,
+            is_repaired(o.context_data_written)),
+        ('related_memory_ids', 'JSON repaired', o.related_memory_ids_written,
+            is_repaired(o.related_memory_ids_written)),
+        ('memory_metadata', 'JSON repaired', o.memory_metadata_written,
+            is_repaired(o.memory_metadata_written)),
         ('tags', 'normalised', o.tags::text, o.tags IS DISTINCT FROM m.tags),
         ('memory_type', 'cut to length', o.memory_type,
             o.memory_type IS DISTINCT FROM m.memory_type),
