@@ -10,6 +10,18 @@ BEGIN
     IF NOT EXISTS (SELECT 1 FROM ltm_adoption.steps AS s WHERE s.step = 'validate') THEN
         RAISE EXCEPTION 'the adoption has not come to its end: apply goes on with it';
     END IF;
+    -- Nobody writes from here on; what was written since the last look is looked at now.
+    EXECUTE format(
+        'LOCK TABLE %1$I.ltm_contexts, %1$I.ltm_memories, %1$I.ltm_memory_access, '
+        '%1$I.ltm_memory_relationships, %1$I.ltm_memory_tags IN ACCESS EXCLUSIVE MODE', home
+    );
+    PERFORM set_config('search_path', format('ltm_adoption, %I', home), TRUE);
+    PERFORM ltm_adoption.settle(array(
+        SELECT DISTINCT c.row_id
+        FROM ltm_adoption.changes AS c
+        INNER JOIN ltm_adoption.progress AS p ON p.kind = 'settled' AND c.id > p.last_id
+        WHERE c.kind = 'memory'
+    ));
     FOREACH name IN ARRAY ARRAY[
         'ltm_contexts', 'ltm_memories', 'ltm_memory_access', 'ltm_memory_relationships',
         'ltm_memory_tags'

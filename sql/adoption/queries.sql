@@ -740,6 +740,30 @@ FROM (
     LIMIT $2
 ) AS x;
 
+-- name: last_change() :one
+-- The last note of a change.
+SELECT coalesce(max(c.id), 0) FROM ltm_adoption.changes AS c;
+
+-- name: changed_memories(after_change bigint, row_limit bigint) :one
+-- The ids of memories that changed since a note, how many notes those are, and the last of them.
+SELECT
+    array_agg(DISTINCT x.row_id),
+    count(*),
+    max(x.id)
+FROM (
+    SELECT
+        c.row_id,
+        c.id
+    FROM ltm_adoption.changes AS c
+    WHERE c.id > $1 AND c.kind = 'memory'
+    ORDER BY c.id
+    LIMIT $2
+) AS x;
+
+-- name: settle(memory_ids bigint[]) :exec
+-- Bring the details and the own columns of some memories in step for good.
+SELECT ltm_adoption.settle($1);
+
 -- name: complete(memory_ids bigint[]) :exec
 -- Bring the details and the own columns of some memories in step.
 SELECT
