@@ -765,6 +765,25 @@ async def test_the_end_is_refused_in_a_sentence_while_a_program_writes(old, empt
     assert await check_health(old) == []
 
 
+async def test_an_end_without_room_says_what_frees_it(old, empty):
+    """The server says so itself, as it makes an index."""
+    await old.execute(originals.L0)
+    await originals.fill(old, 9)
+    before = await fingerprint(old)
+    await old.execute(
+        "CREATE FUNCTION full_disk() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN "
+        "IF current_query() ~ 'original_memory_id' THEN RAISE 'no space' USING ERRCODE = '53100'; "
+        "END IF; END $$; CREATE EVENT TRIGGER full_disk ON ddl_command_start "
+        "WHEN TAG IN ('CREATE INDEX') EXECUTE FUNCTION full_disk()"
+    )
+    lines: list[str] = []
+    with pytest.raises(migrate.MigrationFailed, match="no space: make room .*rollback --all$"):
+        migrate.apply(empty, lines.append)
+    assert any("of room are needed beside the" in line for line in lines)
+    migrate.rollback(empty, everything=True)
+    assert await fingerprint(old) == before
+
+
 async def test_tables_that_are_adopted_are_not_emptied_at_once(old, empty):
     await old.execute(originals.level_1())
     await originals.fill(old, 9)

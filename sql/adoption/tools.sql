@@ -360,8 +360,12 @@ CREATE FUNCTION clean_tags(tags jsonb, names text[]) RETURNS jsonb
 LANGUAGE sql IMMUTABLE
 RETURN (
     WITH given AS (
-        SELECT CASE jsonb_typeof(j.inside) WHEN 'string' THEN jsonb_build_array(j.inside)
-            ELSE coalesce(j.inside, tags) END AS whole
+        SELECT
+            CASE jsonb_typeof(
+                j.inside)
+                WHEN 'string' THEN jsonb_build_array(j.inside)
+                ELSE coalesce(j.inside, tags)
+            END AS whole
         FROM (
             SELECT CASE
                 WHEN jsonb_typeof(tags) = 'string' AND tags #>> '{}' ~ $r$^\s*[\[{]$r$
