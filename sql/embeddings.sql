@@ -455,5 +455,5 @@ WHERE
     i.indrelid = to_regclass('ltm_embeddings')
     AND i.indisvalid
     AND starts_with(c.relname, $1)
-ORDER BY c.relname
+ORDER BY c.relname COLLATE "C"
 LIMIT $2;

@@ -630,6 +630,7 @@ nearest AS MATERIALIZED (
     LIMIT greatest(200, $3::bigint + $7::bigint)
 ),
 -- end if
+
 -- if is_indexed
 -- Along the index of this user's vectors, which custom plans alone can see, and which goes on until
 -- enough have passed; of a long content the nearest part that it meets counts.
@@ -644,23 +645,8 @@ nearest AS MATERIALIZED (
             m.id,
             m.importance_rank,
             m.content_hash,
-            1 - d.distance AS meaning_score
-        FROM (
-            SELECT
-                e.memory_id,
-                e.content_hash,
-                ltm_embedding_distance(
-                    e.embedding, ltm_embedding($8::real[]), cardinality($8::real[])
-                ) AS distance
-            FROM ltm_embeddings AS e
-            WHERE
-                e.user_id = $1
-                AND e.model = $9
-                AND e.dimensions = cardinality($8::real[])
-                AND e.part IS DISTINCT FROM ltm_prefer_custom_plan($3)
-                AND (SELECT set_config('hnsw.iterative_scan', 'strict_order', TRUE)) <> ''
-            ORDER BY distance
-        ) AS d
+            ltm_cosine(e.embedding, ltm_embedding($8::real[])) AS meaning_score
+        FROM ltm_embeddings AS e
         CROSS JOIN
             LATERAL (
                 SELECT
@@ -670,12 +656,26 @@ nearest AS MATERIALIZED (
                 FROM ltm_memories AS m
                 WHERE
                     m.user_id = $1
-                    AND m.id = d.memory_id
-                    AND m.content_hash = d.content_hash
+                    AND m.id = e.memory_id
+                    AND m.content_hash = e.content_hash
                     AND TRUE  -- conditions: filters
                 LIMIT 1
             ) AS m
-        ORDER BY d.distance, d.memory_id DESC
+        WHERE
+            e.user_id = $1
+            AND e.model = $9
+            AND e.dimensions = cardinality($8::real[])
+            AND e.part IS DISTINCT FROM ltm_prefer_custom_plan($3)
+            AND (
+                SELECT
+                    set_config('hnsw.iterative_scan', 'strict_order', TRUE)
+                    || set_config('hnsw.max_scan_tuples', '2147483647', TRUE)
+            ) <> ''
+        ORDER BY
+            ltm_embedding_distance(
+                e.embedding, ltm_embedding($8::real[]), cardinality($8::real[])
+            ) ASC,
+            e.memory_id DESC
         LIMIT greatest(200, $3::bigint + $7::bigint)
     ) AS v
     GROUP BY v.id, v.importance_rank, v.content_hash

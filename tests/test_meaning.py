@@ -340,8 +340,8 @@ FILL = (
     "CASE WHEN n % 10 = 0 THEN 'goal' ELSE 'fact' END FROM generate_series(1, $1::integer) AS n",
     "INSERT INTO ltm_embeddings (user_id, memory_id, model, dimensions, embedding, content_hash, "
     "embedded_at) SELECT user_id, id, 'caller', 8, ltm_embedding((SELECT array_agg(((hashtext("
-    "id || '/' || n) % 1000) / 1000.0)::real) FROM generate_series(1, 8) AS n)), content_hash, now() "
-    "FROM ltm_memories WHERE user_id = 1 AND $1::integer > 0",
+    "id || '/' || n) % 1000) / 1000.0)::real) FROM generate_series(1, 8) AS n)), content_hash, "
+    "now() FROM ltm_memories WHERE user_id = 1 AND $1::integer > 0",
 )
 
 
