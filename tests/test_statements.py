@@ -253,6 +253,9 @@ def test_statements_for_all_users_are_few_and_known():
         "intern_user",
         "list_users",
         "lift_timeouts",
+        "lift_session_timeouts",
+        "drop_unfinished_index",
+        "vector_indexes",
         "draw_memories",
         "lock_names",
         "lock_user",
@@ -276,7 +279,7 @@ def test_columns_are_named(statement):
 
 UNIQUE = {
     *("id", "place", "tag_name", "migration_id", "detail", "rule", "user_id", "namespace"),
-    *("source_id", "part", "model"),
+    *("source_id", "part", "model", "relname"),
 }
 
 
@@ -340,7 +343,7 @@ def shape_for(statement: Statement, given: Container[str]) -> Shape:
 NO_TEXT = re.compile(
     r"(\w+_)?(id|ids|rank|place|position|strength|score|count|memories|user_id|step|depth|month)$"
     r"|(\w+_)?(point|points|part|seen|at|modified|timestamp|used|accessed|attnum|size|importance)$"
-    r"|(\w+_)?(relationships|is_lent|jaccard|positions|terms)$"
+    r"|(\w+_)?(relationships|is_lent|jaccard|positions|terms|dimensions)$"
 )
 
 
@@ -368,7 +371,7 @@ class _Sorts(Visitor):
             self.found += node.args
 
 
-NUMBERS = ("count", "sum", "abs", "ltm_path_strength", "ltm_cosine")
+NUMBERS = ("count", "sum", "abs", "ltm_path_strength", "ltm_cosine", "ltm_embedding_distance")
 
 
 def is_free_of_the_collation(node: ast.Node) -> bool:
@@ -808,6 +811,10 @@ def test_every_statement_has_a_plan_test():
         "lock_whole_user",
         "move_user",
         "lift_timeouts",
+        "lift_session_timeouts",
+        "index_command",
+        "drop_unfinished_index",
+        "vector_indexes",
         "draw_memories",
         "lock_user",
         "may_copy",
