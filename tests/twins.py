@@ -109,10 +109,10 @@ _SAID = {
 
 async def build(connection: Connection, *, twins: bool, vectors: bool) -> None:
     """Fill an empty database: with her and, on demand, her twins."""
-    await connection.execute("SET session_replication_role = replica")  # rows are copied as such
     columns = {row[0]: row[1] for row in await connection.fetch(_COLUMNS)}
     names = columns.pop(_NAMES)
     await _her_memories(connection, vectors=vectors)
+    await connection.execute("SET session_replication_role = replica")  # rows are copied as such
     for table in columns:
         await connection.execute(f"CREATE TEMP TABLE her_{table} AS SELECT * FROM {table}")
         assert await connection.fetchval(f"SELECT count(*) FROM her_{table}"), table
