@@ -147,7 +147,8 @@ async def test_a_bad_argument_is_refused_without_its_text(ears: Ears, one: Call)
                 continue
             if one.name in FILTERED and name in FILTERS and name != "tags":
                 continue
-            for bad in [*BAD, CANARY * 50_000] if name == "content" else BAD:
+            bads = BAD if name in one.given else BAD[3:6]
+            for bad in [*bads, CANARY * 50_000] if name == "content" else bads:
                 savepoint = connection.transaction()
                 await savepoint.start()
                 given = {k: v for k, v in one.given.items() if k != name} | {name: bad}
