@@ -9,7 +9,7 @@ import asyncio
 import logging
 import re
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,7 +22,7 @@ from ltm_store.db.statements import Statement, statements
 from tests import isolation, servers, twins
 from tests.conftest import has_vector
 from tests.test_statements import shapes
-from tests.twins import CALLS, FOR_ALL, World
+from tests.twins import CALLS, FOR_ALL, Call, World
 
 _CONDITION = re.compile(
     r"\b\w+\.user_id (?:=|<|>) (?:any\(\$\d+(?:::bigint\[\])?\)|\$\d+|\w+\.user_id)"
@@ -60,17 +60,44 @@ def in_place(mutant: Statement) -> Iterator[None]:
     statements()[mutant.name] = original
 
 
-async def noticed(worlds: tuple[World, World], made: list[str], *, vectors: bool) -> str | None:
-    """The first call for which the twins make a difference."""
+class _Names(logging.Handler):
+    """Which statements run, by the log."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.seen.add(record.getMessage().partition(":")[0])
+
+
+async def users_of(world: World, *, vectors: bool) -> dict[str, list[tuple[str, Call]]]:
+    """The calls that use a statement, by its name."""
+    handler, log = _Names(), logging.getLogger("ltm_store.statements")
+    log.addHandler(handler)
+    log.setLevel(logging.DEBUG)
+    found: defaultdict[str, list[tuple[str, Call]]] = defaultdict(list)
     for name, calls in (CALLS | FOR_ALL).items():
-        if name in twins.VECTORS and not vectors:
-            continue
-        for call in calls:
-            try:
-                if await twins.differences(*worlds, call, for_all=name in FOR_ALL):
-                    return name
-            except Exception as error:
-                return f"{name}: {type(error).__name__}"
+        for call in calls if vectors or name not in twins.VECTORS else []:
+            handler.seen.clear()
+            await world.outcome(call)
+            for statement in handler.seen:
+                found[statement].append((name, call))
+    log.setLevel(logging.WARNING)
+    log.removeHandler(handler)
+    return found
+
+
+async def noticed(
+    worlds: tuple[World, World], made: list[str], calls: list[tuple[str, Call]], *, vectors: bool
+) -> str | None:
+    """The first call for which the twins make a difference."""
+    for name, call in calls:
+        try:
+            if await twins.differences(*worlds, call, for_all=name in FOR_ALL):
+                return name
+        except Exception as error:
+            return f"{name}: {type(error).__name__}"
     outcomes = []
     for dsn in made:
         try:
@@ -103,12 +130,14 @@ async def survivors(server: str, left: list[Mutant], counts: Counter[str]) -> li
         await twins.build(connection, twins=beside, vectors=vectors)
         await connection.close()
     found = []
+    calls: dict[str, list[tuple[str, Call]]] = {}
     for condition, mutant in left:
         made = [await _made(server, f"ltm_made_{n}", f"ltm_twins_{n}") for n in range(2)]
         opened = [await asyncpg.connect(one) for one in made for _ in range(2)]
         worlds = (await World.of(*opened[:2]), await World.of(*opened[2:]))
+        calls = calls or await users_of(worlds[1], vectors=vectors)
         with in_place(mutant):
-            told = await noticed(worlds, made, vectors=vectors)
+            told = await noticed(worlds, made, calls.get(mutant.name, []), vectors=vectors)
         for connection in opened:
             await connection.close()
         if told:
@@ -123,7 +152,6 @@ async def survivors(server: str, left: list[Mutant], counts: Counter[str]) -> li
 
 async def main() -> int:
     """All mutants; the table of what caught them."""
-    logging.disable(logging.WARNING)
     every = [mutant for statement in statements().values() for mutant in mutants(statement)]
     left = [(condition, mutant) for condition, mutant in every if not is_seen(mutant)]
     counts = Counter({"removed": len(every), "caught by the static check": len(every) - len(left)})
