@@ -161,7 +161,7 @@ def optional(
     """Run an optional step, or undo it. Raises MigrationFailed."""
     with _changing(dsn, report, trust_schema) as connection:
         if name == "finish_adoption" and not undo:
-            reconcile.reconcile_mirrors(connection, report, everything=True)
+            reconcile.settle(connection, report)
         run_optional(connection, name, undo=undo)
 
 
@@ -174,7 +174,7 @@ def reconcile_mirrors(
     MigrationFailed.
     """
     with _changing(dsn, report, trust_schema) as connection:
-        reconcile.reconcile_mirrors(connection, report, everything=False)
+        reconcile.reconcile_mirrors(connection, report)
 
 
 def status(dsn: str, *, trust_schema: bool = False) -> Status:
