@@ -298,12 +298,19 @@ CREATE INDEX ltm_memories_id_idx ON ltm_memories (id);
 COMMENT ON INDEX ltm_memories_id_idx IS
 'One memory by its id alone, for programs that do not know the user.';
 
+-- What comes after the id is looked at in the index itself: a filter that few of many memories pass
+-- reads few of the rows.
 CREATE INDEX ltm_memories_created_at_idx
-ON ltm_memories (user_id, created_at NULLS FIRST, id);
+ON ltm_memories (
+    user_id, created_at NULLS FIRST, id, memory_type, category, source_type, created_by, namespace
+);
 COMMENT ON INDEX ltm_memories_created_at_idx IS 'A user''s memories by when they were created.';
 
 CREATE INDEX ltm_memories_last_modified_idx
-ON ltm_memories (user_id, last_modified NULLS FIRST, id);
+ON ltm_memories (
+    user_id, last_modified NULLS FIRST, id,
+    memory_type, category, source_type, created_by, namespace
+);
 COMMENT ON INDEX ltm_memories_last_modified_idx IS
 'A user''s memories by when they were last changed, which accesses do not.';
 
