@@ -41,7 +41,7 @@ from ltm_store import embedded
 from ltm_store.db import dsn as dsns
 from ltm_store.db import resources
 from ltm_store.db.coalesce import UNDER_WAY, Together
-from ltm_store.db.execute import Session, fetch_many, fetch_one, fetch_rows
+from ltm_store.db.execute import Executor, Session, fetch_many, fetch_one, fetch_rows
 from ltm_store.db.pool import CLOSE_SECONDS, ConnectionPool, PooledConnection
 from ltm_store.db.steps import has_embeddings
 from ltm_store.db.telemetry import Telemetry
@@ -294,12 +294,12 @@ class Database(Session):
             raise LtmError(f"{told}; or accept it: connect(trust_schema=True), --trust-schema")
 
     async def _refuse_bound_role(self) -> None:
-        found = await fetch_one(self, "row_level_security", RowLevelSecurity)
-        if found is not None and found.is_bound:
+        found = await _row_level_security(self)
+        if found.is_bound:
             raise InvalidArgument(
                 "row_level_security", "should be True: policies hide the rows from this login"
             )
-        if found is not None and found.is_operator:  # whose policy hides none
+        if found.is_operator:  # whose policy hides none
             self._row_security = "on"
             self._pool.drop_idle()
 
@@ -509,10 +509,17 @@ class Database(Session):
             await self._pool.close(max(deadline - clock(), 0))
 
 
+async def _row_level_security(db: Executor) -> RowLevelSecurity:
+    found = await fetch_one(db, "find_row_level_security", RowLevelSecurity)
+    if found is None:
+        raise AssertionError("find_row_level_security returns a row")
+    return found
+
+
 async def _bind(connection: PooledConnection) -> None:
     """Let each statement on a connection tell its user, if policies keep it to one."""
-    found = await fetch_one(connection, "row_level_security", RowLevelSecurity)
-    if found is None or found.schema_name is None:
+    found = await _row_level_security(connection)
+    if found.schema_name is None:
         raise StepMissing(("row_level_security",))
     if found.exemption is not None:
         raise InvalidArgument(

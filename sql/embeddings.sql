@@ -9,8 +9,7 @@ SELECT to_regclass('ltm_embeddings') IS NOT NULL AS is_there;
 --     after_user_id bigint, after_id bigint, model text, now timestamptz, row_limit bigint,
 --     user_id bigint, newest flag
 -- ) :many
--- Of a page of all memories, or of a user's, or of the newest, those without a vector of a model, and the
--- page's last one.
+-- Of a page of all memories, a user's or the newest, those without a vector of a model, and the last one.
 -- scope: all users
 -- needs: embeddings
 WITH page AS MATERIALIZED (

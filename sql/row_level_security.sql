@@ -1,6 +1,6 @@
 -- Row level security, the optional step of that name.
 
--- name: row_level_security() :one RowLevelSecurity
+-- name: find_row_level_security() :one RowLevelSecurity
 -- Whether the policies bind this connection, and why it is not one that they keep to one user.
 -- scope: all users
 WITH tables AS (

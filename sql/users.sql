@@ -36,6 +36,7 @@ SELECT NULL;  -- query: interned_user
 -- name: find_user_by_function(external_id text) :one
 -- The same under row level security, where a role sees no names.
 -- scope: all users
+-- needs: row_level_security
 SELECT u.user_id
 FROM ltm_find_user($1) AS u (user_id)
 WHERE u.user_id IS NOT NULL;
@@ -44,6 +45,7 @@ WHERE u.user_id IS NOT NULL;
 -- The same for a name that may be new.
 -- repeatable: always
 -- scope: all users
+-- needs: row_level_security
 SELECT ltm_intern_user($1) AS user_id;
 
 -- name: list_users(

@@ -39,10 +39,10 @@ _PLACEHOLDER = re.compile(r"\$(\d+)")
 _NAMED = re.compile(r"(?<!:):([a-z_]+)\b")
 _ALIAS = re.compile(r"\bm\.")
 _OF_USERS = re.compile(r"\b(?:FROM|JOIN|INTO|UPDATE) ltm_(?!migrations\b)\w+ ")
-# Row level security: what the optional step of that name makes. Beyond a policy the functions that are
-# indexed cannot be looked up; the view has no policy in the way, and shows the rows of the same user.
+# Row level security: what the optional step of that name makes. Behind a policy no index of these
+# functions can be used; the views have no policy in the way, and show the rows of the same user.
 _INDEXED = re.compile(r"\bltm_(?:search_terms|tag_terms|user_context)\(m\.")
-_READ = re.compile(r"(?<!DELETE )\b(FROM|JOIN) ltm_memories AS ")
+_READ = re.compile(r"(?<!DELETE )\b(FROM|JOIN) ltm_(\w+) AS ")
 _WITH = re.compile(r"(WITH\s+(?:RECURSIVE\s+)?)?")
 FLAG: Final = "flag"
 FOR_OPERATORS: Final = (
@@ -166,7 +166,7 @@ class Statement:
 def _for_user(sql: str, place: int) -> str:
     """A text with one more argument, which sets ltm.user_id before anything of it runs."""
     if _INDEXED.search(sql):
-        sql = _READ.sub(r"\1 ltm_own_memories AS ", sql)
+        sql = _READ.sub(r"\1 ltm_own_\2 AS ", sql)
     return _WITH.sub(
         lambda match: f"{match[1] or 'WITH '}as_user AS (SELECT ${place}::ltm_as_user)"
         + (", " if match[1] else " "),

@@ -26,7 +26,7 @@ from ltm_store.migrate.runner import (
     stored_memories,
 )
 from ltm_store.migrate.suitability import refuse_unsafe, refuse_unsuitable, tell_letter_case
-from ltm_store.migrate.views import apply_views, drop_views, stale_views
+from ltm_store.migrate.views import apply_views, drop_own_views, drop_views, stale_views
 
 
 ROW_LEVEL_SECURITY: Final = "row_level_security"
@@ -181,7 +181,7 @@ def _row_level_security_renewed(
     """Run that step again, where it was run, after changes of the schema."""
     has_step = changes and value(connection, "has_row_level_security")
     if has_step:
-        ask(connection, "drop_own_memories")  # which reads all columns
+        drop_own_views(connection)
     try:
         yield
     finally:

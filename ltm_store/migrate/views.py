@@ -116,6 +116,13 @@ def drop_views(session: Session, report: Report) -> list[Right]:
     return rights
 
 
+def drop_own_views(session: Session) -> None:
+    """Drop those of the step `row_level_security`, which have every column of a table."""
+    if names := [name for (name,) in ask(session, "own_views")]:
+        ((command,),) = ask(session, "dropping", names=names)
+        session.execute(command.encode())
+
+
 def _noted(session: Session) -> dict[str, str | None]:
     """The noted views with their hashes, None for one that somebody has dropped."""
     return dict(ask(session, "noted_views"))

@@ -48,18 +48,25 @@ COMMENT ON DOMAIN ltm_as_user IS
 'The number of a user, who is in ltm.user_id from the moment that a parameter of this type is given to the end of the transaction.';
 
 -- The policies. The subselect makes them read the setting once a statement.
+-- The operators that look words, tags and JSON up in an index are not leakproof: behind a policy they
+-- would be applied to all rows of the user. The views ltm_own_... read with the rights of ltm_owner, to
+-- whom no policy stands in the way, and have the condition of the policies themselves. (No part of an
+-- equality, it leaves the planner the index that a statement is made for.)
 DO $$
 DECLARE
+    home CONSTANT text := current_schema();
     tenant CONSTANT text := '(SELECT nullif(current_setting(''ltm.user_id'', TRUE), '''')::bigint)';
     t record;
 BEGIN
     FOR t IN
         SELECT
             c.oid::regclass AS name,
+            replace(c.relname, 'ltm_', 'ltm_own_') AS own_name,
+            c.relowner::regrole AS tables_owner,
             c.relname = 'ltm_external_users' AS is_names
         FROM pg_class AS c
         INNER JOIN pg_attribute AS a ON c.oid = a.attrelid AND a.attname = 'user_id' AND NOT a.attisdropped
-        WHERE c.relnamespace = current_schema()::regnamespace
+        WHERE c.relnamespace = home::regnamespace
             AND c.relkind IN ('r', 'p')
             AND starts_with(c.relname, 'ltm_')
         ORDER BY c.relname
@@ -79,6 +86,19 @@ BEGIN
             EXECUTE format('GRANT UPDATE (external_id) ON %s TO ltm_app', t.name);
         ELSE
             EXECUTE format('GRANT INSERT, UPDATE, DELETE ON %s TO ltm_app', t.name);
+            EXECUTE format('DROP VIEW IF EXISTS %I', t.own_name);
+            EXECUTE format(
+                'CREATE VIEW %I AS SELECT t.* FROM %s AS t WHERE coalesce(t.user_id = %s, FALSE) WITH LOCAL CHECK OPTION',
+                t.own_name, t.name, tenant
+            );
+            EXECUTE format(
+                'COMMENT ON VIEW %I IS %L', t.own_name,
+                format('%s of the user in ltm.user_id, for statements that look words, tags or JSON up in an index.', t.name)
+            );
+            EXECUTE format('ALTER VIEW %I OWNER TO ltm_owner', t.own_name);
+            EXECUTE format('GRANT SELECT ON %I TO ltm_app, ltm_reader, %s', t.own_name, t.tables_owner);
+            -- Without a right to UPDATE it could not lock them.
+            EXECUTE format('GRANT UPDATE (user_id) ON %I TO ltm_app, %s', t.own_name, t.tables_owner);
         END IF;
     END LOOP;
     -- What holds no rows of users: views, which have the rights of who reads them, and bookkeeping.
@@ -127,24 +147,6 @@ $$;
 
 COMMENT ON FUNCTION ltm_intern_user(text) IS 'The number of a user known by a string, given now to a new name.';
 
--- The operators that look words, tags and JSON up in an index are not leakproof: behind a policy they
--- would be applied to all rows of the user. This view reads with the rights of ltm_owner, to whom no
--- policy stands in the way, and has the condition of the policies itself. (No part of an equality, it
--- leaves the planner the index that the statement is made for.)
-DROP VIEW IF EXISTS ltm_own_memories;
-
-CREATE VIEW ltm_own_memories AS
-SELECT m.*
-FROM ltm_memories AS m
-WHERE coalesce(m.user_id = (SELECT nullif(current_setting('ltm.user_id', TRUE), '')::bigint), FALSE)
-WITH LOCAL CHECK OPTION;
-
-COMMENT ON VIEW ltm_own_memories IS
-'The memories of the user in ltm.user_id, for statements that look words, tags or JSON up in an index.';
-
-GRANT SELECT ON ltm_own_memories TO ltm_app, ltm_reader;
-GRANT UPDATE (version) ON ltm_own_memories TO ltm_app; -- without which it could not lock them
-
 DO $$
 DECLARE
     home CONSTANT text := current_schema();
@@ -160,8 +162,6 @@ BEGIN
         EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO ltm_app, %s', f.name, tables_owner);
     END LOOP;
     GRANT EXECUTE ON FUNCTION ltm_find_user(text) TO ltm_reader;
-    EXECUTE format('GRANT SELECT, UPDATE (version) ON ltm_own_memories TO %s', tables_owner);
-    ALTER VIEW ltm_own_memories OWNER TO ltm_owner;
     -- These, and triggers, work for every user: the owner of the tables would be bound by the policies.
     FOR f IN
         SELECT p.oid::regprocedure AS name

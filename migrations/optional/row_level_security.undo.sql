@@ -12,7 +12,13 @@ BEGIN
     IF is_guest THEN
         EXECUTE format('GRANT ltm_owner TO %I', current_user);
     END IF;
-    DROP VIEW IF EXISTS ltm_own_memories;
+    FOR o IN
+        SELECT c.oid::regclass AS name
+        FROM pg_class AS c
+        WHERE c.relnamespace = home::regnamespace AND c.relkind = 'v' AND c.relowner = to_regrole('ltm_owner')
+    LOOP
+        EXECUTE format('DROP VIEW %s', o.name);
+    END LOOP;
     DROP FUNCTION IF EXISTS ltm_find_user(text);
     DROP FUNCTION IF EXISTS ltm_intern_user(text);
     DROP DOMAIN IF EXISTS ltm_as_user;

@@ -109,9 +109,15 @@ SELECT to_regclass(format('%I.ltm_embeddings', current_schema())) IS NOT NULL;
 -- Whether the step `row_level_security` was run in the first schema of the search path.
 SELECT to_regtype(format('%I.ltm_as_user', current_schema())) IS NOT NULL;
 
--- name: drop_own_memories() :exec
--- Drop the view of the step `row_level_security`, so that a migration can change what it reads.
-DROP VIEW IF EXISTS ltm_own_memories;
+-- name: own_views() :many
+-- The views of the step `row_level_security`.
+SELECT c.relname AS name
+FROM pg_class AS c
+WHERE
+    c.relnamespace = current_schema()::regnamespace
+    AND c.relkind = 'v'
+    AND c.relowner = to_regrole('ltm_owner')
+ORDER BY c.relname COLLATE "C";
 
 -- name: applied_ids() :many
 -- The ids of the applied migrations.
