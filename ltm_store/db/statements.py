@@ -132,7 +132,7 @@ class Statement:
                 return sql, bound
             case user:
                 pass
-        return _for_user(sql, len(bound) + 1), [*bound, user]
+        return for_user(sql, len(bound) + 1), [*bound, user]
 
     def is_repeatable(self, arguments: Mapping[str, object]) -> bool:
         """Whether it may be sent again when the connection was lost before it answered."""
@@ -163,7 +163,7 @@ class Statement:
 
 
 @cache
-def _for_user(sql: str, place: int) -> str:
+def for_user(sql: str, place: int) -> str:
     """A text with one more argument, which sets ltm.user_id before anything of it runs."""
     if _INDEXED.search(sql):
         sql = _READ.sub(r"\1 ltm_own_\2 AS ", sql)
