@@ -253,7 +253,8 @@ COMMENT ON COLUMN ltm_memories.last_accessed IS
 COMMENT ON COLUMN ltm_memories.last_modified IS
 'When content or attributes were last changed, UTC.';
 COMMENT ON COLUMN ltm_memories.access_count IS 'How often it was accessed; NULL counts as 0.';
-COMMENT ON COLUMN ltm_memories.last_access_context IS 'The caller''s words on the last access.';
+COMMENT ON COLUMN ltm_memories.last_access_context IS
+'What the last access was for: the caller''s words on it, else the query, else the method.';
 COMMENT ON COLUMN ltm_memories.related_memory_ids IS
 'Targets of this memory''s outgoing relationships as a JSON array; ltm_memory_relationships '
 'holds the details.';
