@@ -7,7 +7,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from contextvars import Context
-from itertools import chain, takewhile
+from itertools import chain, groupby
 from operator import attrgetter
 from typing import Final, Literal, get_args
 
@@ -173,8 +173,7 @@ class AccessQueue:
         while len(self._unsent) > busy:
             batch = self._unsent[busy : busy + MEMORIES_AT_ONCE]
             if self._by_user:
-                user = _user(batch[0])
-                batch = list(takewhile(lambda accesses: _user(accesses) == user, batch))
+                batch = next(list(of_one) for _, of_one in groupby(batch, _user))
             these = slice(busy, busy + len(batch))
             try:
                 recorded, left = await self._write(batch)

@@ -38,9 +38,7 @@ async def ensure_user(db: Executor, user_id: UserId, *, refresh: bool = False) -
     name = parse_user_id(user_id)
     if isinstance(name, int):
         return User(name)
-    user = await _external(
-        db, name, "intern_user", "intern_user_by_function", refresh=refresh
-    )
+    user = await _external(db, name, "intern_user", "intern_user_by_function", refresh=refresh)
     if user is None:
         raise AssertionError("intern_user returns a number")
     return user

@@ -168,8 +168,10 @@ def for_user(sql: str, place: int) -> str:
     if _INDEXED.search(sql):
         sql = _READ.sub(r"\1 ltm_own_\2 AS ", sql)
     return _WITH.sub(
-        lambda match: f"{match[1] or 'WITH '}as_user AS (SELECT ${place}::ltm_as_user)"
-        + (", " if match[1] else " "),
+        lambda match: (
+            f"{match[1] or 'WITH '}as_user AS (SELECT ${place}::ltm_as_user)"
+            + (", " if match[1] else " ")
+        ),
         sql,
         count=1,
     )

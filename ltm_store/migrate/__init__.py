@@ -14,7 +14,7 @@ except ImportError:
 
 from ltm_store.db.resources import migration_ids
 from ltm_store.migrate.adoption import adopt, reconcile, survey, way_back
-from ltm_store.migrate.ask import Session, ask, value
+from ltm_store.migrate.ask import Session, value
 from ltm_store.migrate.runner import (
     MigrationFailed,
     Report,
@@ -27,7 +27,6 @@ from ltm_store.migrate.runner import (
 )
 from ltm_store.migrate.suitability import refuse_unsafe, refuse_unsuitable, tell_letter_case
 from ltm_store.migrate.views import apply_views, drop_own_views, drop_views, stale_views
-
 
 ROW_LEVEL_SECURITY: Final = "row_level_security"
 
