@@ -63,9 +63,13 @@ async def unembedded(
     model: str,
     after: tuple[int, int] = (_BEFORE_ALL, _BEFORE_ALL),
     *,
+    user: int | None = None,
     newest: bool = False,
 ) -> Unembedded:
-    """Of the thousand memories behind one, or of the newest, those without a vector of a model."""
+    """Of the thousand memories behind one, or of the newest, those without a vector of a model.
+
+    Of all users, or of one.
+    """
     rows = await fetch_rows(
         db,
         "find_unembedded",
@@ -74,6 +78,7 @@ async def unembedded(
         model=model,
         now=moment(None),
         row_limit=_PAGE,
+        user_id=user,
         newest=newest,
     )
     found = [(row["user_id"], row["id"]) for row in rows if row["is_missing"]]
@@ -84,11 +89,10 @@ async def pages_of_unembedded(
     db: Executor, model: str, user: int | None
 ) -> AsyncIterator[list[tuple[int, int]]]:
     """The memories of one user, or of all, that lack a vector, page by page."""
-    page = await unembedded(db, model, (_BEFORE_ALL if user is None else user, _BEFORE_ALL))
-    while page.after is not None and (user is None or page.after[0] == user):
+    page = await unembedded(db, model, user=user)
+    while page.after is not None:
         yield page.found
-        page = await unembedded(db, model, page.after)
-    yield [found for found in page.found if found[0] == user]
+        page = await unembedded(db, model, page.after, user=user)
 
 
 async def claim_embeddings(

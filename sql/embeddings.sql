@@ -6,9 +6,10 @@
 SELECT to_regclass('ltm_embeddings') IS NOT NULL AS is_there;
 
 -- name: find_unembedded(
---     after_user_id bigint, after_id bigint, model text, now timestamptz, row_limit bigint, newest flag
+--     after_user_id bigint, after_id bigint, model text, now timestamptz, row_limit bigint,
+--     user_id bigint, newest flag
 -- ) :many
--- Of a page of all memories, or of the newest, those without a vector of a model, and the page's last one.
+-- Of a page of all memories, a user's or the newest, those without a vector of a model, and the last one.
 -- scope: all users
 -- needs: embeddings
 WITH page AS MATERIALIZED (
@@ -20,6 +21,7 @@ WITH page AS MATERIALIZED (
     FROM ltm_memories AS m
     WHERE
         TRUE
+        AND m.user_id = $6  -- if user_id
         AND (m.user_id, m.id) > ($1, $2)  -- if not newest
         -- if newest
         AND m.id IN (

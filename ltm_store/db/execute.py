@@ -95,6 +95,9 @@ class Session(ABC):
     telemetry: Telemetry | None = None
     """What is told to OpenTelemetry, where it listens."""
 
+    row_level_security = False
+    """Whether each statement tells the server of which user it is."""
+
     def deadline(self) -> float:
         """Until when the present call may take, on the clock of the event loop."""
         return _deadline.get() or asyncio.get_running_loop().time() + self.timeout
@@ -182,7 +185,9 @@ class _OnConnection(Session):
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self.telemetry = getattr(connection, "telemetry", None)  # of a Database's own connection
+        # Of a Database's own connection.
+        self.telemetry = getattr(connection, "telemetry", None)
+        self.row_level_security = getattr(connection, "row_level_security", False)
 
     def run(self, sql: str, arguments: list[Any], *, repeat: bool) -> Awaitable[list[Any]]:
         return self._connection.fetch(sql, *arguments)
@@ -256,9 +261,10 @@ def session_of(db: Executor) -> Session:
 
 async def _run(db: Executor, name: str, arguments: dict[str, object]) -> list[Any]:
     statement = statements()[name]
-    sql, bound = statement.bind(arguments)
+    session = session_of(db)
+    bind = statement.bind_for_user if session.row_level_security else statement.bind
+    sql, bound = bind(arguments)
     try:
-        session = session_of(db)
         rows = session.run(sql, bound, repeat=statement.is_repeatable(arguments))
         return await observed(name, rows, session.telemetry)
     except LtmError:
