@@ -33,6 +33,20 @@ class SchemaDanger(Row):
     detail: str
 
 
+class RowLevelSecurity(Row):
+    """What row level security does to a connection.
+
+    schema_name is that of the optional step's objects, None where it was not run. is_operator: its
+    role is a member of ltm_owner. is_bound: rows are hidden from it. exemption: why it is not a
+    role that is kept to one user, None where it is.
+    """
+
+    schema_name: str | None
+    is_operator: bool
+    is_bound: bool
+    exemption: str | None
+
+
 class RepairCount(Row):
     """How often adoption repaired a column of a table by a rule; column_name None: whole rows."""
 
