@@ -714,11 +714,11 @@ async def test_the_end_drops_and_reports_what_the_original_program_left_behind(
     assert all("as the original application writes" in detail for detail in behind.values())
     finish = migrate.run_optional
 
-    def late(connection, name, *, undo):
+    def late(connection, name, **given):
         with psycopg.connect(empty, autocommit=True) as other:
             other.execute("DELETE FROM ltm_memories WHERE id = 27")  # of which 22 speaks
             other.execute("UPDATE ltm_memories SET tags = '[\"late\"]' WHERE id = 25")
-        finish(connection, name, undo=undo)
+        finish(connection, name, **given)
 
     monkeypatch.setattr(migrate, "run_optional", late)
     migrate.optional(empty, "finish_adoption")
