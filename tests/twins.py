@@ -150,6 +150,9 @@ async def _copy(
             values["id"] = f"id + {1000 * -number}"
     if name in EXPIRED and "expires_at" in columns:
         values["expires_at"] = f"CASE WHEN id % 2 = {EXPIRED[name]} THEN '{PAST}'::timestamptz END"
+    if name in EXPIRED and table == "ltm_memory_access":
+        old = f"id % 2 = {EXPIRED[name]}"
+        values["access_timestamp"] = f"CASE WHEN {old} THEN '{PAST:%Y-%m-%d}'::timestamp END"
     await connection.execute(
         f"INSERT INTO {table} ({', '.join(values)}) "
         f"SELECT {', '.join(values.values())} FROM her_{table}"
@@ -315,17 +318,48 @@ CALLS: dict[str, list[Call]] = {
     ],
 }
 
+
+async def _her_problems(connection: Connection) -> object:
+    problems = await check_health(connection)
+    others = len([user for user in await list_users(connection) if user.name != HER])
+    stale = [p.detail for p in problems if p.check_name == "embeddings_stale"]
+    all_but_hers = all(detail.startswith(f"{10 * others} memories") for detail in stale)
+    return [p for p in problems if p.user_id == NUMBER], all_but_hers
+
+
+async def _her_summary(connection: Connection) -> object:
+    return [user for user in await list_users(connection) if user.name == HER]
+
+
+async def _her_pruned(connection: Connection) -> object:
+    return bool(await prune_accesses(connection, THEN))
+
+
+async def _her_purged(connection: Connection) -> object:
+    return bool(await purge_expired(connection))
+
+
+async def _all_have_vectors(connection: Connection) -> object:
+    (status,) = await embedding_status(connection)
+    # Whose content is another, their vectors are stale.
+    return status.memories == status.embedded + status.stale
+
+
 FOR_ALL: dict[str, list[Call]] = {
-    "check_health": [lambda c: check_health(c)],
-    "embedding_status": [lambda c: embedding_status(c)],
-    "list_users": [lambda c: list_users(c)],
-    "prune_accesses": [lambda c: prune_accesses(c, THEN)],
-    "purge_expired": [lambda c: purge_expired(c)],
+    "check_health": [_her_problems],
+    "embedding_status": [_all_have_vectors],
+    "list_users": [_her_summary],
+    "prune_accesses": [_her_pruned],
+    "purge_expired": [_her_purged],
 }
-"""What is for operators: what it does to her rows is the same, and to the twins' like to hers."""
+"""What operators call: of what it gives, what is of her; it may change the twins' rows, too."""
 
 VECTORS = {"embed_memory", "embedding_status", "find_similar"}
-ELSEWHERE = {"connect", "embed_missing"}  # which needs a Database
+ELSEWHERE = {"connect", "embed_missing", "index_user"}  # which run in no transaction of a caller's
+
+
+def _fails(texts: object) -> list[list[float]]:
+    raise OSError
 
 
 async def through_a_database(dsn: str, *, vectors: bool) -> tuple[str, str]:
@@ -333,7 +367,13 @@ async def through_a_database(dsn: str, *, vectors: bool) -> tuple[str, str]:
     connection = await asyncpg.connect(dsn)
     await connection.execute(_RESTART)
     options: dict[str, Any] = {}
+    missing: list[str] = []
     if vectors:
+        await connection.execute(f"DELETE FROM ltm_embeddings WHERE user_id = {NUMBER}")
+        async with connect(dsn, embedder=FunctionEmbedder("caller", 3, _fails)) as db:
+            problems = await check_health(db)
+            missing = [p.detail for p in problems if p.check_name == "embeddings_missing"]
+            assert missing
         options["embedder"] = FunctionEmbedder(
             "caller", 3, lambda texts: [[1.0, 2.0, 3.0]] * len(texts)
         )
@@ -344,14 +384,13 @@ async def through_a_database(dsn: str, *, vectors: bool) -> tuple[str, str]:
         together = await asyncio.gather(*(get_memories(db, user, [1, 2]) for user in users))
         await db.flush()
         if vectors:
-            await connection.execute(f"DELETE FROM ltm_embeddings WHERE user_id = {NUMBER}")
             await embed_missing(db)
             await embed_missing(db, HER)
     hers: list[object] = [memory for place, memory in enumerate(read) if asked[place][0] == HER]
     rows = await (await World.of(connection, connection)).rows(of_twins=False)
     await connection.close()
     # New rows of the log have numbers that the twins' come in between.
-    return told([*hers, *together[0]]), re.sub(r'"id": 1\d{3}\b', "", rows)
+    return told([*hers, *together[0], *missing]), re.sub(r'"id": 1\d{3}\b', "", rows)
 
 
 # -- what a call does ----------------------------------------------------------------------------
@@ -439,9 +478,9 @@ async def differences(alone: World, beside: World, call: Call, *, for_all: bool)
     found = []
     if hers_beside != hers:
         found.append("her rows")
+    if given_beside != given:
+        found.append("the result")
     if not for_all:
-        if given_beside != given:
-            found.append("the result")
         if theirs != beside.theirs:
             found.append("the twins' rows")
         if locked:
