@@ -81,6 +81,9 @@ class Held:
     links: dict[tuple[int, str], float] = field(default_factory=dict)
     accesses: int = 0
 
+    def __post_init__(self) -> None:
+        self.tags = list(self.tags)
+
     @classmethod
     def of(cls, memory: Memory, links: dict[tuple[int, str], float]) -> "Held":
         """A memory as it was read."""
@@ -223,7 +226,7 @@ class Histories(RuleBasedStateMachine):
         if old is not None:
             old.importance = score or old.importance
             old.content = content or old.content
-            old.tags = old.tags if names is None else names
+            old.tags = old.tags if names is None else list(names)
             old.metadata = old.metadata if more is None else {**(old.metadata or {}), **more}
 
     @rule(way=ways, user=users, number=anybody, archived=st.booleans())

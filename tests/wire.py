@@ -23,6 +23,7 @@ class Wire:
         self.connections = 0
         self.round_trips = 0
         self.swallowing = False
+        self.delay = 0.0  # seconds before what is sent goes on
         self._dead: set[asyncio.StreamWriter] = set()
         self.port = 0
 
@@ -42,7 +43,11 @@ class Wire:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
-        server_reader, server_writer = await self._upstream()
+        try:
+            server_reader, server_writer = await self._upstream()
+        except OSError:  # the server is down
+            writer.close()
+            return
         self._writers += [writer, server_writer]
         answered = True
 
@@ -52,6 +57,7 @@ class Wire:
                 if answered:  # a new request after an answer: one more trip
                     self.round_trips += 1
                     answered = False
+                await asyncio.sleep(self.delay)
                 if not self._silent(writer):
                     server_writer.write(data)
 
@@ -79,6 +85,12 @@ class Wire:
     def swallow_present(self) -> None:
         """Lose what goes through the connections that are there now; new ones pass."""
         self._dead.update(self._writers)
+
+    def half_close(self) -> None:
+        """Send every client the end of the stream, and go on taking what it sends."""
+        for writer in self._writers[::2]:
+            with suppress(OSError, RuntimeError):
+                writer.write_eof()
 
     def cut(self) -> None:
         """Reset every connection."""
