@@ -8,7 +8,7 @@ something else, and of the same id one twin's memory has expired and the other o
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, is_dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -77,6 +77,7 @@ from ltm_store import (
     update_memory,
 )
 from ltm_store.embedders import FunctionEmbedder
+from ltm_store.meaning import embed_with
 
 Connection = asyncpg.Connection
 HER, NUMBER = "alice", -2
@@ -210,6 +211,16 @@ async def _imported(connection: Connection) -> object:
     return await import_user(connection, HER, [line | {"key": None} for line in lines])
 
 
+async def _missing_made(connection: Connection) -> object:
+    """What embed_missing does, on a connection."""
+    await connection.execute(f"DELETE FROM ltm_embeddings WHERE user_id = {NUMBER}")
+    return await embed_with(connection, FunctionEmbedder("caller", 3, _vectors), HER)
+
+
+def _vectors(texts: Sequence[str]) -> list[list[float]]:
+    return [[1.0, 2.0, 3.0] for _ in texts]
+
+
 async def _embedded(connection: Connection) -> object:
     await embed_memory(connection, HER, 3, [3.0, 1.0, 2.0])
     await update_memory(connection, HER, 1, content="Prefers black tea")
@@ -250,6 +261,7 @@ CALLS: dict[str, list[Call]] = {
     "delete_memory": [lambda c: delete_memory(c, HER, 1), lambda c: delete_memory(c, HER, 3)],
     "delete_where": [lambda c: delete_where(c, HER, namespace_prefix="agents")],
     "embed_memory": [_embedded],
+    "embed_missing": [_missing_made],
     "explain_search": [lambda c: explain_search(c, HER, "tea", 10)],
     "export_user": [lambda c: export_user(c, HER)],
     "find_similar": [lambda c: find_similar(c, HER, 1)],
@@ -323,8 +335,8 @@ async def _her_problems(connection: Connection) -> object:
     problems = await check_health(connection)
     others = len([user for user in await list_users(connection) if user.name != HER])
     stale = [p.detail for p in problems if p.check_name == "embeddings_stale"]
-    all_but_hers = all(detail.startswith(f"{10 * others} memories") for detail in stale)
-    return [p for p in problems if p.user_id == NUMBER], all_but_hers
+    assert all(detail.startswith(f"{10 * others} memories") for detail in stale), "all but hers"
+    return [p for p in problems if p.user_id == NUMBER]
 
 
 async def _her_summary(connection: Connection) -> object:
@@ -341,8 +353,9 @@ async def _her_purged(connection: Connection) -> object:
 
 async def _all_have_vectors(connection: Connection) -> object:
     (status,) = await embedding_status(connection)
-    # Whose content is another, their vectors are stale.
-    return status.memories == status.embedded + status.stale
+    # The vectors of those whose contents are others are stale.
+    assert status.memories == status.embedded + status.stale
+    return None
 
 
 FOR_ALL: dict[str, list[Call]] = {
@@ -354,8 +367,8 @@ FOR_ALL: dict[str, list[Call]] = {
 }
 """What operators call: of what it gives, what is of her; it may change the twins' rows, too."""
 
-VECTORS = {"embed_memory", "embedding_status", "find_similar"}
-ELSEWHERE = {"connect", "embed_missing", "index_user"}  # which run in no transaction of a caller's
+VECTORS = {"embed_memory", "embed_missing", "embedding_status", "find_similar"}
+ELSEWHERE = {"connect", "index_user"}  # which run in no transaction of a caller's
 
 
 def _fails(texts: object) -> list[list[float]]:
@@ -374,9 +387,7 @@ async def through_a_database(dsn: str, *, vectors: bool) -> tuple[str, str]:
             problems = await check_health(db)
             missing = [p.detail for p in problems if p.check_name == "embeddings_missing"]
             assert missing
-        options["embedder"] = FunctionEmbedder(
-            "caller", 3, lambda texts: [[1.0, 2.0, 3.0]] * len(texts)
-        )
+        options["embedder"] = FunctionEmbedder("caller", 3, _vectors)
     async with connect(dsn, **options) as db:
         users = [HER, *(user.name for user in await list_users(db) if user.name in TWINS)]
         asked = [(user, n) for n in range(1, 11) for user in users]

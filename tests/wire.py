@@ -25,6 +25,7 @@ class Wire:
         self.swallowing = False
         self.delay = 0.0  # seconds before what is sent goes on
         self._dead: set[asyncio.StreamWriter] = set()
+        self._ended: set[asyncio.StreamWriter] = set()
         self.port = 0
 
     @property
@@ -65,7 +66,7 @@ class Wire:
             nonlocal answered
             while data := await server_reader.read(65536):
                 answered = True
-                if not self._silent(writer):
+                if not self._silent(writer) and writer not in self._ended:
                     writer.write(data)
 
         with suppress(OSError):
@@ -89,7 +90,8 @@ class Wire:
     def half_close(self) -> None:
         """Send every client the end of the stream, and go on taking what it sends."""
         for writer in self._writers[::2]:
-            with suppress(OSError, RuntimeError):
+            if not writer.is_closing():
+                self._ended.add(writer)
                 writer.write_eof()
 
     def cut(self) -> None:
