@@ -351,9 +351,12 @@ class Histories(RuleBasedStateMachine):
             self.held[user][memory_id].accesses += 1
 
     @precondition(lambda self: len(self.held["ann"]) > 5)
-    @rule(way=ways)
-    def move_house(self, way):
-        """All of ann's memories go out and come in again, under new ids."""
+    @rule()
+    def move_house(self):
+        """All of ann's memories go out and come in again, under new ids.
+
+        By the Database alone: whoever forgets a user elsewhere is noticed by it within a minute.
+        """
         name = self.names["ann"]
 
         async def moved(db: Any) -> list[int]:
@@ -363,8 +366,8 @@ class Histories(RuleBasedStateMachine):
             await import_user(db, name, lines)
             return sorted(ids)
 
-        old = self.call(way, moved)
-        ids = dict(zip(old, sorted(self.ids(way, "ann")), strict=True))
+        old = self.call("database", moved)
+        ids = dict(zip(old, sorted(self.ids("database", "ann")), strict=True))
         moving = {ids[memory_id]: memory for memory_id, memory in self.held["ann"].items()}
         for memory in moving.values():
             memory.parent = None if memory.parent is None else ids[memory.parent]

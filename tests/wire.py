@@ -6,7 +6,7 @@ What is lost that way is waited for in vain: impatient bounds how long.
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
 
 from ltm_store import Database
@@ -69,13 +69,11 @@ class Wire:
                 if not self._silent(writer) and writer not in self._ended:
                     writer.write(data)
 
-        with suppress(OSError):
-            await asyncio.wait(
-                [asyncio.ensure_future(requests()), asyncio.ensure_future(answers())],
-                return_when=asyncio.FIRST_COMPLETED,
-            )
+        both = [asyncio.ensure_future(requests()), asyncio.ensure_future(answers())]
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         writer.close()
         server_writer.close()
+        await asyncio.gather(*both, return_exceptions=True)
 
     def _silent(self, writer: asyncio.StreamWriter) -> bool:
         """While the proxy swallows, whoever sends through a connection loses it for good."""
