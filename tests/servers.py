@@ -10,6 +10,7 @@ import os
 import pwd
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -291,3 +292,64 @@ def with_options(dsn: str, options: str) -> str:
     parts = urlsplit(dsn)
     added = [*filter(None, [parts.query]), f"options={quote(options)}"]
     return _joined(parts._replace(query="&".join(added)))
+
+
+@dataclass(frozen=True)
+class Mortal:
+    """A server of one test, with the programs of another one, that can be killed."""
+
+    directory: Path
+    run: Callable[..., None]
+
+    @property
+    def dsn(self) -> str:
+        return f"postgresql://postgres@/postgres?host={self.directory}"
+
+    def start(self) -> None:
+        place = f"-c listen_addresses= -c unix_socket_directories={self.directory}"
+        self.run("pg_ctl", "-w", "-l", str(self.directory / "log"), "-o", place, "start")
+
+    def stop(self, mode: str) -> None:
+        self.run("pg_ctl", "-w", "-m", mode, "stop")
+
+    def kill(self) -> None:
+        """End the postmaster as kill -9 does; returns when its children have ended, too."""
+        pid = int((self.directory / "pg" / "postmaster.pid").read_text().partition("\n")[0])
+        os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + _START_SECONDS
+        while _children(self.directory / "pg") and time.monotonic() < deadline:
+            time.sleep(0.02)
+        # Where nobody buries the dead, their locks would count.
+        (self.directory / "pg" / "postmaster.pid").unlink()
+        (self.directory / ".s.PGSQL.5432.lock").unlink()
+
+
+def _children(data: Path) -> list[int]:
+    """The processes that work in a data directory."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if (process / "cwd").readlink() == data:
+                found.append(int(process.name))
+    return found
+
+
+def mortal(dsn: str) -> Iterator[Mortal]:
+    """A new server with the programs of the one of this DSN, where those are here."""
+    with psycopg.connect(dsn) as connection:
+        (row,) = connection.execute("SELECT setting FROM pg_config WHERE name = 'BINDIR'")
+        (place,) = connection.execute("SHOW data_directory")
+    programs, files = Path(row[0]), Path(place[0])
+    if not ((programs / "initdb").exists() and files.exists() and Path("/proc").exists()):
+        pytest.skip("the server's files are not here")
+    with scratch() as directory:
+        owner = files.stat()
+        run = _programs(programs, directory, owner.st_uid, owner.st_gid)
+        run("initdb", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8", "-N")
+        server = Mortal(directory, run)
+        server.start()
+        try:
+            yield server
+        finally:
+            with suppress(subprocess.CalledProcessError):
+                server.stop("immediate")
