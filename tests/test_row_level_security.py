@@ -75,7 +75,7 @@ from ltm_store.db.statements import for_user, statements, with_shared
 from ltm_store.embedders import FunctionEmbedder
 from tests.catalog import fingerprint
 from tests.conftest import created, has_vector
-from tests.test_pgbouncer import PROGRAM, pooler
+from tests.test_pgbouncer import PROGRAM, cli, pooler
 from tests.test_statements import ARGUMENTS, INDEXES, NEEDS_VECTORS, index_names, shape_for
 from tests.wire import wire
 
@@ -607,3 +607,14 @@ async def test_the_owner_of_the_tables_is_bound_too_and_may_run_the_step(admin, 
         await connection.execute("DROP OWNED BY ltm_t_owner")
         await connection.close()
         await admin.execute("DROP ROLE ltm_t_owner")
+
+
+async def test_the_command_line_takes_such_a_login(bound, db):
+    await add_memory(db, "ann", "green tea")
+    found = cli("--dsn", bound.app, "--row-level-security", "search", "tea", "--user", "ann")
+    assert (found.returncode, "green tea" in found.stdout) == (0, True)
+    unknown = cli("--dsn", bound.app, "--row-level-security", "search", "tea", "--user", "bob")
+    assert "no memories of 'bob'" in unknown.stderr
+    refused = cli("--dsn", bound.app, "--row-level-security", "health")
+    assert (refused.returncode, "as an operator" in refused.stderr) == (1, True)
+    assert cli("--dsn", bound.operator, "health").returncode == 0
