@@ -4,7 +4,7 @@ from ltm_store.accesses import access_history, record_access, record_feedback
 from ltm_store.analytics import get_analytics
 from ltm_store.database import Database, connect
 from ltm_store.embedders import Embedder
-from ltm_store.embeddings import embed_memory, embedding_status, find_similar
+from ltm_store.embeddings import embed_memory, embedding_status, find_similar, index_user
 from ltm_store.errors import (
     InvalidArgument,
     InvalidMemory,
@@ -174,6 +174,7 @@ __all__ = [
     "get_relationships",
     "get_source",
     "import_user",
+    "index_user",
     "iterate_memories",
     "list_namespaces",
     "list_sources",

@@ -47,6 +47,7 @@ from ltm_store.db.steps import has_embeddings
 from ltm_store.db.telemetry import Telemetry
 from ltm_store.db.transactions import SNAPSHOT, Connection, translated
 from ltm_store.embedders import Embedder
+from ltm_store.embeddings import index_name, vector_indexes
 from ltm_store.errors import (
     CONNECTION_LOST,
     InvalidArgument,
@@ -69,6 +70,7 @@ Coalesce = Literal[True, "writes", False]
 
 STATEMENTS_KEPT: Final = 256  # prepared in a connection, more than there are shapes in use
 LONGEST_TIMEOUT: Final = 86_400.0  # seconds
+INDEXES_KNOWN: Final = 600.0  # seconds, then it is asked again which users have one
 MIGRATIONS_READ: Final = 10_000
 DANGERS_TOLD: Final = 5
 ADDS_WAIT: Final = 0.01  # seconds, at the most, for adds that are being stored
@@ -163,6 +165,7 @@ class Database(Session):
         self.embedder = None if embedder is None else checked_embedder(embedder)
         self._questions: Questions | None = None
         self._embeddings: EmbeddingWriter | None = None
+        self._vector_indexes: tuple[frozenset[str], float] | None = None  # and until when
         self._opened = False
         if tracer_provider is not None or meter_provider is not None:
             self.telemetry = Telemetry(tracer_provider, meter_provider, dsn, self._load)
@@ -385,6 +388,26 @@ class Database(Session):
             return None
         left = self.deadline() - asyncio.get_running_loop().time()
         return await self._questions.vector(text, left / 2)
+
+    async def has_vector_index(self, user: int, model: str) -> bool:
+        """Whether searches use an index of this user's vectors, as it was within ten minutes."""
+        now = asyncio.get_running_loop().time()
+        if self._vector_indexes is None or now > self._vector_indexes[1]:
+            self._vector_indexes = (await vector_indexes(self), now + INDEXES_KNOWN)
+        return index_name(user, model) in self._vector_indexes[0]
+
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[PooledConnection]:
+        """A connection outside of a transaction, that nothing bounds; see Session."""
+        connection = await self._acquire(self.deadline())
+        try:
+            connection.bound = LONGEST_TIMEOUT
+            if not self._pgbouncer:  # where none is set, and what is set stays for others
+                await fetch_rows(connection, "lift_session_timeouts")
+            self._vector_indexes = None
+            yield connection
+        finally:
+            self._pool.discard(connection)  # what was SET would stay on it
 
     def note_contents(self, user: int, memory_ids: Sequence[int] | None) -> None:
         """Note that the contents of memories are new, so that they get their vectors soon."""

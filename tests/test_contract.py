@@ -86,6 +86,7 @@ SIGNATURES = {
     "embed_missing": "db, user_id=None, *, limit=None",
     "embedding_status": "db, *, as_of=None",
     "find_similar": "db, user_id, memory_id, *, limit=10, as_of=None",
+    "index_user": "db, user_id, *, model=None",
     "export_user": "db, user_id, *, with_embeddings=False",
     "import_user": "db, user_id, lines",
     "forget_user": "db, user_id",

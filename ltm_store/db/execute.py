@@ -161,6 +161,14 @@ class Session(ABC):
         """The vector of a question; None without an embedder, or while it fails."""
         return None
 
+    async def has_vector_index(self, user: int, model: str) -> bool:
+        """Whether searches use an index of this user's vectors; on a connection they do without."""
+        return False
+
+    @abstractmethod
+    def alone(self) -> AbstractAsyncContextManager[Connection]:
+        """A connection outside of a transaction, for a command that takes as long as it takes."""
+
     def note_contents(self, user: int, memory_ids: Sequence[int] | None) -> None:
         """Note that the contents of memories, or of many of a user's, are new.
 
@@ -203,6 +211,12 @@ class _OnConnection(Session):
     async def one_snapshot(self) -> AsyncIterator[Connection]:
         yield self._connection  # which sees what it sees
 
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[Connection]:
+        if await translated(self._is_in_transaction):
+            raise InvalidArgument("db", "should not be inside a transaction")
+        yield self._connection
+
 
 class _OnPool(Session):
     """A pool of the caller's: each call takes a connection of it."""
@@ -222,6 +236,14 @@ class _OnPool(Session):
         try:
             async with begun(connection, snapshot=snapshot):
                 yield connection
+        finally:
+            await self._pool.release(connection)
+
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[Connection]:
+        connection = await translated(lambda: self._pool.acquire(timeout=POOL_SECONDS))
+        try:
+            yield connection
         finally:
             await self._pool.release(connection)
 

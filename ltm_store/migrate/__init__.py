@@ -168,7 +168,7 @@ def optional(
     """Run an optional step, or undo it. Raises MigrationFailed."""
     with _changing(dsn, report, trust_schema) as connection:
         if name == "finish_adoption" and not undo:
-            reconcile.reconcile_mirrors(connection, report, everything=True)
+            reconcile.settle(connection, report)
         with _row_level_security_renewed(connection, report, changes=name != ROW_LEVEL_SECURITY):
             run_optional(connection, name, undo=undo, report=report)
 
@@ -197,7 +197,7 @@ def reconcile_mirrors(
     MigrationFailed.
     """
     with _changing(dsn, report, trust_schema) as connection:
-        reconcile.reconcile_mirrors(connection, report, everything=False)
+        reconcile.reconcile_mirrors(connection, report)
 
 
 def status(dsn: str, *, trust_schema: bool = False) -> Status:

@@ -57,12 +57,16 @@ class RepairCount(Row):
 
 
 class Repair(Row):
-    """One value that adoption repaired, as it was before; of a whole row, its columns as JSON."""
+    """One value that adoption repaired, as it was before; of a whole row, its columns as JSON.
+
+    Without a row_id: an index, constraint or the like that was not carried over, as the command
+    that makes it.
+    """
 
     id: int
     user_id: int | None
     table_name: str
-    row_id: int
+    row_id: int | None
     column_name: str | None
     rule: str
     original: str | None
