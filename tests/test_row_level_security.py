@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -75,7 +75,7 @@ from ltm_store.db.statements import for_user, statements, with_shared
 from ltm_store.embedders import FunctionEmbedder
 from tests.catalog import fingerprint
 from tests.conftest import created, has_vector
-from tests.test_pgbouncer import PROGRAM, pooler
+from tests.test_pgbouncer import PROGRAM, cli, pooler
 from tests.test_statements import ARGUMENTS, INDEXES, NEEDS_VECTORS, index_names, shape_for
 from tests.wire import wire
 
@@ -144,6 +144,12 @@ async def db(bound):
     await owner.close()
 
 
+def some(found: Any) -> Any:
+    """What is there."""
+    assert found is not None
+    return found
+
+
 async def everything(db, user, *, vectors: bool) -> list[object]:
     """What every function of one user gives, without ids and moments."""
     said: list[object] = []
@@ -157,15 +163,15 @@ async def everything(db, user, *, vectors: bool) -> list[object]:
         db, user, [{"content": f"Note {n} about coffee", "tags": ["coffee"]} for n in range(12)]
     )
     say(report.created)
-    say((await add_memory(db, user, "x", idempotency_key="first")).outcome)
+    say(some(await add_memory(db, user, "x", idempotency_key="first")).outcome)
     second = await add_memory(
         db, user, "Drinks black tea", tags=["tea"], related_memory_ids=[first.id],
         source_id="talk", source_position=2, parent_memory_id=first.id,
     )  # fmt: skip
-    read = await get_memory(db, user, first.id, include_relationships=True)
+    read = some(await get_memory(db, user, first.id, include_relationships=True))
     say((read.content, read.tags, read.enhanced_context.spatial.city, len(read.relationships)))
     say([m.content for m in await get_memories(db, user, [second.id, first.id])])
-    filters = [
+    filters: list[dict[str, Any]] = [
         {"query": "kyoto"}, {"query": "tea"}, {"query": "tea coffee"}, {"tags": ["tea"]},
         {"query": "teaa green", "distinct": True}, {"tags_any": ["drink", "coffee"]}, {},
         {"context_data": {"spatial": {"city": "Kyoto"}}}, {"metadata": {"n": {"$gte": 1}}},
@@ -181,29 +187,29 @@ async def everything(db, user, *, vectors: bool) -> list[object]:
             say(len([m async for m in iterate_memories(db, user, order=order, **given)]))
     found = await explain_search(db, user, "tea", first.id, tags=["coffee"])
     say(found.causes if hasattr(found, "causes") else str(type(found)))
-    changed = await update_memory(db, user, first.id, tags=["Tea", "hot"], metadata={"m": 2})
+    changed = some(await update_memory(db, user, first.id, tags=["Tea", "hot"], metadata={"m": 2}))
     say((changed.tags, changed.metadata))
-    say((await update_importance(db, user, first.id, 9)).importance_score)
-    say((await archive_memory(db, user, second.id)).is_archived)
-    say((await restore_memory(db, user, second.id)).is_archived)
-    say((await relate(db, user, first.id, second.id, "causes")).relationship_type)
+    say(some(await update_importance(db, user, first.id, 9)).importance_score)
+    say(some(await archive_memory(db, user, second.id)).is_archived)
+    say(some(await restore_memory(db, user, second.id)).is_archived)
+    say(some(await relate(db, user, first.id, second.id, "causes")).relationship_type)
     say(sorted(r.direction for r in await get_relationships(db, user, first.id)))
     say(len(await traverse(db, user, first.id)))
     say(await shortest_path(db, user, first.id, second.id) is not None)
     say(len(await suggest_relationships(db, user, first.id)))
     say(await unrelate(db, user, first.id, second.id, "causes"))
-    say((await add_tags(db, user, second.id, ["black"])).tags)
-    say((await remove_tags(db, user, second.id, ["black"])).tags)
+    say(some(await add_tags(db, user, second.id, ["black"])).tags)
+    say(some(await remove_tags(db, user, second.id, ["black"])).tags)
     say(await rename_tag(db, user, "coffee", "Kaffee"))
     say([(t.tag_name, t.memory_count) for t in await list_tags(db, user)])
     say([t.tag_name for t in await related_tags(db, user, "tea")])
     say(await record_access(db, user, [first.id, second.id]))
-    say((await record_feedback(db, user, first.id, was_relevant=True)).was_relevant)
+    say(some(await record_feedback(db, user, first.id, was_relevant=True)).was_relevant)
     say(len(await access_history(db, user, second.id)) > 0)
-    say((await get_analytics(db, user)).total_memories)
+    say(some(await get_analytics(db, user)).total_memories)
     for content in "One", "Two":
         put = await put_memory(db, user, "k", content, namespace="a.b")
-        say((put.outcome, (await get_by_key(db, user, "k", namespace="a.b")).content))
+        say((put.outcome, some(await get_by_key(db, user, "k", namespace="a.b")).content))
     say(await rename_key(db, user, "k", "l", namespace="a.b"))
     say([n.namespace for n in await list_namespaces(db, user, counts=True)])
     say(await delete_by_key(db, user, "l", namespace="a.b"))
@@ -220,14 +226,14 @@ async def everything(db, user, *, vectors: bool) -> list[object]:
         )
         say([hit.content for hit in near])
         say([hit.content for hit in await find_similar(db, user, first.id)])
-    say(len((await memory_graph(db, user, first.id)).nodes))
+    say(len(some(await memory_graph(db, user, first.id)).nodes))
     say("Kyoto" in await render_report(db, user))
     lines = [line async for line in export_user(db, user)]
     say(await delete_memory(db, user, second.id))
     say(await get_memory(db, user, second.id))
-    counts = (await forget_user(db, user)).counts
+    counts = some(await forget_user(db, user)).counts
     say(counts | {"ltm_external_users": None})  # has a row for a name only
-    say((await import_user(db, user, lines)).created)
+    say(some(await import_user(db, user, lines)).created)
     say(await count_memories(db, user))
     return said
 
@@ -341,7 +347,7 @@ async def test_every_access_is_counted_for_its_own_user(bound, db):
         await tracking.flush()
         assert tracking.stats().recorded == 21
     for user in users:
-        assert (await get_memory(db, user, memories[user].id)).access_count == 3
+        assert some(await get_memory(db, user, memories[user].id)).access_count == 3
 
 
 async def test_reads_that_share_a_statement_are_of_one_user(db):
@@ -377,11 +383,11 @@ async def test_an_operator_works_for_every_user(bound, db):
     await add_memory(db, "ann", "tea")
     async with connect(bound.operator) as operator:
         assert [user.memories for user in await list_users(operator)] == [1, 1]
-        assert (await update_importance(operator, 1, memory.id, 9)).importance_score == 9
-        assert (await archive_memory(operator, 1, memory.id)).is_archived
+        assert some(await update_importance(operator, 1, memory.id, 9)).importance_score == 9
+        assert some(await archive_memory(operator, 1, memory.id)).is_archived
         assert len(await search_memories(operator, 1, include_archived=True)) == 1
         assert await purge_expired(operator, as_of=datetime(2100, 1, 1, tzinfo=UTC)) == 1
-        assert (await merge_users(operator, "ann", 1)).counts["ltm_memories"] == 1
+        assert some(await merge_users(operator, "ann", 1)).counts["ltm_memories"] == 1
         assert [p for p in await check_health(operator) if p.check_name != "dead_rows"] == []
     async with connect(bound.app, row_level_security=True) as other:  # which remembers no name
         assert len(await search_memories(other, "ann", "tea")) == 1
@@ -584,10 +590,10 @@ async def test_the_owner_of_the_tables_is_bound_too_and_may_run_the_step(admin, 
             memory = await add_memory(db, "ann", "green tea", tags=["tea"])
             await add_memory(db, 1, "black tea")
             assert len(await search_memories(db, "ann", "tea")) == 1
-            async with db.transaction() as connection:
-                assert await connection.fetchval(OWN) == 0
+            async with db.transaction() as own:
+                assert await own.fetchval(OWN) == 0
         async with connect(as_login(empty, "ltm_t_operator")) as operator:
-            assert (await archive_memory(operator, "ann", memory.id)).is_archived
+            assert some(await archive_memory(operator, "ann", memory.id)).is_archived
         with pytest.raises(migrate.MigrationFailed, match="row-level security"):
             migrate.memories_lost(owner, everything=True)
         migrate.optional(owner, STEP, undo=True)
@@ -601,3 +607,14 @@ async def test_the_owner_of_the_tables_is_bound_too_and_may_run_the_step(admin, 
         await connection.execute("DROP OWNED BY ltm_t_owner")
         await connection.close()
         await admin.execute("DROP ROLE ltm_t_owner")
+
+
+async def test_the_command_line_takes_such_a_login(bound, db):
+    await add_memory(db, "ann", "green tea")
+    found = cli("--dsn", bound.app, "--row-level-security", "search", "tea", "--user", "ann")
+    assert (found.returncode, "green tea" in found.stdout) == (0, True)
+    unknown = cli("--dsn", bound.app, "--row-level-security", "search", "tea", "--user", "bob")
+    assert "no memories of 'bob'" in unknown.stderr
+    refused = cli("--dsn", bound.app, "--row-level-security", "health")
+    assert (refused.returncode, "as an operator" in refused.stderr) == (1, True)
+    assert cli("--dsn", bound.operator, "health").returncode == 0

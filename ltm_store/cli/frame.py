@@ -20,7 +20,7 @@ from pydantic import BaseModel, JsonValue
 from ltm_store import embedded
 from ltm_store.database import Database, connect
 from ltm_store.db import dsn as dsns
-from ltm_store.errors import LtmError, Unavailable
+from ltm_store.errors import LtmError, PermissionDenied, Unavailable
 from ltm_store.render.text import STEERING, legible
 from ltm_store.search import search_memories
 from ltm_store.users import list_users
@@ -85,6 +85,9 @@ def main(
     trust_schema: Annotated[
         bool, typer.Option("--trust-schema", help="Accept a schema in which others may create.")
     ] = False,
+    row_level_security: Annotated[
+        bool, typer.Option("--row-level-security", help="The login is one of ltm_app.")
+    ] = False,
 ) -> None:
     """Note the database for every command."""
     if dsn:
@@ -93,6 +96,8 @@ def main(
         os.environ["LTM_PGBOUNCER"] = "true"
     if trust_schema:
         os.environ["LTM_TRUST_SCHEMA"] = "true"
+    if row_level_security:
+        os.environ["LTM_ROW_LEVEL_SECURITY"] = "true"
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks a letter
@@ -162,7 +167,7 @@ async def unknown_user(db: Database, user: str) -> str | None:
     told = f"no memories of '{legible(user, _NAMED_CHARS)}'"
     try:
         users = await list_users(db, limit=_LOOKED_AT)
-    except Unavailable:  # counting the memories of large users took too long
+    except (Unavailable, PermissionDenied):  # it took too long; row level security
         return told
     names = [str(found.name) for found in users if found.memories]
     if len(names) > _FEW_USERS:
@@ -188,6 +193,7 @@ def reading(dsn: str | None) -> AbstractAsyncContextManager[Database]:
         access_tracking="off",
         pgbouncer=through_pgbouncer(),
         trust_schema=trusts_schema(),
+        row_level_security=under_row_level_security(),
     )
 
 
@@ -199,6 +205,11 @@ def through_pgbouncer() -> bool:
 def trusts_schema() -> bool:
     """Whether --trust-schema or LTM_TRUST_SCHEMA accepts a schema in which others may create."""
     return _is_set("LTM_TRUST_SCHEMA")
+
+
+def under_row_level_security() -> bool:
+    """Whether --row-level-security or LTM_ROW_LEVEL_SECURITY says that policies bind the login."""
+    return _is_set("LTM_ROW_LEVEL_SECURITY")
 
 
 def _is_set(variable: str) -> bool:

@@ -11,7 +11,14 @@ from typing import Annotated, Final
 
 import typer
 
-from ltm_store.cli.frame import DsnOption, UserOption, command, through_pgbouncer
+from ltm_store.cli.frame import (
+    DsnOption,
+    UserOption,
+    command,
+    through_pgbouncer,
+    trusts_schema,
+    under_row_level_security,
+)
 from ltm_store.database import connect
 from ltm_store.errors import LtmError
 from ltm_store.tracking import Tracking
@@ -99,7 +106,13 @@ async def _serve(
     except ImportError:
         raise LtmError("it needs an extra: pip install 'ltm_store[mcp]'") from None
     tracking: Tracking = "off" if read_only else "deferred"
-    async with connect(dsn, access_tracking=tracking, pgbouncer=through_pgbouncer()) as db:
+    async with connect(
+        dsn,
+        access_tracking=tracking,
+        pgbouncer=through_pgbouncer(),
+        trust_schema=trusts_schema(),
+        row_level_security=under_row_level_security(),
+    ) as db:
         server = memory_server(db, user, namespace=namespace, read_only=read_only)
         if address is None:
             await serve_stdio(server)

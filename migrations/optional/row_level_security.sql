@@ -48,7 +48,8 @@ END
 $$;
 
 COMMENT ON DOMAIN ltm_as_user IS
-'The number of a user, who is in ltm.user_id from the moment that a parameter of this type is given to the end of the transaction.';
+'The number of a user, who is in ltm.user_id from when a parameter of this type is given to the end '
+'of the transaction.';
 
 -- The policies. The subselect makes them read the setting once a statement.
 -- The operators that look words, tags and JSON up in an index are not leakproof: behind a policy they
@@ -138,7 +139,8 @@ AS $$
     SELECT NULL  -- query: user_of_name
 $$;
 
-COMMENT ON FUNCTION ltm_find_user(text) IS 'The number of a user known by a string; NULL for a new name.';
+COMMENT ON FUNCTION ltm_find_user(text) IS
+'The number of a user known by a string; NULL for a new name.';
 
 CREATE OR REPLACE FUNCTION ltm_intern_user(external_id text)
 RETURNS bigint
@@ -148,7 +150,8 @@ AS $$
     SELECT NULL  -- query: interned_user
 $$;
 
-COMMENT ON FUNCTION ltm_intern_user(text) IS 'The number of a user known by a string, given now to a new name.';
+COMMENT ON FUNCTION ltm_intern_user(text) IS
+'The number of a user known by a string, given now to a new name.';
 
 DO $$
 DECLARE
