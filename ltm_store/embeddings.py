@@ -11,6 +11,7 @@ from ltm_store.db.execute import (
     fetch_many,
     fetch_rows,
     one_deadline,
+    only_reads,
     session_of,
 )
 from ltm_store.db.identity import find_user
@@ -144,6 +145,7 @@ async def release_embeddings(
     )
 
 
+@only_reads
 async def embedding_status(db: Executor, *, as_of: datetime | None = None) -> list[EmbeddingStatus]:
     """How far the vectors of each model are, over all users, by name; the embedder's is among them.
 
@@ -207,7 +209,7 @@ async def exported_embeddings(
     return found
 
 
-@one_deadline
+@only_reads
 async def find_similar(
     db: Executor,
     user_id: UserId,

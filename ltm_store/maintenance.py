@@ -7,7 +7,15 @@ from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Final
 
-from ltm_store.db.execute import Executor, fetch_many, fetch_one, fetch_rows, session_of
+from ltm_store.db.execute import (
+    Executor,
+    fetch_many,
+    fetch_one,
+    fetch_rows,
+    only_reads,
+    reader,
+    session_of,
+)
 from ltm_store.db.identity import find_user
 from ltm_store.db.resources import migration_ids
 from ltm_store.db.steps import has_embeddings
@@ -100,6 +108,7 @@ async def check_health(db: Executor) -> list[HealthProblem]:
         return problems
 
 
+@only_reads
 async def adoption_report(db: Executor, *, user_id: UserId | None = None) -> list[RepairCount]:
     """What was repaired when an older program's tables were adopted, counted, of all users or one.
 
@@ -122,6 +131,7 @@ async def adoption_repairs(db: Executor, *, user_id: UserId | None = None) -> As
 
     They are read page by page; the timeout holds for each page.
     """
+    db = reader(db)
     user = None if user_id is None else await find_user(db, user_id)
     last = 0
     while user is not None or user_id is None:
