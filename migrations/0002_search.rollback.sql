@@ -1,3 +1,5 @@
+DROP FUNCTION ltm_prefer_generic_plan(integer, bigint);
+
 DROP FUNCTION ltm_prefer_custom_plan(bigint);
 
 DROP FUNCTION ltm_user_context(bigint, jsonb);

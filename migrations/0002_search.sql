@@ -527,14 +527,28 @@ COMMENT ON FUNCTION ltm_user_context(bigint, jsonb) IS
 -- is never called: compared with a column it is never true. It is not inlined, because it is STRICT and
 -- its body is not; so a generic plan counts its cost and is never the cheaper one, while a custom plan
 -- knows the argument and folds the call away.
+-- PARALLEL UNSAFE: a walk in the order of ranks that ends after ten rows is not for workers.
 CREATE FUNCTION ltm_prefer_custom_plan(row_limit bigint)
 RETURNS bigint
 LANGUAGE sql
 IMMUTABLE
 STRICT
-PARALLEL SAFE
+PARALLEL UNSAFE
 COST 1000000
 RETURN CASE WHEN row_limit IS NULL THEN row_limit END;
 
 COMMENT ON FUNCTION ltm_prefer_custom_plan(bigint) IS
 'NULL; compared with a column, it makes the planner look at the values of a statement each time.';
+
+-- The opposite, for a walk in the order of ranks that ends after a few rows: planning it costs more than
+-- the walk. No rank is outside of these bounds, which a custom plan sees; a generic plan takes them for a
+-- narrow range, expects the few rows that will be read, and is the cheaper one for every user.
+CREATE FUNCTION ltm_prefer_generic_plan(importance_rank integer, row_limit bigint)
+RETURNS boolean
+LANGUAGE sql
+IMMUTABLE
+PARALLEL UNSAFE
+RETURN importance_rank BETWEEN -10000000000 - row_limit AND 10000000000 + row_limit;
+
+COMMENT ON FUNCTION ltm_prefer_generic_plan(integer, bigint) IS
+'TRUE; it makes the planner keep one plan for all values of a statement.';

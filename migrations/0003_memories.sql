@@ -281,7 +281,8 @@ COMMENT ON COLUMN ltm_memories.namespace IS
 COMMENT ON COLUMN ltm_memories.key IS
 'The caller''s name for this memory, one memory for each in a namespace of a user.';
 COMMENT ON COLUMN ltm_memories.importance_rank IS
-'Order key of importance, kept by the database: ltm_importance_rank of this row.';
+'Order key of importance, kept by the database: ltm_importance_rank of this row. Its index is on '
+'ltm_memory_ranks: here each access would enter all indexes anew.';
 
 COMMENT ON COLUMN ltm_memories.search_vector IS
 'The words that a search finds, kept by the database: of the content (weight A, other forms B; '
@@ -296,26 +297,6 @@ COMMENT ON INDEX ltm_memories_pkey IS 'One memory of one user.';
 CREATE INDEX ltm_memories_id_idx ON ltm_memories (id);
 COMMENT ON INDEX ltm_memories_id_idx IS
 'One memory by its id alone, for programs that do not know the user.';
-
--- What comes after the id is looked at in the index itself: a filter that few of many memories pass
--- reads few of the rows.
-CREATE INDEX ltm_memories_importance_rank_idx
-ON ltm_memories (
-    user_id, importance_rank DESC, id DESC,
-    importance_score, created_at, memory_type, category, source_type
-)
-WHERE is_archived IS NOT TRUE;
-COMMENT ON INDEX ltm_memories_importance_rank_idx IS
-'A user''s memories in the order of their importance at any moment, archived ones left out.';
-
-CREATE INDEX ltm_memories_archived_rank_idx
-ON ltm_memories (
-    user_id, importance_rank DESC, id DESC,
-    importance_score, created_at, memory_type, category, source_type
-)
-WHERE is_archived;
-COMMENT ON INDEX ltm_memories_archived_rank_idx IS
-'The archived ones in the same order, for a reader that wants them too.';
 
 CREATE INDEX ltm_memories_created_at_idx
 ON ltm_memories (user_id, created_at NULLS FIRST, id);

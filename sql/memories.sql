@@ -34,6 +34,45 @@ SELECT
     m.is_archived IS TRUE AS is_archived
 FROM ltm_memories AS m;
 
+-- columns: ranked
+-- A memory with what its row of ranks repeats taken from there, where it is indexed in their order.
+SELECT
+    k.memory_id AS id,
+    m.user_id,
+    m.content,
+    m.tags,
+    k.memory_type,
+    k.category,
+    k.importance_rank,
+    k.importance_score,
+    m.confidence_score,
+    m.context,
+    m.context_data,
+    k.source_type,
+    m.source_id,
+    m.source_position,
+    k.created_by,
+    k.created_at,
+    m.last_accessed,
+    m.last_modified,
+    m.access_count,
+    m.last_access_context,
+    m.related_memory_ids,
+    m.parent_memory_id,
+    m.memory_metadata,
+    k.is_archived,
+    m.archive_reason,
+    m.idempotency_key,
+    m.version,
+    m.expires_at,
+    m.expires_after,
+    k.namespace,
+    m.key,
+    m.content_hash,
+    m.search_vector
+FROM ltm_memory_ranks AS k
+INNER JOIN ltm_memories AS m ON k.user_id = m.user_id AND k.memory_id = m.id;
+
 -- name: add_memory(
 --     user_id bigint, now timestamptz, content text, tags text, memory_type varchar, category varchar,
 --     importance_score integer, confidence_score double precision, context text, context_data text,
@@ -729,10 +768,15 @@ WHERE
 -- Archive the memories whose dynamic importance is below a bound, the least important first.
 WITH stale AS MATERIALIZED (
     SELECT m.id
-    FROM ltm_memories AS m
+    FROM (
+        SELECT
+            m.*  -- columns: ranked
+        FROM ltm_memory_ranks AS k
+        INNER JOIN ltm_memories AS m ON k.memory_id = m.id
+        WHERE k.user_id = $1 AND m.user_id = $1
+    ) AS m
     WHERE
-        m.user_id = $1
-        AND TRUE  -- conditions: stale
+        TRUE  -- conditions: stale
         AND ltm_is_current(m.expires_at, $4)
     ORDER BY m.importance_rank ASC, m.id ASC
     LIMIT $5

@@ -26,10 +26,10 @@ WHERE
     AND m.namespace = :namespace  -- if namespace
     AND m.namespace = any(:namespaces)  -- if namespaces
     -- if namespace_prefix
-    AND (
-        m.namespace = :namespace_prefix
-        OR (m.namespace >= :namespace_prefix || '.' AND m.namespace < :namespace_prefix || '/')
-    )
+    -- Bounds for an index, and what of that is not below it.
+    AND m.namespace >= :namespace_prefix
+    AND m.namespace < :namespace_prefix || '/'
+    AND (m.namespace = :namespace_prefix OR m.namespace >= :namespace_prefix || '.')
     -- end if
     -- if key_prefix
     AND m.key >= :key_prefix
@@ -86,6 +86,25 @@ WHERE
     -- end if
     AND m.created_by = :created_by;  -- if created_by
 
+-- conditions: planned(
+--     row_limit bigint, source_id text, source_ids text[], tags text, tags_any text,
+--     context_data text, metadata text, modified_after timestamptz, key_prefix text
+-- )
+-- How often a walk in the order of ranks is planned: once, or where filters have an index of their own,
+-- each time, as only their values tell how many rows they find. See the functions.
+SELECT 1 FROM ltm_memories AS m
+WHERE
+    TRUE
+    -- if not source_id or source_ids or tags or tags_any or context_data or metadata or modified_after or key_prefix
+    AND ltm_prefer_generic_plan(m.importance_rank, :row_limit)
+    -- end if
+    -- if tags or tags_any or context_data or metadata or modified_after or key_prefix
+    -- On a column of each table, whichever is read first.
+    AND m.id IS DISTINCT FROM ltm_prefer_custom_plan(:row_limit)
+    AND m.version IS DISTINCT FROM ltm_prefer_custom_plan(:row_limit)
+    -- end if
+    AND TRUE;
+
 -- query: query_words(query text, term_limit bigint)
 -- The words of a query in their order, each with what it counts.
 SELECT
@@ -122,16 +141,17 @@ FROM
     (
         (
             SELECT m.*
-            FROM ltm_memories AS m
+            FROM (
+                SELECT
+                    m.*  -- columns: ranked
+                FROM ltm_memory_ranks AS k
+                INNER JOIN ltm_memories AS m ON k.memory_id = m.id
+                WHERE k.user_id = $1 AND m.user_id = $1
+            ) AS m
             WHERE
-                m.user_id = $1
+                TRUE  -- conditions: filters
                 AND m.is_archived IS NOT TRUE  -- if include_archived
-                -- (Else the filters say so.) Of these only their values tell how many rows they find: see
-                -- ltm_prefer_custom_plan.
-                -- if tags or tags_any or context_data or metadata or modified_after or namespace or namespaces or namespace_prefix or key_prefix
-                AND m.id IS DISTINCT FROM ltm_prefer_custom_plan($3)
-                -- end if
-                AND TRUE  -- conditions: filters
+                AND TRUE  -- conditions: planned
             ORDER BY m.importance_rank DESC, m.id DESC
             LIMIT $3::bigint + $6::bigint
         )
@@ -139,13 +159,16 @@ FROM
         UNION ALL
         (
             SELECT m.*
-            FROM ltm_memories AS m
+            FROM (
+                SELECT
+                    m.*  -- columns: ranked
+                FROM ltm_memory_ranks AS k
+                INNER JOIN ltm_memories AS m ON k.memory_id = m.id
+                WHERE k.user_id = $1 AND m.user_id = $1
+            ) AS m
             WHERE
-                m.user_id = $1
-                AND m.is_archived
-                -- if tags or tags_any or context_data or metadata or modified_after or namespace or namespaces or namespace_prefix or key_prefix
-                AND m.id IS DISTINCT FROM ltm_prefer_custom_plan($3)
-                -- end if
+                m.is_archived
+                AND TRUE  -- conditions: planned
                 AND TRUE  -- conditions: filters
             ORDER BY m.importance_rank DESC, m.id DESC
             LIMIT $3::bigint + $6::bigint
@@ -288,10 +311,15 @@ walked AS MATERIALIZED (
         ARRAY[m.importance_rank, m.id] AS full_rank
     FROM (
         SELECT m.*
-        FROM ltm_memories AS m
+        FROM (
+            SELECT
+                m.*  -- columns: ranked
+            FROM ltm_memory_ranks AS k
+            INNER JOIN ltm_memories AS m ON k.memory_id = m.id
+            WHERE k.user_id = $1 AND m.user_id = $1
+        ) AS m
         WHERE
-            m.user_id = $1
-            AND m.is_archived IS NOT TRUE
+            m.is_archived IS NOT TRUE
             AND (SELECT count(*) = 1 AND NOT bool_or(a.is_speaker) FROM asked AS a)
             AND $4::double precision < 0.4
             AND FALSE  -- if query_embedding or time_starts

@@ -277,6 +277,12 @@ WITH doomed AS (
     LIMIT $2
 ),
 
+ranks AS (
+    DELETE FROM ltm_memory_ranks AS k USING doomed AS d
+    WHERE k.user_id = $1 AND k.memory_id = d.id
+    RETURNING k.memory_id
+),
+
 contexts AS (
     DELETE FROM ltm_contexts AS c USING doomed AS d
     WHERE c.user_id = $1 AND c.memory_id = d.id
@@ -324,6 +330,7 @@ memories AS (
 
 SELECT
     (SELECT count(*) FROM memories) AS ltm_memories,
+    (SELECT count(*) FROM ranks) AS ltm_memory_ranks,
     (SELECT count(*) FROM contexts) AS ltm_contexts,
     (SELECT count(*) FROM relationships) AS ltm_memory_relationships,
     (SELECT count(*) FROM accesses) AS ltm_memory_access,

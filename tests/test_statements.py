@@ -424,7 +424,7 @@ def index_names(plan: object) -> set[str]:
 
 
 ONE = "ltm_memories_pkey or ltm_memories_id_idx"  # both find one memory
-RANK = "ltm_memories_importance_rank_idx"
+RANK = "ltm_memory_ranks_importance_rank_idx"
 ENDS = "ltm_memory_relationships_ends_and_type_key"
 SOURCE = "ltm_memory_relationships_source_memory_id_idx"
 TARGET = "ltm_memory_relationships_target_memory_id_idx"
@@ -440,7 +440,10 @@ INDEXES: dict[tuple[str, frozenset[str]], set[str]] = {
     ("get_relationships", frozenset()): {ONE, f"{ENDS} or {SOURCE}", TARGET},
     ("get_relationships_of_many", frozenset()): {ONE, f"{ENDS} or {SOURCE}", TARGET},
     ("list_memories", frozenset()): {RANK},
-    ("list_memories", frozenset({"include_archived"})): {RANK, "ltm_memories_archived_rank_idx"},
+    ("list_memories", frozenset({"include_archived"})): {
+        RANK,
+        "ltm_memory_ranks_archived_rank_idx",
+    },
     ("list_memories", frozenset({"tags"})): {TAGS},
     ("list_memories", frozenset({"tags_any"})): {TAGS},
     ("list_memories", frozenset({"context_data"})): {"ltm_memories_context_data_gin"},
@@ -551,9 +554,9 @@ INDEXES: dict[tuple[str, frozenset[str]], set[str]] = {
     ("rename_user", frozenset()): {"ltm_external_users_external_id_key"},
     ("lock_names", frozenset()): {"ltm_external_users_pkey"},
     ("free_expired_keys", frozenset()): set(),
-    ("list_memories", frozenset({"namespace"})): {"ltm_memories_namespace_idx"},
-    ("list_memories", frozenset({"namespaces"})): {"ltm_memories_namespace_idx"},
-    ("list_memories", frozenset({"namespace_prefix"})): {"ltm_memories_namespace_idx"},
+    ("list_memories", frozenset({"namespace"})): {RANK},
+    ("list_memories", frozenset({"namespaces"})): {RANK},
+    ("list_memories", frozenset({"namespace_prefix"})): {RANK},
     ("list_users", frozenset()): {"ltm_memories_pkey or ltm_memories_namespace_idx"},
 }
 ARGUMENTS: dict[str, object] = {
@@ -695,6 +698,53 @@ async def test_a_plan_for_any_values_of_some_filters_is_never_cheap(argument, fi
         await filled.execute("DEALLOCATE listed")
     one_call = 2_500  # of ltm_prefer_custom_plan, as the planner counts it
     assert json.loads(plan)[0]["Plan"]["Total Cost"] > one_call
+
+
+@pytest.mark.parametrize("argument", ["accessed_after", "tags", "tags_any", "context_data"])
+async def test_a_walk_in_the_order_of_ranks_is_not_for_workers(argument, filled):
+    """Starting them costs more than the ten rows."""
+    shape = shape_for(ALL["list_memories"], {argument})
+    arguments = [ARGUMENTS.get(name, ARGUMENTS["as_of"]) for name in shape.names]
+    async with filled.transaction():
+        for setting in (
+            "parallel_setup_cost",
+            "parallel_tuple_cost",
+            "min_parallel_table_scan_size",
+        ):
+            await filled.execute(f"SET LOCAL {setting} = 0")
+        plan = await filled.fetchval(f"EXPLAIN (FORMAT JSON) {shape.sql}", *arguments)
+    assert "Workers Planned" not in plan
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        *(None, "include_archived", "memory_type", "min_importance", "created_by"),
+        *("namespace", "namespace_prefix"),
+    ],
+)
+async def test_a_walk_in_the_order_of_ranks_is_not_planned_each_time(argument, filled):
+    """Neither for few nor for many memories: a plan takes longer than the walk."""
+    shape, held = shape_for(ALL["list_memories"], {argument} - {None}), []
+    async with filled.transaction():
+        await filled.execute(
+            "INSERT INTO ltm_memories (user_id, content) "
+            "SELECT CASE n WHEN 1 THEN 2000 ELSE 1001 END, 'x' FROM generate_series(1, 20000) AS n"
+        )
+        await filled.execute("ANALYZE ltm_memories, ltm_memory_ranks")
+        users = (1, 1001, 2000)  # with 500 memories, 19,999, and 1
+        for user in users:
+            listed = await filled.prepare(shape.sql, name=f"{argument} of {user}")
+            held.append(listed)  # else it is closed
+            given = {"memory_type": "fact", "min_importance": 2, "created_by": "system"}
+            arguments = ARGUMENTS | given | {"user_id": user}
+            for _ in range(7):
+                await listed.fetch(*[arguments[name] for name in shape.names])
+        kept = await filled.fetch(
+            "SELECT generic_plans, custom_plans FROM pg_prepared_statements WHERE name ~ $1",
+            f"^{argument} of ",
+        )
+    assert [tuple(row) for row in kept] == [(2, 5)] * len(users)
 
 
 CHEAP = [

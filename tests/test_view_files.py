@@ -236,8 +236,8 @@ async def test_a_rollback_keeps_the_views_that_the_rest_bears(dsn, conn):
 
 async def test_a_rollback_that_fails_leaves_the_views(dsn, conn):
     before = await fingerprint(conn)
-    await conn.execute("CREATE VIEW of_the_operator AS SELECT id FROM ltm_adoption_report")
-    with pytest.raises(migrate.MigrationFailed, match="0008_adoption_report"):
+    await conn.execute("CREATE VIEW of_the_operator AS SELECT memory_id FROM ltm_memory_ranks")
+    with pytest.raises(migrate.MigrationFailed, match="0009_ranks"):
         migrate.rollback(dsn)
     await conn.execute("DROP VIEW of_the_operator")
     assert await fingerprint(conn) == before
@@ -272,29 +272,29 @@ async def missing(conn: asyncpg.Connection) -> list[tuple[str, str]]:
 
 
 async def test_an_index_of_a_later_migration_is_missed_when_it_is_gone(files, dsn, conn):
-    add_migration(files, "0009_later", INDEX, "DROP INDEX ltm_contexts_later_idx;\n")
-    assert migrate.apply(dsn) == ["0009_later"]
+    add_migration(files, "0010_later", INDEX, "DROP INDEX ltm_contexts_later_idx;\n")
+    assert migrate.apply(dsn) == ["0010_later"]
     assert await missing(conn) == []
     await conn.execute("DROP INDEX ltm_contexts_later_idx")
     gone = [("index_missing", "ltm_contexts_later_idx")]
     assert await missing(conn) == gone
     migrate.apply(dsn)
     assert await missing(conn) == gone
-    add_migration(files, "0010_last", "SELECT 1;\n", "SELECT 1;\n")
-    assert migrate.apply(dsn) == ["0010_last"]
+    add_migration(files, "0011_last", "SELECT 1;\n", "SELECT 1;\n")
+    assert migrate.apply(dsn) == ["0011_last"]
     assert await missing(conn) == gone
     await conn.execute(INDEX)
     assert await missing(conn) == []
 
 
 async def test_what_a_rollback_drops_is_missed_no_more(files, dsn, conn):
-    add_migration(files, "0009_later", INDEX, "DROP INDEX ltm_contexts_later_idx;\n")
+    add_migration(files, "0010_later", INDEX, "DROP INDEX ltm_contexts_later_idx;\n")
     migrate.apply(dsn)
     migrate.rollback(dsn)
-    assert await missing(conn) == [("migration_pending", "0009_later")]
+    assert await missing(conn) == [("migration_pending", "0010_later")]
     assert (
         await conn.fetchval(
-            "SELECT count(*) FROM ltm_migration_objects WHERE migration_id = '0009_later'"
+            "SELECT count(*) FROM ltm_migration_objects WHERE migration_id = '0010_later'"
         )
         == 0
     )
@@ -302,7 +302,7 @@ async def test_what_a_rollback_drops_is_missed_no_more(files, dsn, conn):
 
 async def test_an_index_of_the_operators_is_not_missed_when_it_goes(files, dsn, conn):
     await conn.execute("CREATE INDEX ltm_contexts_theirs ON ltm_contexts (confidence)")
-    add_migration(files, "0009_later", INDEX, "DROP INDEX ltm_contexts_later_idx;\n")
+    add_migration(files, "0010_later", INDEX, "DROP INDEX ltm_contexts_later_idx;\n")
     migrate.apply(dsn)
     await conn.execute("DROP INDEX ltm_contexts_theirs")
     assert await missing(conn) == []
@@ -310,7 +310,7 @@ async def test_an_index_of_the_operators_is_not_missed_when_it_goes(files, dsn, 
 
 async def test_a_migration_without_a_transaction_that_is_taken_again_is_noted(files, dsn, conn):
     text = f"-- transactional: false\nDROP INDEX IF EXISTS ltm_contexts_later_idx;\n\n{INDEX}"
-    add_migration(files, "0009_later", text, "DROP INDEX ltm_contexts_later_idx;\n")
+    add_migration(files, "0010_later", text, "DROP INDEX ltm_contexts_later_idx;\n")
     await conn.execute(INDEX)  # as a run leaves it that was killed before its note
     migrate.apply(dsn)
     await conn.execute("DROP INDEX ltm_contexts_later_idx")

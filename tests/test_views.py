@@ -416,11 +416,11 @@ async def test_a_view_of_one_user_scans_no_table(view, user, filled):
         (
             "ltm_memory_overview WHERE user_id = 5 AND NOT is_archived "
             "ORDER BY importance_rank DESC LIMIT 10",
-            "ltm_memories_importance_rank_idx",
+            "ltm_memory_ranks_importance_rank_idx",
         ),
         (
             "ltm_never_recalled WHERE user_id = 5 ORDER BY importance_rank DESC LIMIT 10",
-            "ltm_memories_importance_rank_idx",
+            "ltm_memory_ranks_importance_rank_idx",
         ),
         ("ltm_suspected_duplicates WHERE user_id = 5", "ltm_memories_content_hash_idx"),
         (
@@ -506,8 +506,8 @@ async def test_rows_whose_memory_is_gone_are_found(conn):
     ]
     await conn.execute("DELETE FROM ltm_memories WHERE id = $1", a)
     found = [problem for problem in await check_health(conn) if problem.user_id]
-    assert {p.check_name for p in found} == {"orphan"}
-    assert Counter(p.subject.split()[0] for p in found) == {
+    assert {p.check_name for p in found} == {"orphan", "rank_out_of_step"}
+    assert Counter(p.subject.split()[0] for p in found if p.check_name == "orphan") == {
         "ltm_contexts": 2,
         "ltm_memories": 1,
         "ltm_memory_access": 1,
@@ -572,6 +572,17 @@ async def test_a_memory_of_another_user_is_none_of_this_user(conn):
             "UPDATE ltm_contexts SET context_key = 'venue' WHERE context_type = 'custom'",
             "context_data_out_of_step",
             "1 only in context_data, 1 only in ltm_contexts",
+        ),
+        (
+            "DELETE FROM ltm_memory_ranks WHERE memory_id = (SELECT max(id) FROM ltm_memories)",
+            "rank_out_of_step",
+            "it has no row in ltm_memory_ranks: no list shows it",
+        ),
+        (
+            "UPDATE ltm_memory_ranks SET is_archived = NULL "
+            "WHERE memory_id = (SELECT max(id) FROM ltm_memories)",
+            "rank_out_of_step",
+            "its row in ltm_memory_ranks differs: lists show it in the wrong place",
         ),
     ],
 )

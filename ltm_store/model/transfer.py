@@ -159,6 +159,7 @@ class ErasedRows(Row):
     """How many rows of each table were deleted."""
 
     ltm_memories: int
+    ltm_memory_ranks: int
     ltm_contexts: int
     ltm_memory_relationships: int
     ltm_memory_access: int

@@ -451,6 +451,21 @@ WHERE
     AND p.proname ~ '^ltm_'
     AND p.oid NOT IN (SELECT o.id FROM ltm_adoption.others AS o)
 UNION ALL
+SELECT
+    format(
+        'ALTER FUNCTION %I.%I(%s) SET search_path = %I, pg_temp',
+        $2::text,
+        p.proname,
+        pg_get_function_identity_arguments(p.oid),
+        $2::text
+    )
+FROM pg_proc AS p
+WHERE
+    p.pronamespace = quote_ident($1::text)::regnamespace
+    AND p.proname ~ '^ltm_'
+    AND p.proconfig IS NOT NULL
+    AND p.oid NOT IN (SELECT o.id FROM ltm_adoption.others AS o)
+UNION ALL
 SELECT format('ALTER TEXT SEARCH CONFIGURATION %I.ltm SET SCHEMA %I', $1::text, $2::text)
 FROM pg_ts_config AS t
 WHERE
@@ -511,6 +526,20 @@ SELECT DISTINCT
 FROM moved AS m
 INNER JOIN rights AS r ON m.model = r.relname
 WHERE m.relowner <> r.relowner
+UNION ALL
+-- It runs with its owner's rights, and so would the triggers that the table's owner makes.
+SELECT
+    format('ALTER FUNCTION %s OWNER TO %s', p.oid::regprocedure, c.relowner::regrole) AS command,
+    2 AS place
+FROM pg_proc AS p
+INNER JOIN pg_class AS c
+    ON c.relnamespace = 'ltm_original'::regnamespace AND c.relname = 'ltm_memories'
+WHERE
+    p.pronamespace = quote_ident($1::text)::regnamespace
+    AND p.proname ~ '^ltm_'
+    AND p.prosecdef
+    AND p.proowner <> c.relowner
+    AND p.oid NOT IN (SELECT o.id FROM ltm_adoption.others AS o)
 ORDER BY place, command;
 
 -- name: unchecked_keys(home text, tables text[]) :many

@@ -317,6 +317,22 @@ BEGIN
     ) AS n
     WHERE m.user_id = n.user_id AND m.id = n.id AND m.context_data IS DISTINCT FROM n.whole
         AND context_fits(n.whole);
+
+    INSERT INTO ltm_memory_ranks AS k (
+        user_id, memory_id, importance_rank, importance_score, created_at, memory_type, category,
+        source_type, created_by, namespace, is_archived
+    )
+    SELECT m.user_id, m.id, m.importance_rank, m.importance_score, m.created_at, m.memory_type,
+        m.category, m.source_type, m.created_by, m.namespace, m.is_archived
+    FROM ltm_memories AS m
+    WHERE m.id = ANY(ids)
+    ON CONFLICT (user_id, memory_id) DO UPDATE SET
+        importance_rank = excluded.importance_rank, importance_score = excluded.importance_score,
+        created_at = excluded.created_at, memory_type = excluded.memory_type,
+        category = excluded.category, source_type = excluded.source_type,
+        created_by = excluded.created_by, namespace = excluded.namespace,
+        is_archived = excluded.is_archived
+    WHERE (k.*) IS DISTINCT FROM (excluded.*);
 END
 $$;
 
@@ -347,6 +363,8 @@ BEGIN
     WHERE m.id = ANY(ids) AND c.user_id = m.user_id AND c.memory_id = m.id;
     DELETE FROM ltm_memory_relationships AS r USING ltm_memories AS m
     WHERE m.id = ANY(ids) AND r.user_id = m.user_id AND r.source_memory_id = m.id;
+    DELETE FROM ltm_memory_ranks AS k USING ltm_memories AS m
+    WHERE m.id = ANY(ids) AND k.user_id = m.user_id AND k.memory_id = m.id;
     DELETE FROM ltm_memories AS m WHERE m.id = ANY(ids);
     DELETE FROM ltm_adoption_report AS p
     WHERE (p.table_name = 'ltm_memories' AND p.row_id = ANY(ids))

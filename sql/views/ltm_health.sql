@@ -213,6 +213,33 @@ out_of_step AS (
     WHERE said <> held
 ),
 
+ranks_out_of_step AS (
+    SELECT
+        m.user_id,
+        m.id,
+        CASE
+            WHEN k.memory_id IS NULL THEN 'it has no row in ltm_memory_ranks: no list shows it'
+            ELSE 'its row in ltm_memory_ranks differs: lists show it in the wrong place'
+        END AS detail
+    FROM ltm_memories AS m
+    LEFT JOIN ltm_memory_ranks AS k ON m.user_id = k.user_id AND m.id = k.memory_id
+    WHERE
+        (
+            m.id, m.importance_rank, m.importance_score, m.created_at, m.memory_type, m.category,
+            m.source_type, m.created_by, m.namespace, m.is_archived
+        )
+        IS DISTINCT FROM
+        (
+            k.memory_id, k.importance_rank, k.importance_score, k.created_at, k.memory_type,
+            k.category, k.source_type, k.created_by, k.namespace, k.is_archived
+        )
+    UNION ALL
+    SELECT k.user_id, k.memory_id, 'it is gone, but ltm_memory_ranks has a row of it'
+    FROM ltm_memory_ranks AS k
+    LEFT JOIN ltm_memories AS m ON k.user_id = m.user_id AND k.memory_id = m.id
+    WHERE m.id IS NULL
+),
+
 tables AS (
     SELECT c.oid, c.relname
     FROM pg_class AS c
@@ -336,6 +363,13 @@ UNION ALL
 SELECT check_name, user_id, subject, detail
 FROM out_of_step
 UNION ALL
+SELECT
+    'rank_out_of_step',
+    user_id,
+    format('ltm_memories %s', id),
+    detail
+FROM ranks_out_of_step
+UNION ALL
 SELECT check_name, NULL, subject, detail
 FROM missing
 UNION ALL
@@ -346,7 +380,8 @@ COMMENT ON VIEW ltm_health IS
 'What is wrong with this database, a row each; no row when all is well. Of one user with WHERE '
 'user_id = ...; without it every table is read.';
 COMMENT ON COLUMN ltm_health.check_name IS
-'orphan; tags_out_of_step, related_memory_ids_out_of_step, context_data_out_of_step; '
+'orphan; tags_out_of_step, related_memory_ids_out_of_step, context_data_out_of_step, '
+'rank_out_of_step; '
 'foreign_key_missing, constraint_not_validated, index_missing, index_invalid, dead_rows (at least '
 '10,000, and three in ten), migration_pending, adoption_unfinished, unsafe_schema, setting, '
 'letter_case.';

@@ -1,14 +1,14 @@
 CREATE OR REPLACE VIEW ltm_memory_overview WITH (security_invoker = TRUE) AS
 SELECT
-    m.user_id,
-    m.id,
+    k.user_id,
+    k.memory_id AS id,
     ltm_summary(m.content) AS summary,
     m.memory_type,
     m.category,
     ltm_tag_names(m.tags) AS tags,
     coalesce(m.importance_score, 1) AS importance_score,
-    ltm_dynamic_importance(m.importance_rank, now()) AS dynamic_importance,
-    m.importance_rank,
+    ltm_dynamic_importance(k.importance_rank, now()) AS dynamic_importance,
+    k.importance_rank,
     date_trunc('day', now() - timezone('utc', m.created_at)) AS age,
     timezone('utc', m.created_at) AS created_at,
     timezone('utc', m.last_accessed) AS last_accessed,
@@ -44,10 +44,11 @@ SELECT
     m.parent_memory_id,
     m.source_type,
     m.source_id,
-    m.is_archived IS TRUE AS is_archived,
+    k.is_archived IS TRUE AS is_archived,
     m.namespace,
     m.key
-FROM ltm_memories AS m
+FROM ltm_memory_ranks AS k
+INNER JOIN ltm_memories AS m ON k.user_id = m.user_id AND k.memory_id = m.id
 WHERE ltm_is_current(m.expires_at, now());
 
 COMMENT ON VIEW ltm_memory_overview IS

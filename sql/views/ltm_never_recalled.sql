@@ -1,16 +1,17 @@
 CREATE OR REPLACE VIEW ltm_never_recalled WITH (security_invoker = TRUE) AS
 SELECT
-    m.user_id,
-    m.id,
+    k.user_id,
+    k.memory_id AS id,
     ltm_summary(m.content) AS summary,
     coalesce(m.importance_score, 1) AS importance_score,
-    ltm_dynamic_importance(m.importance_rank, now()) AS dynamic_importance,
-    m.importance_rank,
+    ltm_dynamic_importance(k.importance_rank, now()) AS dynamic_importance,
+    k.importance_rank,
     date_trunc('day', now() - timezone('utc', m.created_at)) AS age,
     timezone('utc', m.created_at) AS created_at
-FROM ltm_memories AS m
+FROM ltm_memory_ranks AS k
+INNER JOIN ltm_memories AS m ON k.user_id = m.user_id AND k.memory_id = m.id
 WHERE
-    m.is_archived IS NOT TRUE
+    k.is_archived IS NOT TRUE
     AND ltm_is_current(m.expires_at, now())
     AND (m.access_count IS NULL OR m.access_count = 0)
     AND m.last_accessed IS NULL;

@@ -8,7 +8,12 @@ SELECT
     ltm_dynamic_importance(m.importance_rank, now()) AS dynamic_importance,
     m.importance_rank,
     timezone('utc', coalesce(m.last_accessed, m.created_at)) AS last_used
-FROM ltm_memories AS m
+FROM (
+    SELECT
+        m.*  -- columns: ranked
+    FROM ltm_memory_ranks AS k
+    INNER JOIN ltm_memories AS m ON k.user_id = m.user_id AND k.memory_id = m.id
+) AS m
 WHERE
     TRUE  -- conditions: stale
     AND ltm_is_current(m.expires_at, now());

@@ -24,7 +24,7 @@ from ltm_store.migrate.adoption.copying import (
 from ltm_store.migrate.adoption.new_tables import defer_indexes, make_tables, show_originals
 from ltm_store.migrate.adoption.session import Adoption, ForeignKey, steps
 from ltm_store.migrate.adoption.survey import survey
-from ltm_store.migrate.adoption.tables import MEMORIES, ORIGINALS
+from ltm_store.migrate.adoption.tables import MEMORIES, ORIGINALS, RANKS
 from ltm_store.migrate.ask import Session, ask
 from ltm_store.migrate.runner import Report
 
@@ -88,7 +88,7 @@ def _exchange(a: Adoption, present: list[str], keys: list[ForeignKey]) -> None:
 
 def _validate(a: Adoption) -> None:
     a.look_from(a.home)
-    for table, name in a.ask("unchecked_keys", home=a.home, tables=list(ORIGINALS)):
+    for table, name in a.ask("unchecked_keys", home=a.home, tables=[*ORIGINALS, RANKS]):
         a.check_foreign_key(table, name)
     ((memories, repairs),) = a.ask("summary")
     seconds = time.monotonic() - a.started

@@ -6,7 +6,7 @@ from typing import Final
 
 from ltm_store.migrate.adoption.progress import Bar
 from ltm_store.migrate.adoption.session import ALL_CHANGES, BATCH_ROWS, Adoption
-from ltm_store.migrate.adoption.tables import ORIGINALS
+from ltm_store.migrate.adoption.tables import ORIGINALS, RANKS
 from ltm_store.migrate.runner import MigrationFailed
 
 INDEX_MEMORY: Final = "256MB"  # for building indexes
@@ -98,7 +98,7 @@ def build_indexes(a: Adoption) -> None:
 
 
 def _analyze(a: Adoption) -> None:
-    for table in ORIGINALS:
+    for table in (*ORIGINALS, RANKS):
         a.ask("vacuum_analyze", table_name=("ltm_next", table))
 
 

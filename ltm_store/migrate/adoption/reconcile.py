@@ -11,6 +11,7 @@ def reconcile_mirrors(session: Session, report: Report, *, everything: bool) -> 
     """Complete detail rows from the memories' own columns, and the columns from the rows.
 
     The original application writes some of them on one side only; what either side has is kept.
+    Ranks that a disabled trigger left behind are mended.
     Without `everything`, memories that were changed in the last ten minutes are left alone: the
     application may be about to write their details itself. Raises MigrationFailed unless an
     adoption has come to its end and is not finished.

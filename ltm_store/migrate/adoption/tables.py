@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 MEMORIES: Final = "ltm_memories"
+RANKS: Final = "ltm_memory_ranks"  # which the original has not: a trigger fills it
 
 # What the columns of the original are, and the types in which databases out there have them.
 KINDS: Final = {
