@@ -95,7 +95,8 @@ SIGNATURES = {
     "format_for_prompt": "hits, *, max_chars, ids=False",
     "connect": "dsn=None, *, access_tracking='deferred', timeout=10.0, min_size=1, max_size=10, "
     "pgbouncer=False, check_schema=True, trust_schema=False, "
-    "coalesce=True, embedder=None, tracer_provider=None, meter_provider=None",
+    "coalesce=True, embedder=None, read_dsn=None, max_lag=1.0, tracer_provider=None, "
+    "meter_provider=None",
 }
 COMPAT = {
     "add_enhanced_ltm_memory": "user_id, content, tags, importance_score=1, context=None, "

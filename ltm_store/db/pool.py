@@ -276,7 +276,8 @@ class ConnectionPool:
         self.drop_idle()
         for connection in self._out:
             connection.terminate()
-        for task in self._opening:
+        opening, self._opening = self._opening, set()
+        for task in opening:
             task.cancel()
         while self._waiting:
             self._wake_with(ConnectionResetError())
