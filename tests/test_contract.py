@@ -80,6 +80,7 @@ SIGNATURES = {
     "get_children": "db, user_id, memory_id, *, as_of=None, limit=1000",
     "purge_expired": "db, *, as_of=None",
     "prune_accesses": "db, older_than",
+    "make_access_partitions": "db, *, months=3",
     "check_health": "db",
     "get_analytics": "db, user_id, *, as_of=None",
     "embed_memory": "db, user_id, memory_id, embedding, *, embedding_model=None",

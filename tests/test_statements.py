@@ -241,6 +241,7 @@ def test_statements_for_all_users_are_few_and_known():
         "adoption_report",
         "applied_migrations",
         "check_health",
+        "drop_access_partition",
         "embedding_problems",
         "embedding_status",
         "expired_memories",
@@ -256,10 +257,13 @@ def test_statements_for_all_users_are_few_and_known():
         "draw_memories",
         "lock_names",
         "lock_user",
+        "make_access_partition",
         "may_copy",
         "move_user",
+        "primary_position",
         "prune_accesses",
         "rename_user",
+        "standby_position",
     }
 
 
@@ -809,5 +813,9 @@ def test_every_statement_has_a_plan_test():
         "draw_memories",
         "lock_user",
         "may_copy",
-    }  # read all there is
+        "drop_access_partition",
+        "make_access_partition",
+        "primary_position",
+        "standby_position",
+    }  # read all there is, or no table
     assert {name for name, _ in INDEXES} | whole == set(ALL)

@@ -91,6 +91,7 @@ class Standby:
     def _forget(self) -> None:
         """Know nothing of the standby, which so gets no read."""
         self._log_of: tuple[int, int] | None = None
+        self._met_at = inf
         self._marks: deque[_Mark] = deque(maxlen=MARKS)
         self._has_all_of = -inf  # the moment before which it has all that was committed
         self._asked: tuple[int, int] = -1, 0  # writes, and an end of the log behind them
@@ -194,6 +195,8 @@ class Standby:
             return
         if standby is None:
             self._leave("it is a primary itself")
+        elif self._log_of is None:
+            return  # a read has found it gone meanwhile
         elif (standby.server, standby.timeline) != self._log_of:
             self._leave("it is of another server, or behind a promotion")
         else:
@@ -204,7 +207,7 @@ class Standby:
         log_of = primary.server, primary.timeline
         if self._log_of != log_of:
             self._forget()
-            self._log_of = log_of
+            self._log_of, self._met_at = log_of, at
         if not self._marks or at - self._marks[-1].at >= 2 * self._max_lag / MARKS:
             self._marks.append(_Mark(at, primary.flushed))
         # After a crash the log may end before where it did.
@@ -217,8 +220,11 @@ class Standby:
             self._has_all_of = self._marks.popleft().at
         if self._asked[1] <= replayed:
             self._has_writes = self._asked[0]
-        behind = asyncio.get_running_loop().time() - self._has_all_of > self._max_lag
-        self._tell(f"it is more than {self._max_lag} seconds behind" if behind else None)
+        late = asyncio.get_running_loop().time() - self._max_lag
+        if self._has_all_of >= late:
+            self._tell(None)
+        elif self._met_at < late:
+            self._tell(f"it is more than {self._max_lag} seconds behind")
 
     def _leave(self, reason: str) -> None:
         """Send reads to the primary until a look finds it well; end those that are under way."""

@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Final, Literal
 
 import psycopg
@@ -202,9 +203,14 @@ def run_migrations(
         report(f"[{number}/{len(names)}] {direction} {name} ({seconds:.2f} s)")
 
 
+def optional_file(name: str, *, undo: bool) -> Path:
+    """The text of an optional step, or of what undoes it."""
+    return resource_dir("migrations") / "optional" / f"{name}{'.undo' if undo else ''}.sql"
+
+
 def run_optional(connection: Session, name: str, *, undo: bool) -> None:
     """Run an optional step, or what undoes it, in one transaction. Raises MigrationFailed."""
-    file = resource_dir("migrations") / "optional" / f"{name}{'.undo' if undo else ''}.sql"
+    file = optional_file(name, undo=undo)
     ask(connection, "set_lock_timeout", milliseconds=TABLE_LOCK_MILLISECONDS)
     for attempt in range(1, ATTEMPTS + 1):
         try:
