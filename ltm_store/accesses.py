@@ -55,8 +55,10 @@ async def record_access(
     Unknown, foreign and expired memories are passed over, and an id counts once.
 
     memory_ids: at most 10,000. access_method: "direct", "search", "related" or another word of at
-    most 50 characters. access_context: the caller's words on it, at most 10,000 characters, kept on
-    the memory too. user_query: what was asked, cut to 10,000 characters.
+    most 50 characters. access_context: the caller's words on it, at most 10,000 characters.
+    user_query: what was asked, cut to 10,000 characters.
+    The first of access_context, the beginning of user_query and access_method that is given becomes
+    the memory's last_access_context.
 
     Raises InvalidMemory naming the argument that is refused.
     """
@@ -100,7 +102,6 @@ async def write_accesses(
     numbers: list[int] = []
     first_accesses: list[int] = []
     last_accesses: list[int] = []
-    last_contexts: list[str | None] = []
     moments: list[datetime] = []
     reasons: list[int] = []
     places: dict[AccessReason, int] = {}
@@ -108,14 +109,10 @@ async def write_accesses(
         users.append(accesses[0].user_id)
         numbers.append(accesses[0].memory_id)
         first_accesses.append(len(moments) + 1)
-        context: str | None = None
         for _, _, accessed_at, reason, _ in accesses:
             moments.append(accessed_at)
             reasons.append(places.setdefault(reason, len(places) + 1))
-            if reason.access_context is not None:
-                context = reason.access_context
         last_accesses.append(len(moments))
-        last_contexts.append(context)
     ((recorded, busy),) = await fetch_rows(
         db,
         "write_accesses",
@@ -123,7 +120,6 @@ async def write_accesses(
         memory_ids=numbers,
         first_accesses=first_accesses,
         last_accesses=last_accesses,
-        last_contexts=last_contexts,
         moments=moments,
         reasons=reasons,
         access_methods=[reason.access_method for reason in places],

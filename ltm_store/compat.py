@@ -1,7 +1,8 @@
-"""The original application's functions, with its parameters and its dicts.
+"""The original application's functions, with its parameters, its dicts and its context classes.
 
 They work on a process-wide default database, opened on first use, one per event loop; `configure`
-says which. Errors are raised. Accesses are counted within half a second; `close` writes the last.
+says which. Errors are raised. A read is counted before it returns, and its dicts tell of it. All
+moments in dicts are ISO 8601 text of UTC without an offset.
 """
 
 from __future__ import annotations
@@ -9,19 +10,117 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Final, TypedDict, Unpack
+from typing import Any, Final, Self, TypedDict, Unpack
 
-from pydantic import JsonValue
+from pydantic import ConfigDict, Field, JsonValue
 from pydantic_core import to_jsonable_python
 
-from ltm_store import analytics, memories, relationships, search
+from ltm_store import analytics, limits, memories, relationships, search
 from ltm_store.database import Database, Options, connect
 from ltm_store.db.identity import find_user
-from ltm_store.model.contexts import EnhancedContext
-from ltm_store.model.memories import Memory, MemoryType
+from ltm_store.model import contexts
+from ltm_store.model.contexts import (
+    EmotionalContext,
+    EnvironmentalContext,
+    SocialContext,
+    SpatialContext,
+    TechnicalContext,
+    TemporalContext,
+)
+from ltm_store.model.memories import Memory, MemoryType, SourceType
 from ltm_store.model.relationships import Relationship
-from ltm_store.model.values import UserId
+from ltm_store.model.search import Search
+from ltm_store.model.values import UserId, moment
+
+__all__ = [
+    "CustomContext",
+    "EmotionalContext",
+    "EnhancedContext",
+    "EnvironmentalContext",
+    "MemoryMetadata",
+    "MemoryType",
+    "SocialContext",
+    "SourceType",
+    "SpatialContext",
+    "TechnicalContext",
+    "TemporalContext",
+    "add_enhanced_ltm_memory",
+    "add_ltm_memory",
+    "archive_memory",
+    "close",
+    "configure",
+    "create_default_context",
+    "delete_ltm_memory",
+    "get_enhanced_ltm_memory",
+    "get_ltm_memory_stats",
+    "get_memory_analytics",
+    "get_memory_relationships",
+    "get_relevant_ltm_memories",
+    "run_ltm_enhancement_migration",
+    "search_enhanced_ltm_memories",
+    "search_ltm_memories",
+    "update_memory_importance",
+]
+
+
+class CustomContext(contexts.CustomContext):
+    """A context of the caller's own type, e.g. CustomContext("mood board", {"colour": "blue"})."""
+
+    def __init__(
+        self,
+        context_type: str = "custom",
+        context_data: Mapping[str, JsonValue] | None = None,
+        confidence: float = 1.0,
+    ) -> None:
+        super().__init__(
+            context_type=context_type, context_data=context_data or {}, confidence=confidence
+        )
+
+
+class EnhancedContext(contexts.EnhancedContext):
+    """ltm_store.EnhancedContext, but its fields can be set; a section is replaced as a whole."""
+
+    model_config = ConfigDict(frozen=False, validate_assignment=True)
+
+    custom_contexts: list[contexts.CustomContext] = Field(default_factory=list)  # type: ignore[assignment]
+
+    def add_custom_context(self, context_type: str, **context_data: JsonValue) -> None:
+        """Add a context of the caller's own type: add_custom_context("mood", value="good")."""
+        self.custom_contexts = [*self.custom_contexts, CustomContext(context_type, context_data)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is set, as JSON values; from_dict takes it."""
+        return _context_data(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, object]) -> Self:
+        """The context that a dict of its fields describes."""
+        return cls.model_validate(data)
+
+
+def create_default_context() -> EnhancedContext:
+    """The context of a memory that is given none: the present moment."""
+    return EnhancedContext(temporal=TemporalContext(timestamp=moment(None)))
+
+
+@dataclass
+class MemoryMetadata:
+    """What is known of a memory: keywords of add_enhanced_ltm_memory(..., **it.to_dict())."""
+
+    memory_type: str | None = None
+    category: str | None = None
+    confidence_score: float = 1.0
+    source_type: str | None = None
+    source_id: str | None = None
+    created_by: str = "system"
+    related_memory_ids: Sequence[int] = ()
+    parent_memory_id: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The keywords."""
+        return asdict(self)
 
 
 class OldMemoryRow(TypedDict):
@@ -45,7 +144,7 @@ class MemoryRow(OldMemoryRow):
     confidence_score: float
     importance_rank: int
     dynamic_importance: float
-    context_data: dict[str, JsonValue] | None
+    context_data: dict[str, Any] | None
     source_type: str | None
     source_id: str | None
     source_position: int | None
@@ -77,9 +176,9 @@ class RelationshipRow(TypedDict):
 
 
 class DetailedMemoryRow(MemoryRow):
-    """A memory with its context as {type: {key: value}}, and its relationships."""
+    """A memory with its context as {type: {key: text}}, and its relationships."""
 
-    enhanced_context: dict[str, JsonValue]
+    enhanced_context: dict[str, dict[str, str]]
     relationships: list[RelationshipRow]
 
 
@@ -102,9 +201,11 @@ class RelatedMemoryRow(TypedDict):
     related_memory: SummaryRow
 
 
-class AccessedRow(SummaryRow):
-    """A memory of a ranking."""
+class AccessedRow(TypedDict):
+    """A memory of a ranking; its content is cut to 100 characters."""
 
+    id: int
+    content: str
     access_count: int
 
 
@@ -114,8 +215,8 @@ class AnalyticsRow(TypedDict):
     total_memories: int
     type_distribution: dict[str, int]
     category_distribution: dict[str, int]
-    average_importance: float | None
-    average_dynamic_importance: float | None
+    average_importance: float
+    average_dynamic_importance: float
     most_accessed_memories: list[AccessedRow]
 
 
@@ -128,22 +229,24 @@ class StatsRow(TypedDict):
     user_id: UserId
 
 
-_TOP_TAGS: Final = 5
+_TOP: Final = 5  # tags and memories of a ranking
 _SUMMARY_CHARS: Final = 100
+_TRACKING: Final[Options] = {"access_tracking": "immediate"}  # so that a dict can tell of its read
 _databases: dict[asyncio.AbstractEventLoop, asyncio.Future[Database]] = {}
 # An event loop ends the asynchronous generators that were begun on it before it closes: asyncio.run
 # does. So the last accesses are written, and the connections closed, with no call to close().
 _guards: dict[asyncio.AbstractEventLoop, AsyncGenerator[None]] = {}
-_configured: tuple[str | None, Options] = (None, {})
+_configured: tuple[str | None, Options] = (None, _TRACKING)
 
 
 def configure(dsn: str | None = None, **options: Unpack[Options]) -> None:
     """Choose the database of these functions, with the arguments of connect().
 
-    It is used from the next opening on: call it first, or after close().
+    access_tracking is "immediate" unless told. It is used from the next opening on: call it first,
+    or after close().
     """
     global _configured
-    _configured = (dsn, options)
+    _configured = (dsn, {**_TRACKING, **options})
 
 
 async def close() -> None:
@@ -186,7 +289,7 @@ async def _opened(database: Database) -> Database:
 class _Details(TypedDict, total=False):
     """The keywords that add_ltm_memory shares with add_enhanced_ltm_memory."""
 
-    enhanced_context: EnhancedContext | Mapping[str, object] | None
+    enhanced_context: contexts.EnhancedContext | Mapping[str, object] | None
     memory_type: str | None
     category: str | None
     confidence_score: float
@@ -198,39 +301,51 @@ class _Details(TypedDict, total=False):
     parent_memory_id: int | None
 
 
+def _iso(value: datetime) -> str:
+    return value.replace(tzinfo=None).isoformat()
+
+
 def _columns(memory: Memory) -> MemoryRow:
-    """A memory as a dict of every column, moments as ISO 8601 text."""
+    """A memory as a dict of every column."""
     own = {"enhanced_context", "relationships", "outcome", "duplicate_of"}
     names = [name for name in Memory.model_fields if name not in own]
     values: dict[str, object] = {name: getattr(memory, name) for name in names}
-    values["context_data"] = memory.enhanced_context and memory.enhanced_context.stored()
+    context = memory.enhanced_context
+    values["context_data"] = None if context is None else _context_data(context)
+    values["metadata"] = {} if memory.metadata is None else memory.metadata
+    values["last_accessed"] = memory.last_accessed or memory.created_at
     for name, value in values.items():
         if isinstance(value, datetime):
-            values[name] = value.isoformat()
+            values[name] = _iso(value)
     row: MemoryRow = to_jsonable_python(values)
     return row
 
 
-def _context(memory: Memory) -> dict[str, JsonValue]:
-    """A context as {type: {key: value}}."""
-    if memory.enhanced_context is None:
-        return {}
-    stored = memory.enhanced_context.stored()
-    custom = {
-        context.context_type: context.context_data
-        for context in memory.enhanced_context.custom_contexts
-    }
-    stored.pop("custom_contexts", None)
-    extra = stored.pop("extra", None)
-    found: dict[str, JsonValue] = {
-        name: {key: value for key, value in fields.items() if key != "confidence"}
-        for name, fields in stored.items()
-    }
-    if extra:
-        found["extra"] = extra
-    if custom:
-        found["custom"] = dict(custom)
+def _context_data(context: contexts.EnhancedContext) -> dict[str, Any]:
+    """A context as the object that is stored of it."""
+    data = context.stored()
+    if context.temporal and context.temporal.timestamp:
+        data["temporal"]["timestamp"] = _iso(context.temporal.timestamp)
+    return data
+
+
+def _context_texts(context: contexts.EnhancedContext) -> dict[str, dict[str, str]]:
+    """A context as {type: {key: text}}, lists and objects as JSON."""
+    found: dict[str, dict[str, str]] = {}
+    for row in contexts.context_rows(context):
+        found.setdefault(row.context_type, {})[row.context_key] = row.context_value
+    if context.temporal and context.temporal.timestamp:
+        found["temporal"]["timestamp"] = _iso(context.temporal.timestamp)
     return found
+
+
+async def _as_accessed(database: Database, user_id: UserId, read: Sequence[Memory]) -> list[Memory]:
+    """Memories that were read, as they are since."""
+    user = await find_user(database, user_id)
+    if user is None or not read:
+        return []
+    ids = [memory.id for memory in read]
+    return await memories.memories_of(database, user, ids, moment(None))
 
 
 def _summary(content: str) -> str:
@@ -259,7 +374,7 @@ async def add_enhanced_ltm_memory(
     tags: Sequence[str],
     importance_score: int = 1,
     context: str | None = None,
-    enhanced_context: EnhancedContext | Mapping[str, object] | None = None,
+    enhanced_context: contexts.EnhancedContext | Mapping[str, object] | None = None,
     memory_type: str | None = None,
     category: str | None = None,
     confidence_score: float = 1.0,
@@ -272,20 +387,21 @@ async def add_enhanced_ltm_memory(
 ) -> MemoryRow:
     """Store a memory and return it as a dict of every column; see ltm_store.add_memory.
 
-    Without a memory_type it is an "insight", without a category "general".
+    Without a memory_type it is an "insight", without a category "general", without an
+    enhanced_context it has that of create_default_context.
     """
     memory = await memories.add_memory(
         await _database(),
         user_id,
         content,
-        tags=tags,
+        tags=tags or (),
         importance_score=importance_score,
         confidence_score=confidence_score,
         context=context,
-        enhanced_context=enhanced_context,
-        memory_type=MemoryType.INSIGHT if memory_type is None else memory_type,
-        category="general" if category is None else category,
-        source_type=source_type,
+        enhanced_context=create_default_context() if enhanced_context is None else enhanced_context,
+        memory_type=memory_type or MemoryType.INSIGHT,
+        category=category or "general",
+        source_type=source_type or None,
         source_id=source_id,
         created_by=created_by,
         metadata=metadata,
@@ -297,18 +413,27 @@ async def add_enhanced_ltm_memory(
 
 async def get_enhanced_ltm_memory(memory_id: int, user_id: UserId) -> DetailedMemoryRow | None:
     """A memory as a dict of every column, with its enhanced_context and relationships."""
-    memory = await memories.get_memory(
-        await _database(), user_id, memory_id, include_relationships=True
+    database = await _database()
+    read = await memories.get_memory(
+        database,
+        user_id,
+        memory_id,
+        include_relationships=True,
+        access_context="Direct retrieval",
     )
-    if memory is None:
+    if read is None:
         return None
-    return _detailed(memory, memory.relationships or ())
+    found = await _as_accessed(database, user_id, [read])
+    return _detailed(found[0], read.relationships or ()) if found else None
 
 
-def _detailed(memory: Memory, relationships: Sequence[Relationship]) -> DetailedMemoryRow:
+def _detailed(
+    memory: Memory, relationships: Sequence[Relationship], *, include_context: bool = True
+) -> DetailedMemoryRow:
+    context = memory.enhanced_context if include_context else None
     return {
         **_columns(memory),
-        "enhanced_context": _context(memory),
+        "enhanced_context": {} if context is None else _context_texts(context),
         "relationships": [
             {
                 "id": relationship.id,
@@ -322,6 +447,29 @@ def _detailed(memory: Memory, relationships: Sequence[Relationship]) -> Detailed
     }
 
 
+async def _search(user_id: UserId, query: str, limit: int, **filters: object) -> list[Memory]:
+    """The memories that a search finds, as they are since; none for a limit of 0."""
+    sought = Search.checked(
+        {
+            "query": query,
+            "limit": 1 if limit == 0 else limit,
+            "include_context": False,  # which _as_accessed reads
+            **filters,
+        }
+    )
+    if limit == 0:
+        return []
+    database = await _database()
+    hits = await search.find_memories(
+        database,
+        user_id,
+        sought,
+        moment(None),
+        access_context=f"Search query: {query}"[: limits.NOTE_CHARS],
+    )
+    return await _as_accessed(database, user_id, hits)
+
+
 async def search_enhanced_ltm_memories(
     user_id: UserId,
     query: str,
@@ -332,30 +480,31 @@ async def search_enhanced_ltm_memories(
     tags: Sequence[str] | None = None,
     source_type: str | None = None,
     include_context: bool = True,
+    *,
+    offset: int = 0,
 ) -> list[DetailedMemoryRow]:
     """The memories that match, best first, as get_enhanced_ltm_memory's dicts.
 
     See ltm_store.search_memories. Without include_context their enhanced_context is empty. A filter
-    that is empty is none.
+    that is empty is none. limit: 0 .. 1000; offset: how many are left out before these.
     """
-    database = await _database()
-    hits = await search.search_memories(
-        database,
+    found = await _search(
         user_id,
         query,
-        limit=limit,
+        limit,
+        offset=offset,
         min_importance=min_importance,
         memory_type=memory_type or None,
         category=category or None,
         tags=tags or None,
         source_type=source_type or None,
-        include_context=include_context,
     )
+    database = await _database()
     user = await find_user(database, user_id)
-    if user is None or not hits:
+    if user is None or not found:
         return []
-    found = await relationships.relationships_of(database, user, [hit.id for hit in hits])
-    return [_detailed(hit, found[hit.id]) for hit in hits]
+    related = await relationships.relationships_of(database, user, [m.id for m in found])
+    return [_detailed(m, related[m.id], include_context=include_context) for m in found]
 
 
 async def get_memory_relationships(memory_id: int, user_id: UserId) -> list[RelatedMemoryRow]:
@@ -379,20 +528,23 @@ async def archive_memory(memory_id: int, user_id: UserId, reason: str = "User re
 
 
 async def get_memory_analytics(user_id: UserId) -> AnalyticsRow:
-    """Totals, distributions, averages and the most accessed memories of a user."""
+    """Totals, distributions, averages and the five most accessed memories of a user."""
     figures = await analytics.get_analytics(await _database(), user_id)
-    row: AnalyticsRow = to_jsonable_python(
-        figures,
-        include={
-            "total_memories",
-            "type_distribution",
-            "category_distribution",
-            "average_importance",
-            "average_dynamic_importance",
-            "most_accessed_memories",
-        },
-    )
-    return row
+    return {
+        "total_memories": figures.total_memories,
+        "type_distribution": figures.type_distribution,
+        "category_distribution": figures.category_distribution,
+        "average_importance": _average(figures.average_importance),
+        "average_dynamic_importance": _average(figures.average_dynamic_importance),
+        "most_accessed_memories": [
+            {"id": m.id, "content": _summary(m.content), "access_count": m.access_count}
+            for m in figures.most_accessed_memories[:_TOP]
+        ],
+    }
+
+
+def _average(figure: float | None) -> float:
+    return round(figure or 0, 2)
 
 
 async def run_ltm_enhancement_migration(database_url: str) -> None:
@@ -425,21 +577,22 @@ async def add_ltm_memory(
     context: str | None = None,
     **details: Unpack[_Details],
 ) -> OldMemoryRow:
-    """Store a memory; see add_enhanced_ltm_memory. Returns the dict of before the enhancement."""
+    """Store a memory; see add_enhanced_ltm_memory.
+
+    Returns the dict of before the enhancement; with an enhanced_context that of every column.
+    """
     row = await add_enhanced_ltm_memory(
         user_id, content, tags, importance_score, context, **details
     )
-    return _before(row)
+    return row if details.get("enhanced_context") else _before(row)
 
 
 async def search_ltm_memories(
-    user_id: UserId, query: str, limit: int = 5, min_importance: int = 1
+    user_id: UserId, query: str, limit: int = 5, min_importance: int = 1, *, offset: int = 0
 ) -> list[OldMemoryRow]:
-    """The memories that match, best first."""
-    hits = await search.search_memories(
-        await _database(), user_id, query, limit=limit, min_importance=min_importance
-    )
-    return [_before(_columns(hit)) for hit in hits]
+    """The memories that match, best first. limit: 0 .. 1000; offset: how many are left out."""
+    found = await _search(user_id, query, limit, offset=offset, min_importance=min_importance)
+    return [_before(_columns(memory)) for memory in found]
 
 
 async def get_relevant_ltm_memories(
@@ -459,7 +612,7 @@ async def get_ltm_memory_stats(user_id: UserId) -> StatsRow:
     figures = await analytics.get_analytics(await _database(), user_id)
     return {
         "total_memories": figures.total_memories,
-        "average_importance": figures.average_importance or 0,
-        "top_tags": list(figures.tag_distribution.items())[:_TOP_TAGS],
+        "average_importance": _average(figures.average_importance),
+        "top_tags": list(figures.tag_distribution.items())[:_TOP],
         "user_id": user_id,
     }

@@ -123,19 +123,29 @@ async def search_memories(
             **filters,
         }
     )
-    now = moment(as_of)
+    return await find_memories(db, user_id, search, moment(as_of))
+
+
+@one_deadline
+async def find_memories(
+    db: Executor,
+    user_id: UserId,
+    search: Search,
+    now: datetime,
+    *,
+    access_context: str | None = None,
+) -> list[MemoryHit]:
+    """What search_memories gives; access_context: words on the accesses."""
     _model(db, search)
     user = await find_user(db, user_id)
     if user is None:
         return []
     vector = await _asked(db, search)
     hits = await _hits(db, user, now, search, search.limit, search.offset, vector)
-    await track_reads(
-        db, user, [h for h in hits if h.neighbour_of is None], "search", query=search.words
-    )
-    await track_reads(
-        db, user, [h for h in hits if h.neighbour_of is not None], "related", query=search.words
-    )
+    found = [hit for hit in hits if hit.neighbour_of is None]
+    beside = [hit for hit in hits if hit.neighbour_of is not None]
+    for memories, method in ((found, "search"), (beside, "related")):
+        await track_reads(db, user, memories, method, context=access_context, query=search.words)
     return hits
 
 

@@ -253,7 +253,8 @@ COMMENT ON COLUMN ltm_memories.last_accessed IS
 COMMENT ON COLUMN ltm_memories.last_modified IS
 'When content or attributes were last changed, UTC.';
 COMMENT ON COLUMN ltm_memories.access_count IS 'How often it was accessed; NULL counts as 0.';
-COMMENT ON COLUMN ltm_memories.last_access_context IS 'The caller''s words on the last access.';
+COMMENT ON COLUMN ltm_memories.last_access_context IS
+'What the last access was for: the caller''s words on it, else the query, else the method.';
 COMMENT ON COLUMN ltm_memories.related_memory_ids IS
 'Targets of this memory''s outgoing relationships as a JSON array; ltm_memory_relationships '
 'holds the details.';
@@ -298,12 +299,19 @@ CREATE INDEX ltm_memories_id_idx ON ltm_memories (id);
 COMMENT ON INDEX ltm_memories_id_idx IS
 'One memory by its id alone, for programs that do not know the user.';
 
+-- What comes after the id is looked at in the index itself: a filter that few of many memories pass
+-- reads few of the rows.
 CREATE INDEX ltm_memories_created_at_idx
-ON ltm_memories (user_id, created_at NULLS FIRST, id);
+ON ltm_memories (
+    user_id, created_at NULLS FIRST, id, memory_type, category, source_type, created_by, namespace
+);
 COMMENT ON INDEX ltm_memories_created_at_idx IS 'A user''s memories by when they were created.';
 
 CREATE INDEX ltm_memories_last_modified_idx
-ON ltm_memories (user_id, last_modified NULLS FIRST, id);
+ON ltm_memories (
+    user_id, last_modified NULLS FIRST, id,
+    memory_type, category, source_type, created_by, namespace
+);
 COMMENT ON INDEX ltm_memories_last_modified_idx IS
 'A user''s memories by when they were last changed, which accesses do not.';
 

@@ -48,3 +48,7 @@ CREATE UNIQUE INDEX ltm_memory_tags_memory_id_tag_name_key
 ON ltm_memory_tags (user_id, memory_id, ltm_lower(tag_name));
 COMMENT ON INDEX ltm_memory_tags_memory_id_tag_name_key IS
 'The tags of a memory, each once in any letter case.';
+
+CREATE INDEX ltm_memory_tags_tag_category_idx
+ON ltm_memory_tags (user_id, coalesce(tag_category, 'general'), tag_name);
+COMMENT ON INDEX ltm_memory_tags_tag_category_idx IS 'The tags of one category of a user.';

@@ -21,7 +21,8 @@ counted AS (
     SET
         access_count = least(coalesce(m.access_count, 0), 2147483646) + 1,
         last_accessed = greatest(m.last_accessed, timezone('utc', $3::timestamptz)),
-        last_access_context = coalesce($5, m.last_access_context),
+        -- The beginning of the query: with all of a long one few rows would be updated in place.
+        last_access_context = coalesce($5, left($6, 200), $4::varchar),
         expires_at = ltm_extended_expiry(m.expires_at, m.expires_after, $3),
         dynamic_importance = ltm_dynamic_importance(
             ltm_importance_rank(
@@ -56,8 +57,8 @@ SELECT count(*) AS recorded FROM logged;
 
 -- name: write_accesses(
 --     user_ids bigint[], memory_ids bigint[], first_accesses integer[], last_accesses integer[],
---     last_contexts text[], moments timestamptz[], reasons integer[], access_methods varchar[],
---     access_contexts text[], user_queries text[]
+--     moments timestamptz[], reasons integer[], access_methods varchar[], access_contexts text[],
+--     user_queries text[]
 -- ) :many-users
 -- Count and log accesses that were queued; tell how many, and which memories others have locked.
 -- Those are left alone, and named by their places in the arrays, from 1; memories that are gone are
@@ -78,11 +79,10 @@ accessed AS MATERIALIZED (
         r.memory_id,
         r.first_access,
         r.last_access,
-        r.last_context,
         r.place
     FROM
-        unnest($1::bigint[], $2::bigint[], $3::integer[], $4::integer[], $5::text[])
-        WITH ORDINALITY AS r (user_id, memory_id, first_access, last_access, last_context, place)
+        unnest($1::bigint[], $2::bigint[], $3::integer[], $4::integer[])
+        WITH ORDINALITY AS r (user_id, memory_id, first_access, last_access, place)
 ),
 
 locked AS MATERIALIZED (
@@ -93,15 +93,15 @@ locked AS MATERIALIZED (
         r.first_access,
         r.last_access,
         r.last_access - r.first_access + 1::bigint AS accesses,
-        ($6::timestamptz[])[r.last_access] AS last_accessed,
-        r.last_context,
+        ($5::timestamptz[])[r.last_access] AS last_accessed,
+        ($6::integer[])[r.last_access] AS last_reason,
         -- Later ones have read the memory as of an earlier moment.
         CASE
             WHEN m.expires_after IS NOT NULL
                 THEN (
                     SELECT max(e.accessed_at)
                     FROM
-                        unnest(($6::timestamptz[])[r.first_access:r.last_access])
+                        unnest(($5::timestamptz[])[r.first_access:r.last_access])
                             AS e (accessed_at)
                     WHERE ltm_is_current(m.expires_at, e.accessed_at)
                 )
@@ -119,7 +119,11 @@ counted AS (
     SET
         access_count = least(coalesce(m.access_count, 0) + l.accesses, 2147483647),
         last_accessed = greatest(m.last_accessed, timezone('utc', l.last_accessed)),
-        last_access_context = coalesce(l.last_context, m.last_access_context),
+        last_access_context = coalesce(
+            ($8::text[])[l.last_reason],
+            left(($9::text[])[l.last_reason], 200),
+            ($7::varchar[])[l.last_reason]
+        ),
         expires_at = ltm_extended_expiry(m.expires_at, m.expires_after, l.last_current),
         dynamic_importance = ltm_dynamic_importance(
             ltm_importance_rank(
@@ -142,10 +146,10 @@ logged AS (
     SELECT
         e.user_id,
         e.id,
-        timezone('utc', ($6::timestamptz[])[e.access]),
-        ($9::text[])[($7::integer[])[e.access]],
-        ($8::varchar[])[($7::integer[])[e.access]],
-        ($10::text[])[($7::integer[])[e.access]]
+        timezone('utc', ($5::timestamptz[])[e.access]),
+        ($8::text[])[($6::integer[])[e.access]],
+        ($7::varchar[])[($6::integer[])[e.access]],
+        ($9::text[])[($6::integer[])[e.access]]
     FROM (
         SELECT
             l.user_id,

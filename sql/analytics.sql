@@ -6,7 +6,9 @@ SELECT
     count(*) AS total_memories,
     count(*) FILTER (WHERE m.is_archived) AS archived_memories,
     avg(coalesce(m.importance_score, 1))::double precision AS average_importance,
-    avg(ltm_dynamic_importance(m.importance_rank, :as_of)) AS average_dynamic_importance
+    -- In its whole units: the sum of fractions would depend on the order in which rows are read.
+    avg(round(1440 * ltm_dynamic_importance(m.importance_rank, :as_of))::integer)::double precision
+    / 1440 AS average_dynamic_importance
 FROM ltm_memories AS m;
 
 -- name: get_analytics(user_id bigint, as_of timestamptz, row_limit bigint) :one Analytics

@@ -253,7 +253,7 @@ FROM (
     FROM ltm_memory_tags AS m
     WHERE
         m.user_id = $1
-        AND ($3::text IS NULL OR coalesce(m.tag_category, 'general') = $3)
+        AND coalesce(m.tag_category, 'general') = $3  -- if tag_category
         AND m.memory_id = $5  -- if memory_id
         AND NOT EXISTS (
             SELECT 1

@@ -60,6 +60,23 @@ async def test_an_access_is_counted_and_logged(conn):
     assert stamp.replace(tzinfo=UTC) == read.last_accessed
 
 
+@pytest.mark.parametrize(
+    ("words", "query", "kept"),
+    [("why", "what", "why"), (None, "ü" * 201, "ü" * 200), (None, None, "direct")],
+)
+@pytest.mark.parametrize("tracking", ["immediate", "deferred"])
+async def test_the_last_access_says_what_it_was_for(dsn, tracking, words, query, kept):
+    async with connect(dsn, access_tracking=tracking) as db:
+        memory = await add_memory(db, 1, "x")
+        await record_access(db, 1, [memory.id], access_context="an earlier one")
+        await db.track_access(memory.user_id, [memory.id], "direct", context=words, query=query)
+        await db.flush()
+        async with db.transaction() as conn:
+            read = await get_memory(conn, 1, memory.id)
+    assert read is not None
+    assert read.last_access_context == kept
+
+
 async def test_another_users_memory_is_not_counted(conn):
     memory = await add_memory(conn, 1, "x")
     assert await record_access(conn, 2, [memory.id]) == 0

@@ -1,27 +1,40 @@
 """The original's functions, parameters and dicts."""
 
 import asyncio
+import json
 import logging
 import os
 import subprocess
 import sys
-from datetime import datetime, timedelta
+from datetime import UTC, datetime
 
 import pytest
+from pydantic import ValidationError
 
+import ltm_store
 from ltm_store import (
+    InvalidArgument,
     InvalidMemory,
-    MemoryType,
     Unavailable,
+    add_memory,
     compat,
     connect,
+    get_memory,
+    limits,
     migrate,
     search_memories,
 )
 from ltm_store.compat import (
+    CustomContext,
+    EnhancedContext,
+    MemoryMetadata,
+    MemoryType,
+    SocialContext,
+    SourceType,
     add_enhanced_ltm_memory,
     add_ltm_memory,
     archive_memory,
+    create_default_context,
     delete_ltm_memory,
     get_enhanced_ltm_memory,
     get_ltm_memory_stats,
@@ -33,7 +46,7 @@ from ltm_store.compat import (
     search_ltm_memories,
     update_memory_importance,
 )
-from tests.test_memories import FULL
+from tests.test_memories import FULL, NOW
 
 AS_WRITTEN = """
 import asyncio
@@ -59,38 +72,71 @@ asyncio.run(main())
 asyncio.run(main())
 """
 
-COLUMNS = {
-    "id",
-    "user_id",
-    "content",
-    "tags",
-    "memory_type",
-    "category",
-    "importance_score",
-    "confidence_score",
-    "dynamic_importance",
-    "context",
-    "context_data",
-    "source_type",
-    "source_id",
-    "created_by",
-    "created_at",
-    "last_accessed",
-    "last_modified",
-    "access_count",
-    "last_access_context",
-    "related_memory_ids",
-    "parent_memory_id",
-    "metadata",
-    "is_archived",
-    "archive_reason",
+# Each column of the original's dicts with its type there; None: it may be None too.
+COLUMNS: dict[str, tuple[object, ...]] = {
+    "id": (int,),
+    "user_id": (int,),
+    "content": (str,),
+    "tags": ([str],),
+    "memory_type": (str, None),
+    "category": (str, None),
+    "importance_score": (int,),
+    "confidence_score": (float,),
+    "dynamic_importance": (float,),
+    "context": (str, None),
+    "context_data": (dict, None),
+    "source_type": (str, None),
+    "source_id": (str, None),
+    "created_by": (str, None),
+    "created_at": (datetime,),
+    "last_accessed": (datetime,),
+    "last_modified": (datetime,),
+    "access_count": (int,),
+    "last_access_context": (str, None),
+    "related_memory_ids": ([int],),
+    "parent_memory_id": (int, None),
+    "metadata": (dict,),
+    "is_archived": (bool,),
+    "archive_reason": (str, None),
 }
-OLD = {"id", "content", "tags", "importance_score", "context", "created_at", "last_accessed"}
+BEFORE = ("id", "content", "tags", "importance_score", "context", "created_at", "last_accessed")
+OLD = {name: COLUMNS[name] for name in BEFORE}
+LINK: dict[str, tuple[object, ...]] = {
+    "id": (int,),
+    "type": (str,),
+    "strength": (float,),
+    "description": (str, None),
+    "related_memory_id": (int,),
+}
+
+
+def moment_of(text):
+    """The moment in ISO 8601 text, which has no offset."""
+    moment = datetime.fromisoformat(text)
+    assert moment.tzinfo is None
+    assert moment.isoformat() == text
+    return moment
+
+
+def is_a(value, kind):
+    if isinstance(kind, list):
+        return type(value) is list and all(type(item) is kind[0] for item in value)
+    if kind is datetime:
+        return type(value) is str and moment_of(value) is not None
+    return value is None if kind is None else type(value) is kind
+
+
+def check(row, columns):
+    """Each key is there, with a value of its type."""
+    assert row.keys() >= columns.keys()
+    for name, kinds in columns.items():
+        assert any(is_a(row[name], kind) for kind in kinds), name
+    return row
 
 
 @pytest.fixture
 async def default(dsn):
-    compat.configure(dsn, access_tracking="off")
+    compat.configure(dsn)
     yield dsn
     await compat.close()
     compat.configure()
@@ -109,53 +155,175 @@ def test_the_originals_example_runs_as_written_in_one_loop_after_another(dsn):
     assert done.stdout == "True []\nFalse []\n"
 
 
-async def test_add_and_get(default):
-    first = await add_enhanced_ltm_memory("123", "first", ["a"])
-    assert first.keys() >= COLUMNS
+async def test_add_enhanced_ltm_memory(default):
+    before = datetime.now(UTC).replace(tzinfo=None)
+    first = check(await add_enhanced_ltm_memory("123", "first", ["a"]), COLUMNS)
     assert (first["importance_score"], first["memory_type"], first["category"]) == (
         1,
         "insight",
         "general",
     )
+    assert (first["user_id"], first["created_by"], first["metadata"]) == (123, "system", {})
+    assert (first["access_count"], first["last_access_context"]) == (0, None)
+    assert first["last_accessed"] == first["created_at"]
+    assert moment_of(first["created_at"]) >= before
+    assert first["context_data"] is not None
+    assert first["context_data"].keys() == {"temporal"}
+    assert moment_of(first["context_data"]["temporal"]["timestamp"]) >= before
     row = await add_enhanced_ltm_memory(
         "123",
-        "second " + "x" * 200,
+        "second",
         ["b", "c"],
         importance_score=7,
         context="free text",
         enhanced_context=FULL,
         memory_type=MemoryType.FACT,
+        source_type=SourceType.MANUAL,
         metadata={"a": 1},
         related_memory_ids=[first["id"]],
         parent_memory_id=first["id"],
     )
-    assert (row["user_id"], row["tags"], row["metadata"]) == (123, ["b", "c"], {"a": 1})
+    check(row, COLUMNS)
+    assert (row["memory_type"], row["source_type"]) == ("fact", "manual")
+    assert (row["tags"], row["context"], row["metadata"]) == (["b", "c"], "free text", {"a": 1})
     assert (row["related_memory_ids"], row["parent_memory_id"]) == ([first["id"]], first["id"])
-    assert row["created_at"] is not None
-    assert datetime.fromisoformat(row["created_at"]).utcoffset() == timedelta(0)
-    spatial = (row["context_data"] or {})["spatial"]
-    assert isinstance(spatial, dict)
-    assert spatial["city"] == "Graz"
+    assert row["context_data"] is not None
+    assert row["context_data"]["spatial"]["city"] == "Graz"
+    assert moment_of(row["context_data"]["temporal"]["timestamp"]).replace(tzinfo=UTC) == NOW
+
+
+async def test_what_is_empty_is_left_out(default):
+    row = await add_enhanced_ltm_memory("1", "x", [], memory_type="", category="", source_type="")
+    assert (row["memory_type"], row["category"], row["source_type"]) == ("insight", "general", None)
+
+
+async def test_get_enhanced_ltm_memory(default):
+    first = await add_enhanced_ltm_memory("123", "first", [])
+    row = await add_enhanced_ltm_memory(
+        "123", "second", ["b"], enhanced_context=FULL, related_memory_ids=[first["id"]]
+    )
+    before = datetime.now(UTC).replace(tzinfo=None)
     read = await get_enhanced_ltm_memory(row["id"], "123")
     assert read is not None
-    assert {k: v for k, v in read.items() if k in row} == row
-    assert read["enhanced_context"]["spatial"] == {
+    check(read, COLUMNS)
+    assert (read["access_count"], read["last_access_context"]) == (1, "Direct retrieval")
+    assert moment_of(read["last_accessed"]) >= before
+    of_the_read = ("access_count", "last_access_context", "last_accessed", "dynamic_importance")
+    same = row.keys() - {*of_the_read, "importance_rank"}
+    assert {k: v for k, v in read.items() if k in same} == {k: row[k] for k in same}  # type: ignore[literal-required]
+    context = read["enhanced_context"]
+    assert context["spatial"] == {
         "city": "Graz",
-        "coordinates": [47.07, 15.44],
-        "is_home": True,
+        "coordinates": "[47.07, 15.44]",
+        "is_home": "true",
     }
-    assert read["enhanced_context"]["custom"] == {"mood board": {"a": [1, {"b": None}]}}
+    assert context["social"] == {"participants": '["John", "Sarah"]', "group_size": "3"}
+    assert context["custom"] == {"mood board": '{"a": [1, {"b": null}]}'}
+    assert context["extra"] == {"weather station": '{"id": 7}'}
+    assert moment_of(context["temporal"]["timestamp"]).replace(tzinfo=UTC) == NOW
     (link,) = read["relationships"]
-    assert link == {
+    assert check(link, LINK) == {
         "id": link["id"],
         "type": "related",
         "strength": 0.5,
         "description": None,
         "related_memory_id": first["id"],
     }
+    again = await get_enhanced_ltm_memory(row["id"], "123")
+    assert again is not None
+    assert again["access_count"] == 2
+    assert await get_enhanced_ltm_memory(row["id"], "124") is None
+    assert await get_enhanced_ltm_memory(row["id"], "nobody") is None
+
+
+async def test_the_texts_of_a_context_are_those_of_its_rows(default):
+    row = await add_enhanced_ltm_memory("1", "x", [], enhanced_context=FULL)
+    read = await get_enhanced_ltm_memory(row["id"], "1")
+    assert read is not None
+    async with connect(default) as db, db.transaction() as conn:
+        rows = await conn.fetch(
+            "SELECT context_type, context_key, context_value FROM ltm_contexts "
+            "WHERE context_key <> 'timestamp'"
+        )
+    read["enhanced_context"]["temporal"].pop("timestamp")
+    assert {
+        (kind, key, text)
+        for kind, fields in read["enhanced_context"].items()
+        for key, text in fields.items()
+    } == set(map(tuple, rows))
+
+
+async def test_a_memory_that_the_library_stored_is_a_dict_too(default):
+    async with connect(default) as db:
+        memory = await add_memory(db, "1", "Likes tea")
+    read = await get_enhanced_ltm_memory(memory.id, "1")
+    assert read is not None
+    check(read, COLUMNS)
+    assert (read["metadata"], read["context_data"], read["enhanced_context"]) == ({}, None, {})
+
+
+async def test_search_enhanced_ltm_memories(default):
+    row = await add_enhanced_ltm_memory(
+        "1", "Likes green tea", ["drink"], 6, enhanced_context=FULL, category="food"
+    )
+    await add_enhanced_ltm_memory(
+        "1", "Likes black tea", ["drink"], 2, related_memory_ids=[row["id"]]
+    )
+    before = datetime.now(UTC).replace(tzinfo=None)
+    (found,) = await search_enhanced_ltm_memories("1", "tea", min_importance=5, tags=["drink"])
+    check(found, COLUMNS)
+    check(found["relationships"][0], LINK)
+    assert (found["id"], found["access_count"]) == (row["id"], 1)
+    assert found["last_access_context"] == "Search query: tea"
+    assert moment_of(found["last_accessed"]) >= before
+    read = await get_enhanced_ltm_memory(row["id"], "1")
+    assert read is not None
+    assert (read["enhanced_context"], read["relationships"]) == (
+        found["enhanced_context"],
+        found["relationships"],
+    )
+    assert read.keys() == found.keys()
+    (bare,) = await search_enhanced_ltm_memories(
+        "1", "tea", category="food", memory_type="insight", include_context=False
+    )
+    assert (bare["context_data"], bare["enhanced_context"]) == (row["context_data"], {})
+    unfiltered = await search_enhanced_ltm_memories(
+        "1", "tea", tags=[], memory_type="", category="", source_type=""
+    )
+    assert len(unfiltered) == 2
+    assert len(await search_enhanced_ltm_memories("1", "tea", limit=1)) == 1
+    assert await search_enhanced_ltm_memories("nobody", "tea") == []
+
+
+async def test_searches_go_page_by_page(default):
+    for n in range(5):
+        await add_enhanced_ltm_memory("1", f"tea number {n}", [])
+    for search in (search_enhanced_ltm_memories, search_ltm_memories):
+        for query in ("tea", ""):
+            pages = [await search("1", query, 2, offset=offset) for offset in (0, 2, 4, 6)]
+            assert [len(page) for page in pages] == [2, 2, 1, 0]
+            assert len({row["id"] for page in pages for row in page}) == 5
+
+
+async def test_a_limit_of_0_finds_nothing_and_counts_nothing(default):
+    row = await add_enhanced_ltm_memory("1", "tea", [])
+    assert await search_enhanced_ltm_memories("1", "tea", limit=0) == []
+    assert await search_ltm_memories("1", "tea", limit=0) == []
+    assert await get_relevant_ltm_memories("1", "tea", limit=0) == []
+    read = await get_enhanced_ltm_memory(row["id"], "1")
+    assert read is not None
+    assert read["access_count"] == 1
+
+
+async def test_get_memory_relationships(default):
+    first = await add_enhanced_ltm_memory("123", "first", [])
+    content = "second " + "x" * 200
+    row = await add_enhanced_ltm_memory(
+        "123", content, [], 7, memory_type="fact", related_memory_ids=[first["id"]]
+    )
     (incoming,) = await get_memory_relationships(first["id"], "123")
     assert incoming == {
-        "id": link["id"],
+        "id": incoming["id"],
         "relationship_type": "related",
         "strength": 0.5,
         "description": None,
@@ -166,26 +334,9 @@ async def test_add_and_get(default):
             "importance_score": 7,
         },
     }
-    assert await get_enhanced_ltm_memory(row["id"], "124") is None
-
-
-async def test_search(default):
-    row = await add_enhanced_ltm_memory(
-        "1", "Likes green tea", ["drink"], 6, enhanced_context=FULL, category="food"
-    )
-    await add_enhanced_ltm_memory("1", "Likes black tea", ["drink"], 2)
-    (found,) = await search_enhanced_ltm_memories("1", "tea", min_importance=5, tags=["drink"])
-    assert found["id"] == row["id"]
-    assert found.keys() >= COLUMNS | {"enhanced_context", "relationships"}
-    assert found == await get_enhanced_ltm_memory(row["id"], "1")
-    (bare,) = await search_enhanced_ltm_memories(
-        "1", "tea", category="food", memory_type="insight", include_context=False
-    )
-    assert (bare["context_data"], bare["enhanced_context"]) == (None, {})
-    assert len(await search_enhanced_ltm_memories("1", "tea", limit=1)) == 1
-    assert await search_enhanced_ltm_memories(
-        "1", "tea", tags=[], memory_type="", category="", source_type=""
-    ) == await search_enhanced_ltm_memories("1", "tea")
+    (outgoing,) = await get_memory_relationships(row["id"], "123")
+    assert outgoing["related_memory"]["content"] == "first"
+    assert await get_memory_relationships(first["id"], "124") == []
 
 
 async def test_changes_tell_whether_there_was_a_memory(default):
@@ -206,53 +357,155 @@ async def test_errors_are_raised(default):
         await add_enhanced_ltm_memory("1", "x", [], importance_score=11)
     with pytest.raises(InvalidMemory):
         await update_memory_importance(1, "1", 11)
+    with pytest.raises(InvalidArgument, match="^limit"):
+        await search_ltm_memories("1", "x", limit=-1)
 
 
-async def test_figures(default):
+async def test_get_memory_analytics(default):
     for n in range(7):
-        await add_enhanced_ltm_memory("1", f"{n}", ["all", f"t{n}"], importance_score=n + 1)
+        await add_enhanced_ltm_memory("1", f"{n}" + "x" * 100, [], importance_score=1 + n // 5)
+    await search_ltm_memories("1", "", limit=7)
     figures = await get_memory_analytics("1")
-    assert figures.keys() == {
-        "total_memories",
-        "type_distribution",
-        "category_distribution",
-        "average_importance",
-        "average_dynamic_importance",
-        "most_accessed_memories",
+    averages = (figures["average_importance"], figures["average_dynamic_importance"])
+    assert figures == {
+        "total_memories": 7,
+        "type_distribution": {"insight": 7},
+        "category_distribution": {"general": 7},
+        "average_importance": 1.29,
+        "average_dynamic_importance": round(averages[1], 2),
+        "most_accessed_memories": figures["most_accessed_memories"],
     }
-    assert figures["type_distribution"] == {"insight": 7}
+    assert len(figures["most_accessed_memories"]) == 5
+    assert figures["most_accessed_memories"][0] == {
+        "id": figures["most_accessed_memories"][0]["id"],
+        "content": "6" + "x" * 99 + "...",
+        "access_count": 1,
+    }
+    assert await get_memory_analytics("2") == {
+        "total_memories": 0,
+        "type_distribution": {},
+        "category_distribution": {},
+        "average_importance": 0,
+        "average_dynamic_importance": 0,
+        "most_accessed_memories": [],
+    }
+
+
+async def test_get_ltm_memory_stats(default):
+    for n in range(7):
+        await add_enhanced_ltm_memory("1", f"{n}", ["all", f"t{n}"], importance_score=1 + n // 5)
     stats = await get_ltm_memory_stats("1")
-    assert (stats["total_memories"], stats["average_importance"]) == (7, 4)
-    assert stats["top_tags"][0] == ("all", 7)
-    assert (len(stats["top_tags"]), stats["user_id"]) == (5, "1")
-    assert (await get_ltm_memory_stats("2"))["average_importance"] == 0
+    assert stats == {
+        "total_memories": 7,
+        "average_importance": 1.29,
+        "top_tags": [("all", 7), ("t0", 1), ("t1", 1), ("t2", 1), ("t3", 1)],
+        "user_id": "1",
+    }
+    assert await get_ltm_memory_stats("2") == {
+        "total_memories": 0,
+        "average_importance": 0,
+        "top_tags": [],
+        "user_id": "2",
+    }
 
 
 async def test_the_older_functions(default):
     row = await add_ltm_memory("1", "Plays the cello", ["music"], 4, "said so", category="hobby")
-    assert row.keys() == OLD
+    assert check(row, OLD).keys() == OLD.keys()
     assert (row["context"], row["tags"], row["importance_score"]) == ("said so", ["music"], 4)
+    assert row["last_accessed"] == row["created_at"]
     (found,) = await search_ltm_memories("1", "cello")
-    assert found == row
+    assert check(found, OLD).keys() == OLD.keys()
+    assert moment_of(found["last_accessed"]) > moment_of(row["last_accessed"])
+    assert {**found, "last_accessed": row["last_accessed"]} == row
     assert await search_ltm_memories("1", "cello", min_importance=5) == []
     (relevant,) = await get_relevant_ltm_memories("1", "some music tonight")
-    assert relevant == row
+    assert relevant["id"] == row["id"]
+    assert check(relevant, OLD).keys() == OLD.keys()
 
 
-async def test_recalls_are_counted_by_the_time_it_is_closed(dsn):
+async def test_an_add_with_a_context_gives_every_column(default):
+    row = await add_ltm_memory("1", "x", ["a"], enhanced_context={"spatial": {"city": "Graz"}})
+    check(row, COLUMNS)
+    assert row["context_data"] == {"spatial": {"city": "Graz"}}  # type: ignore[typeddict-item]
+    assert (await add_ltm_memory("1", "x", ["a"], enhanced_context={})).keys() == OLD.keys()
+
+
+async def test_a_context_is_built_piece_by_piece(default):
+    context = create_default_context()
+    context.add_custom_context("memory_type", value="preference")
+    context.social = SocialContext(participants=["John"])
+    context.custom_contexts.append(CustomContext("mood board", {"colour": "blue"}))
+    data = context.to_dict()
+    assert moment_of(data["temporal"]["timestamp"])
+    assert data["custom_contexts"] == [
+        {"context_type": "memory_type", "context_data": {"value": "preference"}},
+        {"context_type": "mood board", "context_data": {"colour": "blue"}},
+    ]
+    assert json.loads(json.dumps(data)) == data
+    assert EnhancedContext.from_dict(data).to_dict() == data
+    row = await add_enhanced_ltm_memory("1", "x", [], enhanced_context=context)
+    assert row["context_data"] == data
+    read = await get_enhanced_ltm_memory(row["id"], "1")
+    assert read is not None
+    assert read["enhanced_context"]["custom"] == {
+        "memory_type": '{"value": "preference"}',
+        "mood board": '{"colour": "blue"}',
+    }
+    async with connect(default) as db:
+        stored = await get_memory(db, "1", row["id"])
+        kept = await add_memory(db, "1", "y", enhanced_context=context)
+    assert stored is not None
+    assert stored.enhanced_context == kept.enhanced_context
+    assert type(stored.enhanced_context) is ltm_store.EnhancedContext
+
+
+async def test_a_context_that_was_changed_is_checked(default):
+    context = EnhancedContext()
+    with pytest.raises(ValidationError):
+        context.social = "John"  # type: ignore[assignment]
+    with pytest.raises(ValidationError):
+        context.add_custom_context("")
+    with pytest.raises(ValidationError):
+        EnhancedContext.from_dict({"weather": "rain"})
+    context.custom_contexts += [CustomContext(f"{n}") for n in range(limits.CONTEXT_LEAVES)]
+    context.custom_contexts.append(CustomContext("one more"))
+    with pytest.raises(InvalidMemory, match="^enhanced_context"):
+        await add_enhanced_ltm_memory("1", "x", [], enhanced_context=context)
+
+
+async def test_metadata_are_keywords_of_an_add(default):
+    metadata = MemoryMetadata(memory_type="fact", source_id="conv_456")
+    row = await add_enhanced_ltm_memory("1", "x", [], **metadata.to_dict())
+    assert (row["memory_type"], row["source_id"], row["category"]) == (
+        "fact",
+        "conv_456",
+        "general",
+    )
+
+
+async def test_reads_are_counted_before_they_return(dsn):
     compat.configure(dsn)
     row = await add_enhanced_ltm_memory("1", "Plays the cello", [])
     await get_enhanced_ltm_memory(row["id"], "1")
     await search_ltm_memories("1", "cello")
-    await compat.close()
-    compat.configure(dsn, access_tracking="off")
-    read = await get_enhanced_ltm_memory(row["id"], "1")
-    assert read is not None
-    assert read["access_count"] == 2
-    assert read["last_accessed"] is not None
-    assert datetime.fromisoformat(read["last_accessed"]).utcoffset() == timedelta(0)
+    async with connect(dsn, access_tracking="off") as db:
+        memory = await get_memory(db, "1", row["id"])
+    assert memory is not None
+    assert (memory.access_count, memory.last_access_context) == (2, "Search query: cello")
     (figure,) = (await get_memory_analytics("1"))["most_accessed_memories"]
     assert figure["access_count"] == 2
+    await compat.close()
+    compat.configure()
+
+
+async def test_no_read_is_counted_where_access_tracking_is_off(dsn):
+    compat.configure(dsn, access_tracking="off")
+    row = await add_enhanced_ltm_memory("1", "Plays the cello", [])
+    for _ in range(2):
+        read = await get_enhanced_ltm_memory(row["id"], "1")
+        assert read is not None
+        assert (read["access_count"], read["last_accessed"]) == (0, row["created_at"])
     await compat.close()
     compat.configure()
 
@@ -288,7 +541,7 @@ async def test_the_originals_migration_function_applies_the_migrations(empty):
     assert migrate.status(empty).pending == []
 
 
-async def test_a_search_with_relationships_takes_three_statements_at_most(default, caplog):
+async def test_a_search_with_relationships_takes_four_statements_at_most(default, caplog):
     first = await compat.add_enhanced_ltm_memory("55", "tea one", ["t"])
     for n in range(4):
         await compat.add_enhanced_ltm_memory(
@@ -298,7 +551,7 @@ async def test_a_search_with_relationships_takes_three_statements_at_most(defaul
         found = await compat.search_enhanced_ltm_memories("55", "tea")
     assert len(found) == 5
     assert sum(len(row["relationships"]) for row in found) == 8
-    assert len(caplog.records) <= 3
+    assert len(caplog.records) <= 4
 
 
 def test_accesses_count_where_each_call_has_a_loop_of_its_own(dsn):

@@ -56,7 +56,8 @@ def test_the_wheel_and_the_sdist_carry_the_statements_and_migrations(built):
         if path.is_file()
     }
     assert {"sql/menu.psql", "sql/adoption/repairs.sql", "sql/migrate/queries.sql"} < wanted
-    assert {f"ltm_store/{name}" for name in wanted | {"py.typed", "cli/demo.jsonl"}} <= inside
+    demo = {"cli/demo.jsonl", "cli/demo_vectors.bin"}
+    assert {f"ltm_store/{name}" for name in wanted | demo | {"py.typed"}} <= inside
     assert not {name for name in inside if name.startswith(("tests", "sql", "migrations"))}
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}

@@ -75,9 +75,10 @@ async def test_a_flush_writes_what_was_read(dsn):
                 (b, "direct", None, None),
                 (b, "related", None, None),
             ]
-            read = await get_memory(conn, 1, a)
-        assert read is not None
-        assert (read.access_count, read.last_access_context, read.version) == (3, "why", 1)
+            found, beside = await get_memories(conn, 1, [a, b])
+        assert (found.access_count, found.last_access_context) == (3, "memory 0")
+        assert (beside.access_count, beside.last_access_context) == (2, "related")
+        assert found.version == 1
     assert await counts(dsn) == {a: 3, b: 2}
 
 
@@ -94,7 +95,7 @@ async def test_each_recall_keeps_its_own_moment(dsn):
         read = await get_memory(db, 1, number)
         assert read is not None
         assert (read.access_count, read.last_accessed) == (3, moments[2])
-        assert read.last_access_context == "a walk"
+        assert read.last_access_context == "direct"
         async with db.transaction() as conn:
             rows = await conn.fetch("SELECT access_timestamp FROM ltm_memory_access ORDER BY id")
             stored = await conn.fetchval("SELECT dynamic_importance FROM ltm_memories")

@@ -436,6 +436,14 @@ async def test_a_view_uses_the_index_made_for_it(read, index, filled):
     assert '"Sort"' not in plan
 
 
+async def test_one_field_of_contexts_is_found_by_its_name(filled):
+    plan = await filled.fetchval(
+        "EXPLAIN (FORMAT JSON) SELECT * FROM ltm_context_overview "
+        "WHERE user_id = 5 AND context_type = 'social' AND context_key = 'mood'"
+    )
+    assert "ltm_contexts_context_type_idx" in {name for _, name, _ in scans(json.loads(plan))}
+
+
 async def test_what_is_stale_is_found_by_its_rank(filled):
     plan = await filled.fetchval(
         "EXPLAIN (FORMAT JSON) SELECT * FROM ltm_stale_memories WHERE user_id = 5 "

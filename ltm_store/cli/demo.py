@@ -14,11 +14,12 @@ from rich.text import Text
 
 from ltm_store import embedded
 from ltm_store.accesses import record_access
-from ltm_store.cli.demo_tables import USER, import_demo, show_tables
+from ltm_store.cli.demo_tables import USER, has_vectors, import_demo, show_tables
 from ltm_store.cli.display import console
 from ltm_store.cli.frame import DsnOption, command, reading
 from ltm_store.database import Database
 from ltm_store.db import dsn as dsns
+from ltm_store.db.resources import DEMO_MODEL, demo_vectors
 from ltm_store.memories import add_memory, get_memory
 from ltm_store.model.memories import Memory
 from ltm_store.model.search import MemoryHit
@@ -26,7 +27,7 @@ from ltm_store.render.prompts import format_for_prompt
 from ltm_store.render.text import legible
 from ltm_store.search import explain_search, search_memories
 
-QUESTION: Final = "How is it going with coffee and headaches?"
+QUESTION: Final = "Does caffeine cause her pain?"
 STRANGER: Final = "demo-tomas"
 MISSED: Final = "flickering lights"
 WIDTH: Final = 80
@@ -71,13 +72,27 @@ class _Day:
     def __init__(self, db: Database, out: Console) -> None:
         self._db = db
         self._out = out
+        self._vector: list[float] | None = None
+        self._model: str | None = None
+
+    async def _ask(self, user: str, *, limit: int = 10) -> list[MemoryHit]:
+        return await search_memories(
+            self._db,
+            user,
+            QUESTION,
+            query_embedding=self._vector,
+            embedding_model=self._model,
+            limit=limit,
+        )
 
     async def show(self, place: str) -> None:
         """Print it."""
         report = await import_demo(self._db, self._out)
         self._line(f"{report.created} memories of Livia's year. She asks her assistant:")
         self._line(f"  {QUESTION}", "bold")
-        hits = await search_memories(self._db, USER, QUESTION, limit=3)
+        if await has_vectors(self._db):
+            self._vector, self._model = demo_vectors()[0], DEMO_MODEL
+        hits = await self._ask(USER, limit=3)
         self._recalled(hits)
         self._prompt(hits)
         await self._remembered()
@@ -105,7 +120,7 @@ class _Day:
     def _recalled(self, hits: Sequence[MemoryHit]) -> None:
         self._head("Recalled for it, with the score and why")
         for hit in hits:
-            self._line(f"  {hit.score:.1f}  {_said(hit)} ({_why(hit)})")
+            self._line(f"  {hit.score:.2f}  {_said(hit)} ({_why(hit)})")
 
     def _prompt(self, hits: Sequence[MemoryHit]) -> None:
         self._head(f"What goes into the prompt, at most {PROMPT_CHARS} characters")
@@ -116,20 +131,28 @@ class _Day:
         memory = await add_memory(
             self._db,
             USER,
-            "Asked how it is going with coffee and headaches.",
+            "Asked whether caffeine causes her pain.",
             memory_type="fact",
-            tags=["coffee", "health"],
+            tags=["caffeine", "health"],
             source_type="conversation",
         )
         self._head("Remembered afterwards")
         self._line(f"  {memory.id}: {_said(memory)} Tags: {', '.join(memory.tags)}.")
 
     async def _others(self, hits: Sequence[MemoryHit]) -> None:
-        theirs = await search_memories(self._db, STRANGER, QUESTION)
+        theirs = await self._ask(STRANGER)
         self._head("Tomas asks the same")
         self._line(f"  {len(theirs)} memories: what one user stores no other one can find.")
         (missed,) = await search_memories(self._db, USER, MISSED, limit=1)
-        told = await explain_search(self._db, USER, QUESTION, missed.id, limit=len(hits))
+        told = await explain_search(
+            self._db,
+            USER,
+            QUESTION,
+            missed.id,
+            query_embedding=self._vector,
+            embedding_model=self._model,
+            limit=len(hits),
+        )
         causes = {
             "query": "it has no word in common with the question",
             "limit": f"it is number {told.rank}, and {len(hits)} were asked for",
@@ -166,7 +189,12 @@ def _said(memory: Memory) -> str:
 
 
 def _why(hit: MemoryHit) -> str:
-    """What it was found by: its words, or the memory that it stands beside."""
+    """What it was found by: its words, the memory that it stands beside, its meaning."""
+    reasons = []
+    if hit.matched_terms:
+        reasons.append(f"words: {', '.join(hit.matched_terms)}")
     if hit.neighbour_of is not None:
-        return f"beside {hit.neighbour_of}"
-    return f"words: {', '.join(hit.matched_terms)}"
+        reasons.append(f"beside {hit.neighbour_of}")
+    if hit.meaning_score is not None:
+        reasons.append(f"meaning: {hit.meaning_score:.2f}")
+    return "; ".join(reasons)

@@ -24,7 +24,9 @@ from ltm_store.cli.display import (
 )
 from ltm_store.cli.progress import import_lines
 from ltm_store.database import Database
-from ltm_store.db.resources import demo_lines
+from ltm_store.db.resources import DEMO_MODEL, demo_lines, demo_vectors
+from ltm_store.embeddings import embedding_status
+from ltm_store.errors import StepMissing
 from ltm_store.memories import archive_memory, get_memory
 from ltm_store.model.analytics import Analytics
 from ltm_store.model.search import MemoryHit
@@ -56,12 +58,29 @@ async def show_tables(db: Database, out: Console) -> None:
 
 
 async def import_demo(db: Database, out: Console) -> ImportReport:
-    """Store the memories that come with the package, in the place of an earlier demo's."""
+    """Store the memories that come with the package, in the place of an earlier demo's.
+
+    With their vectors, where the database has the optional step for them.
+    """
     await forget_user(db, USER)
+    made = demo_vectors()[1:] if await has_vectors(db) else []
     lines: list[Numbered] = [
-        (number, json.loads(line)) for number, line in enumerate(demo_lines(), 1)
+        (
+            number,
+            json.loads(line) | ({"embeddings": {DEMO_MODEL: [made[number - 1]]}} if made else {}),
+        )
+        for number, line in enumerate(demo_lines(), 1)
     ]
     return await import_lines(db, USER, lines, out)
+
+
+async def has_vectors(db: Database) -> bool:
+    """Whether the optional step embeddings was run."""
+    try:
+        await embedding_status(db)
+    except StepMissing:
+        return False
+    return True
 
 
 async def _import(db: Database, out: Console) -> None:

@@ -1,7 +1,11 @@
 """Where the .sql files are: inside the installed package, or beside it in a checkout."""
 
+from array import array
 from pathlib import Path
+from typing import Final
 
+DEMO_MODEL: Final = "all-MiniLM-L6-v2"
+_DEMO_DIMENSIONS: Final = 384
 _PACKAGE = Path(__file__).parent.parent
 
 
@@ -34,3 +38,11 @@ def lines_of(text: str) -> list[str]:
 def demo_lines() -> list[str]:
     """The demo's memories, a JSON object a line."""
     return lines_of((_PACKAGE / "cli" / "demo.jsonl").read_text(encoding="utf-8"))
+
+
+def demo_vectors() -> list[list[float]]:
+    """What DEMO_MODEL made of the demo's question, and then of each of its memories."""
+    numbers = array("b")
+    numbers.frombytes((_PACKAGE / "cli" / "demo_vectors.bin").read_bytes())
+    starts = range(0, len(numbers), _DEMO_DIMENSIONS)
+    return [[float(n) for n in numbers[start : start + _DEMO_DIMENSIONS]] for start in starts]

@@ -230,7 +230,12 @@ class ContextRow(NamedTuple):
 class EnhancedContext(BaseModel):
     """All circumstances of a memory. `extra` holds what no other field takes, by its name."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        revalidate_instances="subclass-instances",  # one that can be changed becomes one of these
+    )
 
     temporal: TemporalContext | None = None
     spatial: SpatialContext | None = None
@@ -290,6 +295,15 @@ def store_context(context: EnhancedContext) -> ContextToStore:
     text = dump_json(data)
     if len(text.encode()) > limits.JSON_BYTES:
         raise InvalidMemory("enhanced_context", f"longer than {limits.JSON_BYTES} bytes as JSON")
+    return ContextToStore(text, _rows(context, data))
+
+
+def context_rows(context: EnhancedContext) -> list[ContextRow]:
+    """One row for each field that is set."""
+    return _rows(context, context.stored())
+
+
+def _rows(context: EnhancedContext, data: Mapping[str, Any]) -> list[ContextRow]:
     rows = [
         ContextRow(section, key, _as_text(value), confidence)
         for section in _SECTIONS
@@ -303,7 +317,7 @@ def store_context(context: EnhancedContext) -> ContextToStore:
         for custom in context.custom_contexts
     ]
     rows += [ContextRow("extra", key, _as_text(value), 1.0) for key, value in context.extra.items()]
-    return ContextToStore(text, rows)
+    return rows
 
 
 def _read(value: object, in_rust: ValidatorFunctionWrapHandler) -> EnhancedContext | None:
