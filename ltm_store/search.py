@@ -126,7 +126,7 @@ async def search_memories(
     return await find_memories(db, user_id, search, moment(as_of))
 
 
-@one_deadline
+@only_reads
 async def find_memories(
     db: Executor,
     user_id: UserId,
