@@ -2,17 +2,26 @@
 
 -- name: primary_position() :one PrimaryPosition
 -- The end of the log, what of it is on disk, its timeline and its server; no row on a standby.
+-- Where the next record begins a page, the log ends before the head of that page, as a standby has it.
 -- scope: all users
 SELECT
-    pg_wal_lsn_diff(w.written, '0/0')::bigint AS written,
-    pg_wal_lsn_diff(w.flushed, '0/0')::bigint AS flushed,
-    ('x' || left(pg_walfile_name(w.written), 8))::bit(32)::integer AS timeline,
+    w.written - CASE
+        WHEN w.written % pg_size_bytes(current_setting('wal_segment_size')) = 40 THEN 40
+        WHEN w.written % current_setting('wal_block_size')::bigint = 24 THEN 24
+        ELSE 0
+    END AS written,
+    w.flushed,
+    ('x' || left(pg_walfile_name(w.place), 8))::bit(32)::integer AS timeline,
     s.system_identifier AS server
 FROM (
     SELECT
-        pg_current_wal_insert_lsn() AS written,
-        pg_current_wal_flush_lsn() AS flushed
-    WHERE NOT pg_is_in_recovery()
+        i.place,
+        pg_wal_lsn_diff(i.place, '0/0')::bigint AS written,
+        pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0')::bigint AS flushed
+    FROM (
+        SELECT pg_current_wal_insert_lsn() AS place
+        WHERE NOT pg_is_in_recovery()
+    ) AS i
 ) AS w
 CROSS JOIN pg_control_system() AS s;
 

@@ -31,6 +31,8 @@ from ltm_store import (
     update_memory,
 )
 from ltm_store.db import standby as module
+from ltm_store.db.execute import fetch_one
+from ltm_store.model.standby import PrimaryPosition
 from tests import servers
 from tests.conftest import created
 from tests.wire import wire
@@ -253,6 +255,19 @@ async def test_a_standby_that_is_late_gets_no_reads(primary, standby, on_standby
         await on_standby.execute("SELECT pg_wal_replay_resume()")
         await goes_to_standby(db)
     assert all("behind" in message for message in caplog.messages)
+
+
+async def test_the_head_of_a_page_is_no_write_that_the_standby_lacks(primary):
+    connection = await asyncpg.connect(primary)
+    for _ in range(20):  # for somebody may write in between
+        await connection.execute("SELECT pg_switch_wal()")
+        position = await fetch_one(connection, "primary_position", PrimaryPosition)
+        assert position is not None
+        if position.written == position.flushed:
+            break
+    else:
+        raise AssertionError("the log never ends where it is on disk")
+    await connection.close()
 
 
 async def test_an_idle_primary_is_not_lag(primary, standby):
