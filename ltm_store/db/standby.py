@@ -28,7 +28,7 @@ from ltm_store.model.standby import PrimaryPosition, StandbyPosition
 
 LOOK_SECONDS: Final = 0.25  # between looks, at the most
 LOOKS: Final = 4  # within max_lag, at the least
-SOON_SECONDS: Final = 0.02  # until the next look where reads wait for own writes; then twice that
+SOON_SECONDS: Final = 0.01  # until the next look where reads wait for own writes; then twice that
 ANSWER_SECONDS: Final = 1.0  # that a server has to answer a look
 MARKS: Final = 200  # kept; that many are of twice max_lag
 
