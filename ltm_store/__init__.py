@@ -4,11 +4,12 @@ from ltm_store.accesses import access_history, record_access, record_feedback
 from ltm_store.analytics import get_analytics
 from ltm_store.database import Database, connect
 from ltm_store.embedders import Embedder
-from ltm_store.embeddings import embed_memory, embedding_status, find_similar
+from ltm_store.embeddings import embed_memory, embedding_status, find_similar, index_user
 from ltm_store.errors import (
     InvalidArgument,
     InvalidMemory,
     LtmError,
+    PermissionDenied,
     SchemaOutdated,
     StepMissing,
     Unavailable,
@@ -122,6 +123,7 @@ __all__ = [
     "MergeReport",
     "Namespace",
     "NewMemory",
+    "PermissionDenied",
     "ReachedMemory",
     "RelatedTag",
     "Relationship",
@@ -173,6 +175,7 @@ __all__ = [
     "get_relationships",
     "get_source",
     "import_user",
+    "index_user",
     "iterate_memories",
     "list_namespaces",
     "list_sources",

@@ -92,7 +92,7 @@ async def record(db: Executor, user: int, details: AccessDetails) -> int:
 async def write_accesses(
     db: Executor, memories: Sequence[Sequence[PendingAccess]]
 ) -> tuple[int, list[int]]:
-    """Record accesses of many users in one statement.
+    """Record accesses of many users in one statement; of one under row level security.
 
     Those of a memory stand together, in order of time. Returns for how many the memory is there,
     and the places in `memories` of those that others have locked, which are not recorded. Where the

@@ -20,7 +20,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from itertools import islice
 from math import inf
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from types import TracebackType
 from typing import (
     TYPE_CHECKING,
@@ -41,13 +41,14 @@ from ltm_store import embedded
 from ltm_store.db import dsn as dsns
 from ltm_store.db import resources
 from ltm_store.db.coalesce import UNDER_WAY, Together
-from ltm_store.db.execute import Read, Session, fetch_many, fetch_rows
+from ltm_store.db.execute import Executor, Read, Session, fetch_many, fetch_one, fetch_rows
 from ltm_store.db.pool import CLOSE_SECONDS, ConnectionPool, PooledConnection
 from ltm_store.db.standby import Standby, StandbyReader, unawaited
 from ltm_store.db.steps import has_embeddings
 from ltm_store.db.telemetry import Telemetry
 from ltm_store.db.transactions import SNAPSHOT, Connection, translated
 from ltm_store.embedders import Embedder
+from ltm_store.embeddings import index_name, vector_indexes
 from ltm_store.errors import (
     CONNECTION_LOST,
     InvalidArgument,
@@ -59,7 +60,7 @@ from ltm_store.errors import (
 )
 from ltm_store.meaning import STEP, EmbeddingWriter, Questions, checked_embedder
 from ltm_store.memories import add_together, read_together
-from ltm_store.model.maintenance import SchemaDanger
+from ltm_store.model.maintenance import RowLevelSecurity, SchemaDanger
 from ltm_store.tracking import Tracker, Tracking
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ Coalesce = Literal[True, "writes", False]
 
 STATEMENTS_KEPT: Final = 256  # prepared in a connection, more than there are shapes in use
 LONGEST_TIMEOUT: Final = 86_400.0  # seconds
+INDEXES_KNOWN: Final = 600.0  # seconds, then it is asked again which users have one
 MIGRATIONS_READ: Final = 10_000
 DANGERS_TOLD: Final = 5
 ADDS_WAIT: Final = 0.01  # seconds, at the most, for adds that are being stored
@@ -102,6 +104,7 @@ class Options(TypedDict, total=False):
     embedder: Embedder | None
     read_dsn: str | None
     max_lag: float
+    row_level_security: bool
     tracer_provider: TracerProvider | None
     meter_provider: MeterProvider | None
 
@@ -148,6 +151,7 @@ class Database(Session):
         embedder: Embedder | None,
         read_dsn: str | None,
         max_lag: float,
+        row_level_security: bool,
         tracer_provider: TracerProvider | None,
         meter_provider: MeterProvider | None,
     ) -> None:
@@ -166,11 +170,15 @@ class Database(Session):
         self._pgbouncer = pgbouncer
         self._check_schema = check_schema
         self._trust_schema = trust_schema
+        self.row_level_security = row_level_security
+        # Off: an error where the step is run later, and a policy would hide rows.
+        self._row_security = "on" if row_level_security else "off"
         self._pool = ConnectionPool(self._connect, max_size)
         self._tracker = Tracker(self, access_tracking)
         self.embedder = None if embedder is None else checked_embedder(embedder)
         self._questions: Questions | None = None
         self._embeddings: EmbeddingWriter | None = None
+        self._vector_indexes: tuple[frozenset[str], float] | None = None  # and until when
         self._opened = False
         self._standby: Standby | None = None
         if read_dsn is not None:
@@ -182,7 +190,11 @@ class Database(Session):
             self.telemetry = Telemetry(tracer_provider, meter_provider, dsn, self._load)
         under_way = min(UNDER_WAY, max_size)
         if coalesce:
-            self.reads = Together(self._read_together, under_way=under_way)
+            self.reads = Together(
+                self._read_together,
+                alike=attrgetter("user") if row_level_security else lambda _: None,
+                under_way=under_way,
+            )
         if coalesce == "writes":
             self.adds = Together(
                 partial(add_together, self),
@@ -224,6 +236,8 @@ class Database(Session):
                 await self._refuse_unsafe_schema()
             if self._check_schema:
                 await self._refuse_outdated_schema()
+            if not self.row_level_security:
+                await self._refuse_bound_role()
             if self.embedder is not None:
                 await self._begin_embedding(self.embedder)
             if self._standby is not None:
@@ -237,11 +251,23 @@ class Database(Session):
     async def _connect(self) -> PooledConnection:
         settings = {} if self._pgbouncer else self._settings()
         kept = 0 if self._pgbouncer else STATEMENTS_KEPT
-        return await _told_of("dsn", self._connected(self._dsn, settings, kept))
+        return await self._bound(_told_of("dsn", self._connected(self._dsn, settings, kept)))
 
     async def _connect_standby(self, dsn: str) -> PooledConnection:
         settings = self._settings() | {"default_transaction_read_only": "on"}
-        return await _told_of("read_dsn", self._connected(dsn, settings, STATEMENTS_KEPT))
+        connecting = self._connected(dsn, settings, STATEMENTS_KEPT)
+        return await self._bound(_told_of("read_dsn", connecting))
+
+    async def _bound(self, connecting: Awaitable[PooledConnection]) -> PooledConnection:
+        """The connection, each of whose statements tells its user if policies ask for that."""
+        connection = await connecting
+        if self.row_level_security:
+            try:
+                await _bind(connection)
+            except BaseException:
+                connection.terminate()
+                raise
+        return connection
 
     async def _connected(
         self, dsn: str | None, settings: dict[str, str], statements_kept: int
@@ -268,6 +294,7 @@ class Database(Session):
             "gin_fuzzy_search_limit": "0",
             "extra_float_digits": "1",
             "standard_conforming_strings": "on",
+            "row_security": self._row_security,
         }
 
     async def _refuse_outdated_schema(self) -> None:
@@ -293,6 +320,16 @@ class Database(Session):
         if dangers:
             told = "; ".join(f"{danger.subject}: {danger.detail}" for danger in dangers)
             raise LtmError(f"{told}; or accept it: connect(trust_schema=True), --trust-schema")
+
+    async def _refuse_bound_role(self) -> None:
+        found = await _row_level_security(self)
+        if found.is_bound:
+            raise InvalidArgument(
+                "row_level_security", "should be True: policies hide the rows from this login"
+            )
+        if found.is_operator:  # whose policy hides none
+            self._row_security = "on"
+            self._pool.drop_idle()
 
     async def _begin_embedding(self, embedder: Embedder) -> None:
         if not await has_embeddings(self):
@@ -398,6 +435,26 @@ class Database(Session):
             return None
         left = self.deadline() - asyncio.get_running_loop().time()
         return await self._questions.vector(text, left / 2)
+
+    async def has_vector_index(self, user: int, model: str) -> bool:
+        """Whether searches use an index of this user's vectors, as it was within ten minutes."""
+        now = asyncio.get_running_loop().time()
+        if self._vector_indexes is None or now > self._vector_indexes[1]:
+            self._vector_indexes = (await vector_indexes(self), now + INDEXES_KNOWN)
+        return index_name(user, model) in self._vector_indexes[0]
+
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[PooledConnection]:
+        """A connection outside of a transaction, that nothing bounds; see Session."""
+        connection = await self._acquire(self.deadline())
+        try:
+            connection.bound = LONGEST_TIMEOUT
+            if not self._pgbouncer:  # where none is set, and what is set stays for others
+                await fetch_rows(connection, "lift_session_timeouts")
+            self._vector_indexes = None
+            yield connection
+        finally:
+            self._pool.discard(connection)  # what was SET would stay on it
 
     def note_contents(self, user: int, memory_ids: Sequence[int] | None) -> None:
         """Note that the contents of memories are new, so that they get their vectors soon."""
@@ -546,6 +603,29 @@ async def _told_of(argument: str, connecting: Awaitable[PooledConnection]) -> Po
     raise InvalidArgument(argument, "cannot be read")
 
 
+async def _row_level_security(db: Executor) -> RowLevelSecurity:
+    found = await fetch_one(db, "find_row_level_security", RowLevelSecurity)
+    if found is None:
+        raise AssertionError("find_row_level_security returns a row")
+    return found
+
+
+async def _bind(connection: PooledConnection) -> None:
+    """Let each statement on a connection tell its user, if policies keep it to one."""
+    found = await _row_level_security(connection)
+    if found.schema_name is None:
+        raise StepMissing(("row_level_security",))
+    if found.exemption is not None:
+        raise InvalidArgument(
+            "row_level_security", f"should have a login of ltm_app: this is {found.exemption}"
+        )
+    # Told here, the type need not be looked up later, which would leave settings in the session.
+    await connection.set_builtin_type_codec(
+        "ltm_as_user", schema=found.schema_name, codec_name="int8"
+    )
+    connection.row_level_security = True
+
+
 def _nothing_was_done(error: Exception) -> bool:
     """Whether the server told that it refused a statement, or undid it."""
     return not isinstance(error, Unavailable) or error.rolled_back
@@ -589,6 +669,7 @@ def connect(
     embedder: Embedder | None = None,
     read_dsn: str | None = None,
     max_lag: float = 1.0,
+    row_level_security: bool = False,
     tracer_provider: TracerProvider | None = None,
     meter_provider: MeterProvider | None = None,
 ) -> Database:
@@ -619,13 +700,18 @@ def connect(
     transactions, exports, reports, health and the log of accesses always do. A standby that is
     gone, late or promoted fails no read. Two more connections ask both servers where they are.
 
+    row_level_security: for a login of ltm_app, where the optional step of that name was run: each
+    statement tells the server, in the same round trip, of which user it is, and the server hides
+    the rows of all others. Functions for all users raise PermissionDenied.
+
     tracer_provider, meter_provider: of OpenTelemetry; each statement is a span, and figures of the
     connections and the queue of accesses are metrics. None holds any content.
 
     Opening raises Unavailable when the server cannot be reached, SchemaOutdated when it lacks
     migrations (unless check_schema is false), and LtmError where other roles may create functions,
     or have created some, in a schema of the search_path, which statements would call (unless
-    trust_schema).
+    trust_schema). InvalidArgument where policies hide rows from the login and row_level_security is
+    false, or do not bind it and it is true; then StepMissing where the step was not run.
     """
     target = dsns.target(dsn)
     return Database(
@@ -641,6 +727,7 @@ def connect(
         embedder=embedder,
         read_dsn=None if read_dsn is None else dsns.of_standby(read_dsn),
         max_lag=max_lag,
+        row_level_security=row_level_security,
         tracer_provider=tracer_provider,
         meter_provider=meter_provider,
     )

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Final, NamedTuple
 
 from ltm_store.db.execute import (
     Executor,
     fetch_many,
     fetch_rows,
+    fetch_value,
     one_deadline,
     only_reads,
     session_of,
 )
 from ltm_store.db.identity import find_user
+from ltm_store.db.transactions import translated
 from ltm_store.db.vectors import model_of
-from ltm_store.errors import InvalidMemory
+from ltm_store.errors import InvalidArgument, InvalidMemory
 from ltm_store.model.embeddings import EmbeddingStatus
 from ltm_store.model.search import MemoryHit
 from ltm_store.model.values import UserId, check_memory_id, moment, row_limit
-from ltm_store.model.vectors import GivenEmbedding
+from ltm_store.model.vectors import CALLER, GivenEmbedding
 
 LEASE: Final = timedelta(minutes=2)
 """So long a process that has claimed a memory may take; then another one takes it."""
@@ -31,6 +35,9 @@ _MODELS: Final = 1_000
 _PARTS: Final = 256
 _PROBED_PARTS: Final = 16  # of a long content, that similar ones are looked for by
 
+
+INDEX_PREFIX: Final = "ltm_embeddings_hnsw_"
+_INDEXES: Final = 100_000
 
 Vectors = tuple[int, int | None, Sequence[Sequence[float]]]
 """A memory, the hash of its content, None for any, and a vector for each part of it."""
@@ -57,9 +64,13 @@ async def unembedded(
     model: str,
     after: tuple[int, int] = (_BEFORE_ALL, _BEFORE_ALL),
     *,
+    user: int | None = None,
     newest: bool = False,
 ) -> Unembedded:
-    """Of the thousand memories behind one, or of the newest, those without a vector of a model."""
+    """Of the thousand memories behind one, or of the newest, those without a vector of a model.
+
+    Of all users, or of one.
+    """
     rows = await fetch_rows(
         db,
         "find_unembedded",
@@ -68,6 +79,7 @@ async def unembedded(
         model=model,
         now=moment(None),
         row_limit=_PAGE,
+        user_id=user,
         newest=newest,
     )
     found = [(row["user_id"], row["id"]) for row in rows if row["is_missing"]]
@@ -78,11 +90,10 @@ async def pages_of_unembedded(
     db: Executor, model: str, user: int | None
 ) -> AsyncIterator[list[tuple[int, int]]]:
     """The memories of one user, or of all, that lack a vector, page by page."""
-    page = await unembedded(db, model, (_BEFORE_ALL if user is None else user, _BEFORE_ALL))
-    while page.after is not None and (user is None or page.after[0] == user):
+    page = await unembedded(db, model, user=user)
+    while page.after is not None:
         yield page.found
-        page = await unembedded(db, model, page.after)
-    yield [found for found in page.found if found[0] == user]
+        page = await unembedded(db, model, page.after, user=user)
 
 
 async def claim_embeddings(
@@ -241,3 +252,51 @@ async def find_similar(
         part_limit=_PROBED_PARTS,
         model=embedder and embedder.model,
     )
+
+
+async def index_user(db: Executor, user_id: UserId, *, model: str | None = None) -> bool:
+    """Make an index of one user's vectors of a model, for a user of more than 20,000 memories.
+
+    Up to there comparing all of a user's vectors is as quick, and exact. With the index (HNSW of
+    pgvector) a search meets nearly all of the nearest ones; every filter holds as without it.
+    Databases use it from their next look on, within ten minutes; calls on a bare connection go on
+    without. Making it takes a second for each 1,000 to 3,000 vectors and holds nobody up. One that
+    is there is kept; DROP INDEX takes it away (its name begins with ltm_embeddings_hnsw_ and the
+    user's number).
+
+    model: the embedder's of the Database unless told, else "caller". False where the user has no
+    vectors of it. Not bounded by the Database's timeout; a connection of yours must not be inside
+    a transaction (InvalidArgument). Raises StepMissing where the optional step was not run.
+    """
+    try:
+        given = GivenEmbedding.checked({"embedding": [1.0], "embedding_model": model})
+    except InvalidMemory as error:
+        raise InvalidArgument("model", error.rule) from None
+    embedder = session_of(db).embedder
+    chosen = given.embedding_model or (embedder.model if embedder else CALLER)
+    user = await find_user(db, user_id)
+    if user is None:
+        return False
+    name = index_name(user.number, chosen)
+    async with session_of(db).alone() as connection:
+        unfinished = await fetch_value(connection, "drop_unfinished_index", index_name=name)
+        if unfinished is not None:
+            await translated(partial(connection.execute, unfinished))
+        command: str | None = await fetch_value(
+            connection, "index_command", user_id=user.number, model=chosen, index_name=name
+        )
+        if command is not None:
+            await translated(partial(connection.execute, command))
+    return command is not None
+
+
+def index_name(user: int, model: str) -> str:
+    """The name of the index of a user's vectors of a model."""
+    digest = hashlib.sha256(model.encode()).hexdigest()
+    return f"{INDEX_PREFIX}{user}_{digest[:8]}"
+
+
+async def vector_indexes(db: Executor) -> frozenset[str]:
+    """The names of the indexes that index_user has made, and that are whole."""
+    rows = await fetch_rows(db, "vector_indexes", prefix=INDEX_PREFIX, row_limit=_INDEXES)
+    return frozenset(row["name"] for row in rows)

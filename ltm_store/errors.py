@@ -63,6 +63,10 @@ class StepMissing(SchemaOutdated):
         return f"the optional step {names} was not run: python -m ltm_store.migrate {names}"
 
 
+class PermissionDenied(LtmError):
+    """The role of the connection may not do this; under row level security, not for this user."""
+
+
 class Unavailable(LtmError):
     """The database did not answer in time, or the connection was refused or lost.
 
@@ -107,9 +111,16 @@ _RULES = {
 }
 _OUTDATED = {"42P01", "42703", "42883"}
 POOLED = "PgBouncer, or a pooler like it, is in between: connect(pgbouncer=True), --pgbouncer"
+BOUND = (
+    "row level security binds this role: connect(row_level_security=True), or let an operator do "
+    "it, who is a member of ltm_owner"
+)
+_DENIED = {
+    "affected by row-level security": BOUND,
+    "violates row-level security": "row level security refused a row of another user",
+}
 _REASONS = {
     "0A000": "the schema changed under an open transaction, or the server lacks a feature",
-    "42501": "the role of this connection lacks a right",
     "26000": POOLED,
     "42P05": POOLED,
     "42704": "the schema lacks an object, python -m ltm_store.migrate makes it",
@@ -159,6 +170,20 @@ def _refusal(error: asyncpg.PostgresError, known: str) -> InvalidMemory:
     return InvalidMemory(field, _RULES[known])
 
 
+def _named(error: asyncpg.PostgresError) -> str:
+    """What the server's message names of the schema."""
+    message = _NAMING.match(str(error.args[0])) if error.args else None
+    return f": {message[0]}" if message else ""
+
+
+def _denial(error: asyncpg.PostgresError) -> str:
+    said = str(error.args[0]) if error.args else ""
+    for words, meaning in _DENIED.items():
+        if words in said:
+            return meaning
+    return f"the role of this connection lacks a right{_named(error)}"
+
+
 def translate(error: BaseException) -> LtmError | None:
     """Return our error for one of asyncpg, the server or the network, or None to let it pass."""
     if isinstance(error, asyncio.TimeoutError):
@@ -192,9 +217,10 @@ def translate(error: BaseException) -> LtmError | None:
                 return _refusal(error, known)
         if state in _OUTDATED:
             return SchemaOutdated(())
+        if state == "42501":
+            return PermissionDenied(f"{_denial(error)} (SQLSTATE {state})")
+        told = _named(error) if state in _REASONS else ""
         reason = _REASONS.get(state, "the server refused the statement")
-        message = _NAMING.match(str(error.args[0])) if state in _REASONS and error.args else None
-        told = f": {message[0]}" if message else ""
         return LtmError(f"{reason}{told} (SQLSTATE {state})")
     if isinstance(error, CONNECTION_LOST):
         number = getattr(error, "errno", None)  # of a look-up or of TLS it is no errno

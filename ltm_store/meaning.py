@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Final
 
 from ltm_store import limits
-from ltm_store.db.execute import Executor, session_of
+from ltm_store.db.execute import Executor, Session, session_of
 from ltm_store.db.identity import find_user
 from ltm_store.db.standby import unawaited
 from ltm_store.embedders import Embedder, Purpose, in_thread
@@ -288,8 +288,9 @@ class EmbeddingWriter:
     then, at all of them finds. What is missing is what the table lacks, so nothing is lost with it.
     """
 
-    def __init__(self, db: Executor, embedder: Embedder) -> None:
+    def __init__(self, db: Session, embedder: Embedder) -> None:
         self._db = db
+        self._looks = not db.row_level_security  # which lets nobody look at all users
         self._embedder = embedder
         self._waiting: dict[tuple[int, int], None] = {}  # in the order in which they were written
         self._users: dict[
@@ -375,13 +376,12 @@ class EmbeddingWriter:
             return True
         if now >= self._look_at:
             self._look_at = now + LOOK_SECONDS
-            page = await unembedded(self._db, self._embedder.model, newest=True)
-            self._waiting |= dict.fromkeys(page.found)
-            if len(page.found) > MANY:  # there may be more behind them
-                self._sweep_at = now
+            await self._look(now)
         if self._waiting or self._users or not self._look_at:  # a flush asks for another look
             return True
         self._idle.set()
+        if not self._looks:
+            return False
         if await self._embed(self._found):
             return True
         if self._after is None and now >= self._sweep_at:
@@ -395,11 +395,19 @@ class EmbeddingWriter:
         self._after = page.after
         return page.after is not None
 
+    async def _look(self, now: float) -> None:
+        """Look at the newest memories of all users."""
+        if self._looks:
+            page = await unembedded(self._db, self._embedder.model, newest=True)
+            self._waiting |= dict.fromkeys(page.found)
+            if len(page.found) > MANY:  # there may be more behind them
+                self._sweep_at = now
+
     async def _look_at_user(self, user: int) -> None:
         last = self._users.pop(user)
-        page = await unembedded(self._db, self._embedder.model, (user, last))
-        self._waiting |= dict.fromkeys(found for found in page.found if found[0] == user)
-        if page.after is not None and page.after[0] == user:
+        page = await unembedded(self._db, self._embedder.model, (user, last), user=user)
+        self._waiting |= dict.fromkeys(page.found)
+        if page.after is not None:
             self._users[user] = page.after[1]
 
     async def _embed(self, queue: dict[tuple[int, int], None]) -> int:

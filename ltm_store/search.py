@@ -187,6 +187,7 @@ async def _hits(
         "include_context": search.include_context,
         **search.arguments(),
     }
+    model = _model(db, search)
     spans = spans_of(search.words or "", now)
     asks = search.words is not None or vector is not None
     hits = asks and await fetch_many(
@@ -197,7 +198,10 @@ async def _hits(
         distinct=search.distinct,
         query=search.words or "",
         query_embedding=vector,
-        embedding_model=_model(db, search),
+        embedding_model=model,
+        is_indexed=bool(
+            vector and model and await session_of(db).has_vector_index(user.number, model)
+        ),
         meaning=search.meaning,
         time_starts=[span.starts_at for span in spans] or None,
         time_ends=[span.ends_at for span in spans],

@@ -384,6 +384,7 @@ embedding_status = _blocking(base.embedding_status)
 explain_search = _blocking(base.explain_search)
 export_user = _iterating(base.export_user)
 find_similar = _blocking(base.find_similar)
+index_user = _blocking(base.index_user)
 forget_user = _blocking(base.forget_user)
 format_for_prompt = base.format_for_prompt
 get_analytics = _blocking(base.get_analytics)

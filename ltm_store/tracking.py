@@ -7,13 +7,13 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from contextvars import Context
-from itertools import chain
+from itertools import chain, groupby
 from operator import attrgetter
 from typing import Final, Literal, get_args
 
 from ltm_store import limits
 from ltm_store.accesses import AccessReason, PendingAccess, record, write_accesses
-from ltm_store.db.execute import Executor
+from ltm_store.db.execute import Session
 from ltm_store.db.standby import unawaited
 from ltm_store.errors import InvalidArgument, LtmError, Unavailable
 from ltm_store.model.accesses import AccessDetails
@@ -36,6 +36,10 @@ def _in_order(accesses: Iterable[PendingAccess]) -> list[PendingAccess]:
     return sorted(accesses, key=attrgetter("accessed_at"))
 
 
+def _user(accesses: Sequence[PendingAccess]) -> int:
+    return accesses[0].user_id
+
+
 class AccessQueue:
     """The accesses of one Database that wait, and the task that writes them, at most one at a time.
 
@@ -44,9 +48,14 @@ class AccessQueue:
     """
 
     def __init__(
-        self, write: Callable[[Sequence[Sequence[PendingAccess]]], Awaitable[tuple[int, list[int]]]]
+        self,
+        write: Callable[[Sequence[Sequence[PendingAccess]]], Awaitable[tuple[int, list[int]]]],
+        *,
+        by_user: bool = False,
     ) -> None:
+        """`by_user`: what is written at once is of one user."""
         self._write = write
+        self._by_user = by_user
         self._waiting: deque[PendingAccess] = deque()
         # What moves an expiry on is never dropped: of each memory the last one that had no room.
         self._kept: dict[tuple[int, int], PendingAccess] = {}
@@ -144,6 +153,8 @@ class AccessQueue:
         self._kept.clear()
         self._waiting.clear()
         self._unsent = list(memories.values())
+        if self._by_user:
+            self._unsent.sort(key=_user)
         clock = asyncio.get_running_loop().time
         deadline = clock() + LOCKED_SECONDS
         try:
@@ -162,8 +173,10 @@ class AccessQueue:
         """Write what is not sent, but for memories that others have locked."""
         busy = 0
         while len(self._unsent) > busy:
-            these = slice(busy, busy + MEMORIES_AT_ONCE)
-            batch = self._unsent[these]
+            batch = self._unsent[busy : busy + MEMORIES_AT_ONCE]
+            if self._by_user:
+                batch = next(list(of_one) for _, of_one in groupby(batch, _user))
+            these = slice(busy, busy + len(batch))
             try:
                 recorded, left = await self._write(batch)
             except (Unavailable, asyncio.CancelledError):
@@ -209,13 +222,15 @@ class AccessQueue:
 class Tracker:
     """Applies the access_tracking of a Database to what its reads hand out."""
 
-    def __init__(self, db: Executor, tracking: Tracking) -> None:
+    def __init__(self, db: Session, tracking: Tracking) -> None:
         if tracking not in get_args(Tracking):
             raise InvalidArgument("access_tracking", 'should be "deferred", "immediate" or "off"')
         self._db = db
         self._tracking = tracking
         self._failing = False
-        self.queue = AccessQueue(lambda memories: write_accesses(db, memories))
+        self.queue = AccessQueue(
+            lambda memories: write_accesses(db, memories), by_user=db.row_level_security
+        )
 
     async def track(
         self,

@@ -57,6 +57,11 @@ Numbered = tuple[int, ExportedMemory | Given]
 One = TypeVar("One")
 
 
+def _check_iterable(value: object, field: str) -> None:
+    if not isinstance(value, Iterable | AsyncIterable) or isinstance(value, str | bytes | Mapping):
+        raise InvalidArgument(field, "should be a list, or another iterable of memories")
+
+
 async def _each(memories: Iterable[One] | AsyncIterable[One]) -> AsyncIterator[One]:
     if isinstance(memories, AsyncIterable):
         async for memory in memories:
@@ -83,6 +88,7 @@ async def add_memories(
     """
     if on_error not in ("raise", "skip"):
         raise InvalidArgument("on_error", 'should be "raise" or "skip"')
+    _check_iterable(memories, "memories")
     user = await ensure_user(db, user_id, refresh=True)
     return await _in_locked_transaction(
         db, user, memories, lambda connection: _add_all(db, connection, user, memories, on_error)
@@ -281,7 +287,7 @@ async def import_user(
     so that the server undoes it, a list or tuple is stored again. Raises InvalidMemory naming the
     line and the field.
     """
-
+    _check_iterable(lines, "lines")
     if isinstance(lines, Sequence):
         return await import_numbered(db, user_id, list(enumerate(lines, 1)))
 

@@ -6,9 +6,10 @@
 SELECT to_regclass('ltm_embeddings') IS NOT NULL AS is_there;
 
 -- name: find_unembedded(
---     after_user_id bigint, after_id bigint, model text, now timestamptz, row_limit bigint, newest flag
+--     after_user_id bigint, after_id bigint, model text, now timestamptz, row_limit bigint,
+--     user_id bigint, newest flag
 -- ) :many
--- Of a page of all memories, or of the newest, those without a vector of a model, and the page's last one.
+-- Of a page of all memories, a user's or the newest, those without a vector of a model, and the last one.
 -- scope: all users
 -- needs: embeddings
 WITH page AS MATERIALIZED (
@@ -20,6 +21,7 @@ WITH page AS MATERIALIZED (
     FROM ltm_memories AS m
     WHERE
         TRUE
+        AND m.user_id = $6  -- if user_id
         AND (m.user_id, m.id) > ($1, $2)  -- if not newest
         -- if newest
         AND m.id IN (
@@ -405,3 +407,55 @@ WITH erased AS (
 )
 
 SELECT count(*) AS erased FROM erased;
+
+-- name: index_command(user_id bigint, model text, index_name text) :one
+-- What makes the index of a user's vectors of a model; no row where there are none.
+-- needs: embeddings
+SELECT
+    format(
+        'CREATE INDEX CONCURRENTLY IF NOT EXISTS %I ON %s USING hnsw '
+        '((embedding::%I.halfvec(%s)) %I.halfvec_cosine_ops) '
+        'WHERE user_id = %s AND model = %L AND dimensions = %s',
+        $3::text,
+        'ltm_embeddings'::regclass,
+        x.extension_schema,
+        d.dimensions,
+        x.extension_schema,
+        $1::bigint,
+        $2::text,
+        d.dimensions
+    ) AS command
+FROM (
+    SELECT e.dimensions
+    FROM ltm_embeddings AS e
+    WHERE e.user_id = $1 AND e.model = $2 AND e.embedding IS NOT NULL
+    GROUP BY e.dimensions
+    ORDER BY count(*) DESC, e.dimensions
+    LIMIT 1
+) AS d
+CROSS JOIN (
+    SELECT n.nspname AS extension_schema
+    FROM pg_extension AS p
+    INNER JOIN pg_namespace AS n ON p.extnamespace = n.oid
+    WHERE p.extname = 'vector'
+) AS x;
+
+-- name: drop_unfinished_index(index_name text) :one
+-- What drops an index whose making was broken off; no row where there is none.
+-- scope: all users
+SELECT format('DROP INDEX CONCURRENTLY %s', i.indexrelid::regclass) AS command
+FROM pg_index AS i
+WHERE i.indexrelid = to_regclass(quote_ident($1::text)) AND NOT i.indisvalid;
+
+-- name: vector_indexes(prefix text, row_limit bigint) :many
+-- The names of the indexes of users' vectors that are whole.
+-- scope: all users
+SELECT c.relname AS name
+FROM pg_index AS i
+INNER JOIN pg_class AS c ON i.indexrelid = c.oid
+WHERE
+    i.indrelid = to_regclass('ltm_embeddings')
+    AND i.indisvalid
+    AND starts_with(c.relname, $1)
+ORDER BY c.relname COLLATE "C"
+LIMIT $2;

@@ -8,8 +8,8 @@
 
 -- query: schema_dangers()
 -- What somebody has made, or may make, who could not act as us anyway. Trusted are who can act as the
--- owner of the schema, as the owner of the tables (unless two have some), or as this role, and the
--- groups of this role.
+-- owner of the schema, as the owner of the tables (unless two have some), or as this role, the groups of
+-- this role, and the role that the step row_level_security made the operators'.
 WITH us AS (
     SELECT
         r.oid,
@@ -114,6 +114,16 @@ WHERE
         OR pg_catalog.pg_has_role(f.role_id, u.oid, 'MEMBER')
         OR coalesce(pg_catalog.pg_has_role(f.role_id, w.oid, 'MEMBER'), FALSE)
         OR (NOT u.rolsuper AND pg_catalog.pg_has_role(u.oid, f.role_id, 'MEMBER'))
+        OR EXISTS (
+            SELECT 1
+            FROM tables AS t
+            INNER JOIN pg_catalog.pg_policy AS p ON t.oid = p.polrelid
+            WHERE
+                t.relname = 'ltm_memories'
+                AND t.owner_id = w.oid
+                AND p.polname = 'ltm_operator'
+                AND p.polroles = ARRAY[f.role_id]
+        )
     );
 
 -- name: find_schema_dangers(row_limit bigint) :many SchemaDanger

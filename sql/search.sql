@@ -263,7 +263,7 @@ WHERE
 --     user_id bigint, as_of timestamptz, row_limit bigint, importance_weight double precision,
 --     include_context boolean, neighbours boolean, row_offset bigint, query_embedding real[],
 --     embedding_model text, meaning double precision, time_starts timestamptz[],
---     time_ends timestamptz[], distinct flag,
+--     time_ends timestamptz[], distinct flag, is_indexed flag,
 --     include_archived flag
 -- ) :many MemoryHit
 -- Memories that hold words of the query, by how rare those are, and those that mean what it means.
@@ -584,6 +584,7 @@ worded AS MATERIALIZED (
     LIMIT greatest(300, $3::bigint + $7::bigint)
 ),
 
+-- if not is_indexed
 -- Of a long content the nearest part counts.
 measured AS MATERIALIZED (
     SELECT
@@ -628,6 +629,58 @@ nearest AS MATERIALIZED (
     ORDER BY v.meaning_score DESC, v.memory_id DESC
     LIMIT greatest(200, $3::bigint + $7::bigint)
 ),
+-- end if
+
+-- if is_indexed
+-- Along the index of this user's vectors, which custom plans alone can see, and which goes on until
+-- enough have passed; of a long content the nearest part that it meets counts.
+nearest AS MATERIALIZED (
+    SELECT
+        v.id,
+        v.importance_rank,
+        v.content_hash,
+        max(v.meaning_score) AS meaning_score
+    FROM (
+        SELECT
+            m.id,
+            m.importance_rank,
+            m.content_hash,
+            ltm_cosine(e.embedding, ltm_embedding($8::real[])) AS meaning_score
+        FROM ltm_embeddings AS e
+        CROSS JOIN
+            LATERAL (
+                SELECT
+                    m.id,
+                    m.importance_rank,
+                    m.content_hash
+                FROM ltm_memories AS m
+                WHERE
+                    m.user_id = $1
+                    AND m.id = e.memory_id
+                    AND m.content_hash = e.content_hash
+                    AND TRUE  -- conditions: filters
+                LIMIT 1
+            ) AS m
+        WHERE
+            e.user_id = $1
+            AND e.model = $9
+            AND e.dimensions = cardinality($8::real[])
+            AND e.part IS DISTINCT FROM ltm_prefer_custom_plan($3)
+            AND (
+                SELECT
+                    set_config('hnsw.iterative_scan', 'strict_order', TRUE)
+                    || set_config('hnsw.max_scan_tuples', '2147483647', TRUE)
+            ) <> ''
+        ORDER BY
+            ltm_embedding_distance(
+                e.embedding, ltm_embedding($8::real[]), cardinality($8::real[])
+            ) ASC,
+            e.memory_id DESC
+        LIMIT greatest(200, $3::bigint + $7::bigint)
+    ) AS v
+    GROUP BY v.id, v.importance_rank, v.content_hash
+),
+-- end if
 
 gathered AS MATERIALIZED (
     SELECT

@@ -7,6 +7,11 @@ SELECT
     set_config('statement_timeout', '0', TRUE)
     || set_config('idle_in_transaction_session_timeout', '0', TRUE) AS timeouts;
 
+-- name: lift_session_timeouts() :one
+-- Let the commands of a connection that is not used again take their time.
+-- scope: all users
+SELECT set_config('statement_timeout', '0', FALSE) AS timeout;
+
 -- name: lock_user(user_id bigint) :one
 -- Let others who add many memories of this user at once wait for the end of this transaction.
 -- Adds under the same keys in another order would wait for each other.

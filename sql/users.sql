@@ -1,25 +1,18 @@
 -- Users that the application knows by a string.
 
--- name: find_user(external_id text) :one
--- The number of a user, if the name has been seen.
--- scope: all users
+-- query: user_of_name(external_id text)
 SELECT coalesce(u.merged_into, u.user_id) AS user_id
 FROM ltm_external_users AS u
-WHERE u.external_id = $1;
+WHERE u.external_id = :external_id;
 
--- name: intern_user(external_id text) :one
--- The number of a user, given now if the name is new; the same one to all that ask at once.
--- repeatable: always
--- scope: all users
+-- query: interned_user(external_id text)
 WITH found AS (
-    SELECT coalesce(u.merged_into, u.user_id) AS user_id
-    FROM ltm_external_users AS u
-    WHERE u.external_id = $1
+    SELECT NULL  -- query: user_of_name
 ),
 
 made AS (
     INSERT INTO ltm_external_users AS u (external_id)
-    SELECT $1
+    SELECT :external_id
     WHERE NOT EXISTS (SELECT 1 FROM found)
     ON CONFLICT (external_id) DO UPDATE SET external_id = excluded.external_id
     RETURNING coalesce(u.merged_into, u.user_id) AS user_id
@@ -28,6 +21,32 @@ made AS (
 SELECT f.user_id FROM found AS f
 UNION ALL
 SELECT n.user_id FROM made AS n;
+
+-- name: find_user(external_id text) :one
+-- The number of a user, if the name has been seen.
+-- scope: all users
+SELECT NULL;  -- query: user_of_name
+
+-- name: intern_user(external_id text) :one
+-- The number of a user, given now if the name is new; the same one to all that ask at once.
+-- repeatable: always
+-- scope: all users
+SELECT NULL;  -- query: interned_user
+
+-- name: find_user_by_function(external_id text) :one
+-- The same under row level security, where a role sees no names.
+-- scope: all users
+-- needs: row_level_security
+SELECT u.user_id
+FROM ltm_find_user($1) AS u (user_id)
+WHERE u.user_id IS NOT NULL;
+
+-- name: intern_user_by_function(external_id text) :one
+-- The same for a name that may be new.
+-- repeatable: always
+-- scope: all users
+-- needs: row_level_security
+SELECT ltm_intern_user($1) AS user_id;
 
 -- name: list_users(
 --     as_of timestamptz, row_limit bigint, after_number bigint, after_name bigint

@@ -184,7 +184,28 @@ LOOSE: list[tuple[str, str, object, bool]] = [  # where no key forbids it
     ("category", "repeat('c', 200)", "c" * 100, True),
     ("memory_type", "repeat('m', 60)", "m" * 50, True),
     ("content", "NULL", "", True),
-    ("tags", r"""'["a\u0000b"]'""", r'["[\"a\\u0000b\"]"]', True),
+    # What jsonb refuses.
+    ("tags", r"""'["a\u0000b, c", "\\u0000", "d"]'""", r'["a\ufffdb, c", "\\u0000", "d"]', True),
+    (
+        "tags",
+        r"""'["\ud83d", "\ud83d\ude00", "x\\\ude00"]'""",
+        r'["\ufffd", "😀", "x\\\ufffd"]',
+        True,
+    ),
+    ("tags", """to_json('["a, b", "c"]'::text)""", '["a, b", "c"]', True),
+    ("tags", """to_json('["a, b'::text)""", r'["[\"a, b"]', True),
+    (
+        "memory_metadata",
+        r"""'{"a": 1e999999, "b": [-2.5], "c": "\u0000"}'""",
+        r'{"a": null, "b": [-2.5], "c": "\ufffd"}',
+        True,
+    ),
+    (
+        "context_data",
+        r"""'{"spatial": {"city": "\u0000Graz"}}'""",
+        r'{"spatial": {"city": "\ufffdGraz"}}',
+        True,
+    ),
 ]
 LOOSE_ROWS = """
 INSERT INTO ltm_contexts (id, memory_id, context_type, context_key, context_value) VALUES

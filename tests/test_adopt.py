@@ -23,7 +23,8 @@ from ltm_store import (
 )
 from ltm_store.db.resources import migration_ids
 from ltm_store.db.statements import statements
-from ltm_store.migrate.adoption import adopt, copying, progress, session
+from ltm_store.migrate import runner
+from ltm_store.migrate.adoption import adopt, copying, progress, reconcile, session
 from tests import originals
 from tests.catalog import fingerprint
 from tests.old_program import OldProgram
@@ -87,11 +88,13 @@ async def old(empty):
 
 
 async def catalog(connection: asyncpg.Connection) -> list[str]:
-    """What is there apart from the triggers of adoption and foreign keys to the application."""
+    """What is there apart from what adoption keeps and foreign keys to the application."""
     return [
         line
         for line in await fingerprint(connection)
-        if "TRIGGER ltm_adoption_" not in line and "REFERENCES users" not in line
+        if "TRIGGER ltm_adoption_" not in line
+        and "REFERENCES users" not in line
+        and "_original_" not in line
     ]
 
 
@@ -680,6 +683,100 @@ async def test_finishing_leaves_what_an_empty_database_gets(old, empty, fresh_ca
     assert not await old.fetchval("SELECT to_regnamespace('ltm_original')")
     with pytest.raises(migrate.MigrationFailed, match="the original tables are gone"):
         migrate.optional(empty, "finish_adoption", undo=True)
+
+
+async def test_the_end_drops_and_reports_what_the_original_program_left_behind(
+    old, empty, monkeypatch
+):
+    """Before and between the last look and the lock; all checks of health find nothing then."""
+    await old.execute(originals.level_1())
+    await originals.fill(old)
+    migrate.apply(empty)
+    await old.execute(
+        "UPDATE ltm_memories SET parent_memory_id = NULL;"
+        "DELETE FROM ltm_memories WHERE id = 16;"  # of which 11 still speaks
+        "UPDATE ltm_memories SET related_memory_ids = '[77, 3, 3, \"x\"]' WHERE id = 13;"
+        "UPDATE ltm_memories SET tags = '\"a, b\"' WHERE id = 17;"
+        'UPDATE ltm_memories SET context_data = \'{"weather": "fine"}\' WHERE id = 19;'
+        "INSERT INTO ltm_contexts (memory_id, context_type, context_key, context_value) VALUES "
+        "(19, 'weather', 'sky', 'blue'), (18, 'temporal', 'confidence', '0.9'), "
+        "(20, 'temporal', 'season', NULL);"
+        "INSERT INTO ltm_memory_tags (memory_id, tag_name) SELECT 23, 't' || n "
+        "FROM generate_series(1, 120) AS n"
+    )
+    behind = {p.check_name: p.detail for p in await check_health(old)}
+    del behind["adoption_unfinished"]
+    assert set(behind) == {
+        "tags_out_of_step",
+        "related_memory_ids_out_of_step",
+        "context_data_out_of_step",
+    }
+    assert all("as the original application writes" in detail for detail in behind.values())
+    finish = migrate.run_optional
+
+    def late(connection, name, *, undo):
+        with psycopg.connect(empty, autocommit=True) as other:
+            other.execute("DELETE FROM ltm_memories WHERE id = 27")  # of which 22 speaks
+            other.execute("UPDATE ltm_memories SET tags = '[\"late\"]' WHERE id = 25")
+        finish(connection, name, undo=undo)
+
+    monkeypatch.setattr(migrate, "run_optional", late)
+    migrate.optional(empty, "finish_adoption")
+    assert await check_health(old) == []
+    kept = await old.fetch(
+        "SELECT id, related_memory_ids::text, jsonb_array_length(tags) FROM ltm_memories "
+        "WHERE id IN (11, 13, 17, 22, 23, 25) ORDER BY id"
+    )
+    assert [tuple(row) for row in kept] == [
+        (11, "[]", 1),
+        (13, "[3]", 0),
+        (17, None, 3),
+        (22, "[]", 0),
+        (23, None, 100),
+        (25, None, 1),
+    ]
+    told = await old.fetch(
+        "SELECT DISTINCT rule FROM ltm_adoption_report WHERE original ~ 'sky|t120|77|a, b'"
+    )
+    assert {row[0] for row in told} == {
+        "has no place in context_data",
+        "has no place in tags",
+        "relationships dropped",
+        "normalised",
+    }
+
+
+async def test_the_end_is_refused_in_a_sentence_while_a_program_writes(old, empty, monkeypatch):
+    await old.execute(originals.level_1())
+    await originals.fill(old, 9)
+    migrate.apply(empty)
+    for module in (runner, reconcile):
+        monkeypatch.setattr(module, "TABLE_LOCK_MILLISECONDS", 10)
+        monkeypatch.setattr(module, "POLL_SECONDS", 0.001)
+    async with old.transaction():
+        await old.execute("UPDATE ltm_memories SET category = 'x' WHERE id = 3")
+        with pytest.raises(migrate.MigrationFailed, match="stop the original application first"):
+            migrate.optional(empty, "finish_adoption")
+    async with old.transaction():
+        await old.execute("INSERT INTO ltm_memory_tags (memory_id, tag_name) VALUES (3, 'late')")
+        with pytest.raises(migrate.MigrationFailed, match="finish_adoption: a table was in use"):
+            migrate.optional(empty, "finish_adoption")
+    migrate.optional(empty, "finish_adoption")
+    assert await check_health(old) == []
+
+
+async def test_tables_that_are_adopted_are_not_emptied_at_once(old, empty):
+    await old.execute(originals.level_1())
+    await originals.fill(old, 9)
+    with pytest.MonkeyPatch.context() as patch:
+        run_up_to(patch, "watch_originals")
+        migrate.apply(empty)
+    for _ in range(2):
+        with pytest.raises(asyncpg.RaiseError, match="TRUNCATE of ltm_memory_tags is refused"):
+            await old.execute("TRUNCATE ltm_memory_tags")
+        migrate.apply(empty)
+    migrate.optional(empty, "finish_adoption")
+    await old.execute("TRUNCATE ltm_memory_tags")
 
 
 async def test_the_original_program_reads_and_writes_before_and_after(old, empty):

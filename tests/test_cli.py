@@ -36,7 +36,8 @@ from ltm_store.cli.app import app
 from ltm_store.db.resources import migration_ids
 from ltm_store.model.relationships import Graph
 from ltm_store.render.text import STEERING
-from tests.test_graph import HOSTILE, check_dot, check_mermaid
+from tests.attacks import ATTACKS
+from tests.test_graph import check_dot, check_mermaid
 
 GONE = "postgresql://x@127.0.0.1:1/x"
 PROGRAM = [sys.executable, "-W", "error", "-m", "ltm_store.cli"]
@@ -259,7 +260,7 @@ async def test_a_graph_as_json_reads_back(db, cli):
 
 async def test_what_is_exported_can_be_imported_and_is_the_same(db, cli, tmp_path):
     await a_memory(db)
-    for words in HOSTILE:
+    for words in ATTACKS:
         await add_memory(db, "alice", words, tags=["\u2028 line"])
     file = tmp_path / "alice.jsonl"
     assert cli("export", "--user", "alice", "--output", str(file)) == ""
@@ -269,9 +270,11 @@ async def test_what_is_exported_can_be_imported_and_is_the_same(db, cli, tmp_pat
         line async for line in export_user(db, "alice")
     ]
     (report,) = cli.json("import", str(file), "--user", "bob")
-    assert (report["created"], report["relationships"]) == (2 + len(HOSTILE), 1)
+    assert (report["created"], report["relationships"]) == (2 + len(ATTACKS), 1)
     assert cli("export", "--user", "bob") == lines
-    assert cli("import", "-", "--user", "carol", given=lines).startswith("11 memories created")
+    assert cli("import", "-", "--user", "carol", given=lines).startswith(
+        f"{2 + len(ATTACKS)} memories created"
+    )
     assert cli("export", "--user", "nobody") == ""
 
 
@@ -435,7 +438,7 @@ async def test_nothing_that_is_read_counts_as_an_access(db, cli, tmp_path):
 
 async def test_contents_cannot_steer_a_terminal_nor_act_as_markup(db, cli):
     hub = await add_memory(db, "eve", "hub [red]x[/red] [/] \x1b]0;owned\x07")
-    for words in HOSTILE:
+    for words in ATTACKS:
         other = await add_memory(db, "eve", words, tags=["\x1b[31m red"], context="\x1b[2J")
         await relate(db, "eve", hub.id, other.id, "[/bold]\x1b[1m", description="[/x] \x07")
     output = cli("search", "--user", "eve", "--limit", "50")  # Cli looks for control characters

@@ -46,6 +46,7 @@ from ltm_store.compat import (
     search_ltm_memories,
     update_memory_importance,
 )
+from tests.old_program import OldProgram
 from tests.test_memories import FULL, NOW
 
 AS_WRITTEN = """
@@ -262,6 +263,47 @@ async def test_a_memory_that_the_library_stored_is_a_dict_too(default):
     assert (read["metadata"], read["context_data"], read["enhanced_context"]) == ({}, None, {})
 
 
+async def test_a_dict_is_that_of_the_original_for_the_same_row(default):
+    now = datetime(2026, 3, 1, 12, 30, 15, 123456)
+    old = OldProgram(default)
+    number = await old.add(
+        "Likes tea",
+        [],
+        memory_type="fact",
+        category="food",
+        importance_score=7,
+        confidence_score=0.9,
+        context="said so",
+        context_data={"temporal": {"timestamp": now.isoformat(), "season": "spring"}},
+        source_type="conversation",
+        source_id="conv_456",
+        created_by="system",
+        created_at=now,
+        last_accessed=now,
+        last_modified=now,
+        access_count=0,
+        memory_metadata={"a": [1, 2.5, None]},
+        is_archived=False,
+    )
+    for search in (False, True):
+        if search:
+            (read,) = await search_enhanced_ltm_memories("1", "tea")
+        else:
+            found = await get_enhanced_ltm_memory(number, "1")
+            assert found is not None
+            read = found
+        row = await old.get(number)
+        row["metadata"] = row.pop("memory_metadata")
+        expected = {
+            name: value.isoformat() if isinstance(value, datetime) else value
+            for name, value in row.items()
+        }
+        expected["dynamic_importance"] = read["dynamic_importance"]
+        expected["related_memory_ids"] = []  # where the program wrote null
+        assert {k: v for k, v in check(read, COLUMNS).items() if k in COLUMNS} == expected
+    await old.close()
+
+
 async def test_search_enhanced_ltm_memories(default):
     row = await add_enhanced_ltm_memory(
         "1", "Likes green tea", ["drink"], 6, enhanced_context=FULL, category="food"
@@ -468,10 +510,12 @@ async def test_a_context_that_was_changed_is_checked(default):
         context.add_custom_context("")
     with pytest.raises(ValidationError):
         EnhancedContext.from_dict({"weather": "rain"})
-    context.custom_contexts += [CustomContext(f"{n}") for n in range(limits.CONTEXT_LEAVES)]
-    context.custom_contexts.append(CustomContext("one more"))
-    with pytest.raises(InvalidMemory, match="^enhanced_context"):
-        await add_enhanced_ltm_memory("1", "x", [], enhanced_context=context)
+    many = [CustomContext(f"{n}") for n in range(limits.CONTEXT_LEAVES + 1)]
+    for appended in (["a word"], many):
+        context = EnhancedContext()
+        context.custom_contexts.extend(appended)  # type: ignore[arg-type]
+        with pytest.raises(InvalidMemory, match="^enhanced_context"):
+            await add_enhanced_ltm_memory("1", "x", [], enhanced_context=context)
 
 
 async def test_metadata_are_keywords_of_an_add(default):

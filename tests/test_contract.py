@@ -87,6 +87,7 @@ SIGNATURES = {
     "embed_missing": "db, user_id=None, *, limit=None",
     "embedding_status": "db, *, as_of=None",
     "find_similar": "db, user_id, memory_id, *, limit=10, as_of=None",
+    "index_user": "db, user_id, *, model=None",
     "export_user": "db, user_id, *, with_embeddings=False",
     "import_user": "db, user_id, lines",
     "forget_user": "db, user_id",
@@ -96,7 +97,8 @@ SIGNATURES = {
     "format_for_prompt": "hits, *, max_chars, ids=False",
     "connect": "dsn=None, *, access_tracking='deferred', timeout=10.0, min_size=1, max_size=10, "
     "pgbouncer=False, check_schema=True, trust_schema=False, "
-    "coalesce=True, embedder=None, read_dsn=None, max_lag=1.0, tracer_provider=None, "
+    "coalesce=True, embedder=None, read_dsn=None, max_lag=1.0, row_level_security=False, "
+    "tracer_provider=None, "
     "meter_provider=None",
 }
 COMPAT = {

@@ -9,6 +9,7 @@ import pytest
 from ltm_store import (
     InvalidMemory,
     LtmError,
+    PermissionDenied,
     SchemaOutdated,
     Unavailable,
     add_memory,
@@ -79,7 +80,7 @@ async def test_what_the_server_refuses_names_the_field_and_no_row(conn):
         ("23514", InvalidMemory),
         ("54000", InvalidMemory),
         ("42P01", SchemaOutdated),
-        ("42501", LtmError),
+        ("42501", PermissionDenied),
         ("XX000", LtmError),
     ],
 )

@@ -21,19 +21,9 @@ from ltm_store import (
     traverse,
 )
 from ltm_store.db.execute import fetch_one
+from tests.attacks import ATTACKS
 
 SVG = "{http://www.w3.org/2000/svg}"
-HOSTILE = [
-    '<script>alert("1")</script>',
-    "a \"quoted\" & 'single' ]] --> -.-> }} |pipe| `code`",
-    'line one\nline two\r\n\ttabbed\x1b[31m red \x07 "]; end',
-    "%%{init: {'theme': 'dark'}}%% #quot; #35; &amp; &lt;b&gt; \\N \\n \\",
-    "👩‍👩‍👧 emoji 🦜 \u202e drawkcab \ufffe ]]> <!-- -->",
-    "漢字の記憶" * 20,
-    "x" * 500,
-    "style : #fff; classDef a:#b; click m1 href javascript:alert(1)",
-    "   \n\t ",
-]
 MERMAID = re.compile(
     r'  m_?\d+\["[^"<>\[\]{}|`%;&\\]*"\]:::t\d+'
     r'|  m_?\d+ -->\|"[^"<>\[\]{}|`%;&\\]*"\| m_?\d+'
@@ -199,12 +189,12 @@ async def test_rows_as_an_old_program_leaves_them_are_drawn(conn):
 
 
 async def test_every_format_holds_every_memory_and_relationship_whatever_they_say(conn):
-    hub, others = await star(conn, HOSTILE, kind='<b>"type" & ]`|%% end\n#35;')
+    hub, others = await star(conn, ATTACKS, kind='<b>"type" & ]`|%% end\n#35;')
     await relate(conn, 1, others[0], hub, "follows")
     await relate(conn, 1, others[1], others[2], "similar")
     graph = await memory_graph(conn, 1, hub)
     assert graph is not None
-    counted = (len(HOSTILE) + 1, len(HOSTILE) + 2)
+    counted = (len(ATTACKS) + 1, len(ATTACKS) + 2)
     assert check_mermaid(to_mermaid(graph)) == counted
     assert check_dot(to_dot(graph)) == counted
     svg = ET.fromstring(to_svg(graph))

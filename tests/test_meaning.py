@@ -14,6 +14,7 @@ from ltm_store import (
     archive_memory,
     connect,
     explain_search,
+    index_user,
     search_memories,
     update_memory,
 )
@@ -329,3 +330,65 @@ async def test_memories_of_the_time_that_is_asked_for_count_twice(conn):
     found = await explain_search(conn, 1, "which trip last May?", may, as_of=NOW)
     assert found.hit is not None
     assert found.hit.matched_time
+
+
+# -- the index of a heavy user -------------------------------------------------------------------
+
+LARGE = 6_000
+FILL = (
+    "INSERT INTO ltm_memories (user_id, content, memory_type) SELECT 1, 'number ' || n, "
+    "CASE WHEN n % 10 = 0 THEN 'goal' ELSE 'fact' END FROM generate_series(1, $1::integer) AS n",
+    "INSERT INTO ltm_embeddings (user_id, memory_id, model, dimensions, embedding, content_hash, "
+    "embedded_at) SELECT user_id, id, 'caller', 8, ltm_embedding((SELECT array_agg(((hashtext("
+    "id || '/' || n) % 1000) / 1000.0)::real) FROM generate_series(1, 8) AS n)), content_hash, "
+    "now() FROM ltm_memories WHERE user_id = 1 AND $1::integer > 0",
+)
+
+
+@with_vectors
+async def test_the_index_of_a_heavy_user_finds_what_a_full_scan_finds(own_dsn):
+    drawn = random.Random(16)
+    asked = [drawn_vector(drawn, 8) for _ in range(20)]
+
+    async def found(db, **filters) -> list[list[int]]:
+        hits = [
+            await search_memories(db, 1, query_embedding=vector, meaning=1, **filters)
+            for vector in asked
+        ]
+        return [[hit.id for hit in some] for some in hits]
+
+    async with connect(own_dsn, access_tracking="off", timeout=60, max_size=1) as db:
+        async with db.transaction() as connection:
+            for statement in FILL:
+                await connection.execute(statement, LARGE)
+            await connection.execute("SET LOCAL synchronous_commit = off")
+        async with db.transaction() as connection:
+            await connection.execute("ANALYZE ltm_memories, ltm_memory_ranks, ltm_embeddings")
+        exact, goals = await found(db), await found(db, memory_type="goal")
+        assert await index_user(db, 1)
+        assert await index_user(db, 1)  # kept
+        async with db.transaction() as connection:
+            scans = "SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelname LIKE '%hnsw%'"
+            assert await connection.fetchval(scans) == 0
+        near, near_goals = await found(db), await found(db, memory_type="goal")
+        async with db.transaction() as connection:
+            assert await connection.fetchval("SHOW hnsw.iterative_scan") == "off"  # nothing stays
+            await connection.execute("SELECT pg_stat_force_next_flush()")
+        async with db.transaction() as connection:
+            assert await connection.fetchval(scans) >= 2 * len(asked)
+        assert [len(ids) for ids in near_goals] == [10] * len(asked)
+    for full, indexed in ((exact, near), (goals, near_goals)):
+        same = sum(len(set(a) & set(b)) for a, b in zip(full, indexed, strict=True))
+        assert same >= 0.98 * 10 * len(asked)
+
+
+@with_vectors
+async def test_an_index_is_made_of_what_there_is(db, conn):
+    assert not await index_user(db, 1)  # has no vectors
+    assert not await index_user(db, "nobody")
+    await add_memory(db, 1, "a", embedding=[1.0, 2.0])
+    with pytest.raises(InvalidArgument, match="model: "):
+        await index_user(db, 1, model="x" * 65)
+    with pytest.raises(InvalidArgument, match="db: should not be inside a transaction"):
+        await index_user(conn, 1)
+    assert not await index_user(db, 1, model="other")

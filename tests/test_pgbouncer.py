@@ -54,7 +54,7 @@ ignore_startup_parameters = {ignored}
 """
 SETTINGS = (
     "statement_timeout, jit, default_transaction_isolation, gin_fuzzy_search_limit, "
-    "extra_float_digits, standard_conforming_strings"
+    "extra_float_digits, standard_conforming_strings, row_security"
 )
 
 

@@ -54,7 +54,7 @@ async def stranger(admin, empty):
 @pytest.fixture
 async def owner(admin, empty):
     """A role that may create in the empty database, and so owns what it migrates."""
-    async for name in role(admin, empty, "ltm_owner"):
+    async for name in role(admin, empty, "ltm_tables_owner"):
         await allow(empty, name)
         yield name
 

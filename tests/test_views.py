@@ -1,6 +1,10 @@
 """The views that people look at: what they show is what the functions say, at a user's own cost."""
 
+import csv
+import io
 import json
+import re
+import subprocess
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 
@@ -17,6 +21,7 @@ from ltm_store import (
     archive_stale,
     check_health,
     connect,
+    embedded,
     get_analytics,
     get_memory,
     get_relationships,
@@ -29,6 +34,7 @@ from ltm_store import (
     relate,
 )
 from ltm_store.db.resources import demo_lines, migration_ids
+from tests.attacks import ATTACKS
 from tests.conftest import connected, created
 from tests.old_program import NULLS
 from tests.populate import populate
@@ -738,3 +744,33 @@ async def test_health_is_that_of_the_schema_that_holds_the_view(empty):
     await conn.execute("CREATE TABLE ltm_migrations (migration_id text)")
     assert list(await conn.fetch("SELECT * FROM public.ltm_health")) == []
     await conn.close()
+
+
+async def test_psql_shows_what_attacks_it_as_it_is(dsn):
+    """No control character reaches the terminal, none runs as a command; as CSV it is whole."""
+    psql = embedded.psql()
+    async with connect(dsn, access_tracking="off") as db:
+        ids = [
+            (await add_memory(db, "eve", words, tags=[words[:60].strip() or "x"], context=words)).id
+            for words in ATTACKS
+        ]
+        for other in ids[1:]:
+            await relate(db, "eve", ids[0], other, ATTACKS[6][:50], description=ATTACKS[6])
+
+    def asked(query: str, *options: str) -> str:
+        done = subprocess.run(
+            [psql, "-X", "-v", "ON_ERROR_STOP=1", *options, "-c", query, dsn],
+            capture_output=True,
+            check=True,
+            timeout=100,
+        )
+        assert done.stderr == b""
+        return done.stdout.decode()
+
+    for view in VIEWS:
+        for options in ((), ("-x",)):
+            shown = asked(f"TABLE {view}", *options)
+            assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f]", shown), view
+    contents = asked("SELECT id, content FROM ltm_memories ORDER BY id", "--csv")
+    read = list(csv.reader(io.StringIO(contents, newline="")))
+    assert read[1:] == [[str(n), words] for n, words in zip(ids, ATTACKS, strict=True)]

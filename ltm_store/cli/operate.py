@@ -157,6 +157,9 @@ def health(as_json: JsonOption = False, dsn: DsnOption = None) -> None:
 def adoption(
     user: Annotated[str | None, typer.Option(help="Of this user alone.")] = None,
     rows: Annotated[bool, typer.Option("--rows", help="Each single value, as it was.")] = False,
+    script: Annotated[
+        bool, typer.Option("--script", help="SQL for indexes and the like that were left out.")
+    ] = False,
     as_json: JsonOption = False,
     dsn: DsnOption = None,
 ) -> None:
@@ -176,12 +179,16 @@ def adoption(
     async def listed() -> None:
         async with reading(dsn) as db:
             async for repair in adoption_repairs(db, user_id=user):
-                if as_json:
+                if script and repair.row_id is None:
+                    typer.echo(f"{repair.original};")
+                elif script:
+                    continue
+                elif as_json:
                     print_json(repair)
                 else:
                     print_tabbed(repair.model_dump().values())
 
-    asyncio.run(listed() if rows else counted())
+    asyncio.run(listed() if rows or script else counted())
 
 
 @command("migrate", "migrate --dsn postgresql://user@host/db")

@@ -118,6 +118,9 @@ class Session(ABC):
     telemetry: Telemetry | None = None
     """What is told to OpenTelemetry, where it listens."""
 
+    row_level_security = False
+    """Whether each statement tells the server of which user it is."""
+
     def deadline(self) -> float:
         """Until when the present call may take, on the clock of the event loop."""
         return _deadline.get() or asyncio.get_running_loop().time() + self.timeout
@@ -187,6 +190,14 @@ class Session(ABC):
         """The vector of a question; None without an embedder, or while it fails."""
         return None
 
+    async def has_vector_index(self, user: int, model: str) -> bool:
+        """Whether searches use an index of this user's vectors; on a connection they do without."""
+        return False
+
+    @abstractmethod
+    def alone(self) -> AbstractAsyncContextManager[Connection]:
+        """A connection outside of a transaction, for a command that takes as long as it takes."""
+
     def note_contents(self, user: int, memory_ids: Sequence[int] | None) -> None:
         """Note that the contents of memories, or of many of a user's, are new.
 
@@ -203,7 +214,9 @@ class _OnConnection(Session):
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self.telemetry = getattr(connection, "telemetry", None)  # of a Database's own connection
+        # Of a Database's own connection.
+        self.telemetry = getattr(connection, "telemetry", None)
+        self.row_level_security = getattr(connection, "row_level_security", False)
 
     def run(
         self, sql: str, arguments: list[Any], *, repeat: bool, only_reads: bool
@@ -229,6 +242,12 @@ class _OnConnection(Session):
     async def one_snapshot(self) -> AsyncIterator[Connection]:
         yield self._connection  # which sees what it sees
 
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[Connection]:
+        if await translated(self._is_in_transaction):
+            raise InvalidArgument("db", "should not be inside a transaction")
+        yield self._connection
+
 
 class _OnPool(Session):
     """A pool of the caller's: each call takes a connection of it."""
@@ -253,6 +272,14 @@ class _OnPool(Session):
         finally:
             await self._pool.release(connection)
 
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[Connection]:
+        connection = await translated(lambda: self._pool.acquire(timeout=POOL_SECONDS))
+        try:
+            yield connection
+        finally:
+            await self._pool.release(connection)
+
 
 def session_of(db: Executor) -> Session:
     """How statements run on `db`: the one place that looks at what the caller hands in."""
@@ -267,9 +294,10 @@ def session_of(db: Executor) -> Session:
 
 async def _run(db: Executor, name: str, arguments: dict[str, object]) -> list[Any]:
     statement = statements()[name]
-    sql, bound = statement.bind(arguments)
+    session = session_of(db)
+    bind = statement.bind_for_user if session.row_level_security else statement.bind
+    sql, bound = bind(arguments)
     try:
-        session = session_of(db)
         rows = session.run(
             sql,
             bound,

@@ -25,7 +25,9 @@ class User(NamedTuple):
 async def find_user(db: Executor, user_id: UserId) -> User | None:
     """The user of a read; None when the name has never been seen. Nothing is created."""
     name = parse_user_id(user_id)
-    return User(name) if isinstance(name, int) else await _external(db, name, "find_user")
+    if isinstance(name, int):
+        return User(name)
+    return await _external(db, name, "find_user", "find_user_by_function")
 
 
 async def ensure_user(db: Executor, user_id: UserId, *, refresh: bool = False) -> User:
@@ -36,22 +38,24 @@ async def ensure_user(db: Executor, user_id: UserId, *, refresh: bool = False) -
     name = parse_user_id(user_id)
     if isinstance(name, int):
         return User(name)
-    user = await _external(db, name, "intern_user", refresh=refresh)
+    user = await _external(db, name, "intern_user", "intern_user_by_function", refresh=refresh)
     if user is None:
         raise AssertionError("intern_user returns a number")
     return user
 
 
 async def _external(
-    db: Executor, name: str, statement: str, *, refresh: bool = False
+    db: Executor, name: str, statement: str, bound_statement: str, *, refresh: bool = False
 ) -> User | None:
     # Only a Database remembers: what a caller's connection finds may still roll back.
-    known = session_of(db).external_users
+    session = session_of(db)
+    known = session.external_users
     if known is not None and not refresh and name in known:
         number, found_at = known[name]
         if time.monotonic() < found_at + REMEMBERED_SECONDS:
             return User(number, is_external=number < 0)
-    found: int | None = await fetch_value(db, statement, external_id=name)
+    chosen = bound_statement if session.row_level_security else statement
+    found: int | None = await fetch_value(db, chosen, external_id=name)
     if found is None:
         return None
     if known is not None:

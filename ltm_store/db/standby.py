@@ -267,6 +267,7 @@ class StandbyReader(Session):
         self.embedder = database.embedder
         self.embedding_model = database.embedding_model
         self.telemetry = database.telemetry
+        self.row_level_security = database.row_level_security
 
     async def run(
         self, sql: str, arguments: list[Any], *, repeat: bool, only_reads: bool
@@ -305,3 +306,11 @@ class StandbyReader(Session):
     async def query_vector(self, text: str) -> list[float] | None:
         """The vector of a question; see Session."""
         return await self._database.query_vector(text)
+
+    async def has_vector_index(self, user: int, model: str) -> bool:
+        """Whether an index finds the vectors of a user's memories; see Session."""
+        return await self._database.has_vector_index(user, model)
+
+    def alone(self) -> AbstractAsyncContextManager[Connection]:
+        """A connection of the primary; see Session."""
+        return self._database.alone()

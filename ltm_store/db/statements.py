@@ -10,6 +10,7 @@ from textwrap import dedent
 from typing import Final
 
 from ltm_store.db.resources import resource_dir
+from ltm_store.errors import PermissionDenied
 
 _BLOCK = re.compile(r"^(?=-- (?:name|columns|conditions|query): )", re.MULTILINE)
 _HEADER = re.compile(
@@ -28,6 +29,7 @@ _USE = re.compile(
 )
 _CONDITION = re.compile(r"\s*-- if (?P<negated>not )?(?P<names>\w+(?: or \w+)*)$")
 _CAUSE = re.compile(r"\s*-- cause: (?P<name>\w+)$")
+_GIVEN = re.compile(r"^-- given: (?P<pairs>.+)$", re.MULTILINE)
 _REPEATABLE = re.compile(r"^-- repeatable: (?:if )?(?P<when>\w+)$", re.MULTILINE)
 _NEEDS = re.compile(r"^-- needs: (?P<step>\w+)(?: if (?P<names>\w+(?: or \w+)*))?$", re.MULTILINE)
 _END = "-- end if"
@@ -38,7 +40,17 @@ _WRITE = re.compile(
 _PLACEHOLDER = re.compile(r"\$(\d+)")
 _NAMED = re.compile(r"(?<!:):([a-z_]+)\b")
 _ALIAS = re.compile(r"\bm\.")
+_OF_USERS = re.compile(r"\b(?:FROM|JOIN|INTO|UPDATE) ltm_(?!migrations\b)\w+ ")
+# Row level security: what the optional step of that name makes. Behind a policy no index of these
+# functions can be used; the views have no policy in the way, and show the rows of the same user.
+_INDEXED = re.compile(r"\bltm_(?:search_terms|tag_terms|user_context)\(m\.")
+_READ = re.compile(r"(?<!DELETE )\b(FROM|JOIN) ltm_(\w+) AS ")
+_WITH = re.compile(r"(WITH\s+(?:RECURSIVE\s+)?)?")
 FLAG: Final = "flag"
+FOR_OPERATORS: Final = (
+    "this reads all users: connect without row_level_security as an operator, who is a member of "
+    "ltm_owner or has BYPASSRLS"
+)
 
 
 @dataclass(frozen=True)
@@ -105,6 +117,25 @@ class Statement:
         shape = self._shapes.get(given) or self.shape(given)
         return shape.sql, [arguments[name] for name in shape.names]
 
+    def bind_for_user(self, arguments: Mapping[str, object]) -> tuple[str, list[object]]:
+        """The same under row level security: the statement tells the server of which user it is.
+
+        Raises PermissionDenied where it is of all users.
+        """
+        sql, bound = self.bind(arguments)
+        users = arguments["user_ids"] if self.kind == "many-users" else arguments.get("user_id")
+        match users:
+            case [user, *others]:
+                if any(other != user for other in others):
+                    raise AssertionError(f"{self.name}: several users under row level security")
+            case None:
+                if any(map(_OF_USERS.search, self.lines)):
+                    raise PermissionDenied(FOR_OPERATORS)
+                return sql, bound
+            case user:
+                pass
+        return for_user(sql, len(bound) + 1), [*bound, user]
+
     def is_repeatable(self, arguments: Mapping[str, object]) -> bool:
         """Whether it may be sent again when the connection was lost before it answered."""
         if self.only_reads or self.repeatable == "always":
@@ -131,6 +162,21 @@ class Statement:
         dense = {old: new for new, old in enumerate(numbers, 1)}
         sql = _PLACEHOLDER.sub(lambda match: f"${dense[int(match[1])]}", text)
         return Shape(sql, tuple(self.parameters[number - 1][0] for number in numbers))
+
+
+@cache
+def for_user(sql: str, place: int) -> str:
+    """A text with one more argument, which sets ltm.user_id before anything of it runs."""
+    if _INDEXED.search(sql):
+        sql = _READ.sub(r"\1 ltm_own_\2 AS ", sql)
+    return _WITH.sub(
+        lambda match: (
+            f"{match[1] or 'WITH '}as_user AS (SELECT ${place}::ltm_as_user)"
+            + (", " if match[1] else " ")
+        ),
+        sql,
+        count=1,
+    )
 
 
 def _is_given(value: object) -> bool:
@@ -302,11 +348,14 @@ def shared_blocks() -> dict[str, Shared]:
     return dict(_shared(block) for _, block in _blocks("sql") if not block.startswith("-- name: "))
 
 
-def with_shared(text: str, given: Mapping[str, str]) -> str:
+def with_shared(text: str) -> str:
     """A text that is no statement, such as a view's, with its shared blocks in place.
 
-    `given` are their parameters as SQL.
+    A line of it, `-- given: NAME = SQL, ...`, tells their parameters.
     """
+    told = _GIVEN.search(text)
+    pairs = told["pairs"].split(", ") if told else []
+    given = dict(pair.split(" = ", 1) for pair in pairs)
     expanded = _Text("", shared_blocks())
     lines = [new for line in text.splitlines() for new in expanded.expanded(line)]
     names = [name for name, _ in expanded.parameters]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 try:
     import psycopg  # noqa: F401
@@ -27,7 +27,9 @@ from ltm_store.migrate.runner import (
     stored_memories,
 )
 from ltm_store.migrate.suitability import refuse_unsafe, refuse_unsuitable, tell_letter_case
-from ltm_store.migrate.views import apply_views, drop_views, stale_views
+from ltm_store.migrate.views import apply_views, drop_own_views, drop_views, stale_views
+
+ROW_LEVEL_SECURITY: Final = "row_level_security"
 
 
 class Status(NamedTuple):
@@ -75,8 +77,9 @@ def apply(dsn: str, report: Report = lambda line: None, *, trust_schema: bool = 
             adopt.adopt(dsn, connection, report)
         applied = applied_ids(connection)
         pending = [name for name in migration_ids() if name not in applied]
-        run_migrations(dsn, connection, pending, "apply", report)
-        apply_views(connection, report)
+        with _row_level_security_renewed(connection, report, changes=bool(pending)):
+            run_migrations(dsn, connection, pending, "apply", report)
+            apply_views(connection, report)
     return [name for name in migration_ids() if name not in before]
 
 
@@ -86,7 +89,7 @@ def apply_embedded(
     """Apply what is pending to the embedded server, which has recall by meaning unasked."""
     done = apply(dsn, report, trust_schema=trust_schema)
     with connected(dsn) as connection:
-        has_step = value(connection, "has_step")
+        has_step = value(connection, "has_embeddings")
     if not has_step:
         optional(dsn, "embeddings", report=report)
     return done
@@ -119,12 +122,16 @@ def rollback(
         chosen = _last(applied, to, everything)
         if chosen:
             rights = drop_views(connection, report)
-            if _drops_memories(chosen):
-                run_optional(connection, "embeddings", undo=True)  # which hang on them
-            try:
-                run_migrations(dsn, connection, chosen, "rollback", report)
-            finally:
-                apply_views(connection, report, rights, partly=True)
+            drops_memories = _drops_memories(chosen)
+            if drops_memories:  # on which these hang
+                if value(connection, "has_row_level_security"):
+                    run_optional(connection, ROW_LEVEL_SECURITY, undo=True, report=report)
+                run_optional(connection, "embeddings", undo=True)
+            with _row_level_security_renewed(connection, report, changes=not drops_memories):
+                try:
+                    run_migrations(dsn, connection, chosen, "rollback", report)
+                finally:
+                    apply_views(connection, report, rights, partly=True)
     return chosen
 
 
@@ -165,8 +172,24 @@ def optional(
             partitions.partition_accesses(connection, report, undo=undo)
             return
         if name == "finish_adoption" and not undo:
-            reconcile.reconcile_mirrors(connection, report, everything=True)
-        run_optional(connection, name, undo=undo)
+            reconcile.settle(connection, report)
+        with _row_level_security_renewed(connection, report, changes=name != ROW_LEVEL_SECURITY):
+            run_optional(connection, name, undo=undo, report=report)
+
+
+@contextmanager
+def _row_level_security_renewed(
+    connection: Session, report: Report, *, changes: bool
+) -> Iterator[None]:
+    """Run that step again, where it was run, after changes of the schema."""
+    has_step = changes and value(connection, "has_row_level_security")
+    if has_step:
+        drop_own_views(connection)
+    try:
+        yield
+    finally:
+        if has_step:
+            run_optional(connection, ROW_LEVEL_SECURITY, undo=False, report=report)
 
 
 def reconcile_mirrors(
@@ -178,7 +201,7 @@ def reconcile_mirrors(
     MigrationFailed.
     """
     with _changing(dsn, report, trust_schema) as connection:
-        reconcile.reconcile_mirrors(connection, report, everything=False)
+        reconcile.reconcile_mirrors(connection, report)
 
 
 def status(dsn: str, *, trust_schema: bool = False) -> Status:

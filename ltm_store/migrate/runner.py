@@ -26,6 +26,7 @@ from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
 from yoyo.migrations import Migration
 
 from ltm_store.db.resources import resource_dir
+from ltm_store.db.statements import with_shared
 from ltm_store.errors import LtmError
 from ltm_store.migrate.ask import Session, ask, value
 from ltm_store.migrate.bookkeeping import found_objects, make_tables, note_objects
@@ -208,20 +209,36 @@ def optional_file(name: str, *, undo: bool) -> Path:
     return resource_dir("migrations") / "optional" / f"{name}{'.undo' if undo else ''}.sql"
 
 
-def run_optional(connection: Session, name: str, *, undo: bool) -> None:
-    """Run an optional step, or what undoes it, in one transaction. Raises MigrationFailed."""
+def run_optional(
+    connection: Session, name: str, *, undo: bool, report: Report = lambda line: None
+) -> None:
+    """Run an optional step, or what undoes it, in one transaction; report what it warns of.
+
+    Raises MigrationFailed.
+    """
     file = optional_file(name, undo=undo)
+    text = with_shared(file.read_text(encoding="utf-8")).encode()
+    warnings: list[str] = []
+
+    def warned(told: psycopg.errors.Diagnostic) -> None:
+        if told.severity_nonlocalized == "WARNING":
+            warnings.append(told.message_primary or "")
+
+    connection.add_notice_handler(warned)
     ask(connection, "set_lock_timeout", milliseconds=TABLE_LOCK_MILLISECONDS)
     for attempt in range(1, ATTEMPTS + 1):
+        warnings.clear()
         try:
             with connection.transaction():
                 before = found_objects(connection)
-                connection.execute(file.read_text(encoding="utf-8"))
+                connection.execute(text)
                 note_objects(connection, name, before)
         except (LockNotAvailable, DeadlockDetected):
             time.sleep(POLL_SECONDS * attempt)
         except psycopg.Error as error:
             raise MigrationFailed(f"{name}: {first_line(error)}") from None
         else:
+            for warning in warnings:
+                report(warning)
             return
     raise MigrationFailed(f"{name}: a table was in use each of {ATTEMPTS} times")

@@ -34,7 +34,6 @@ from ltm_store.migrate.bookkeeping import make_tables
 from ltm_store.migrate.runner import MigrationFailed, Report, first_line
 
 _COMMENT_OR_STRING: Final = re.compile(r"--.*|'(?:[^']|'')*'")
-_GIVEN: Final = re.compile(r"^-- given: (?P<pairs>.+)$", re.MULTILINE)
 _LACKING: Final = (UndefinedTable, UndefinedColumn, UndefinedFunction)
 
 
@@ -56,19 +55,12 @@ class Right(NamedTuple):
 def views() -> list[View]:
     """The views of this version, each after those that it reads."""
     files = sorted((resource_dir("sql") / "views").glob("*.sql"))
-    texts = {file.stem: _text(file.read_text(encoding="utf-8")) for file in files}
+    texts = {file.stem: with_shared(file.read_text(encoding="utf-8")) for file in files}
     reads = {name: sorted(_words(text) & texts.keys() - {name}) for name, text in texts.items()}
     return [
         View(name, texts[name], sha256(texts[name].encode()).hexdigest())
         for name in TopologicalSorter(reads).static_order()
     ]
-
-
-def _text(text: str) -> str:
-    """The text of a file with the blocks that statements share."""
-    given = _GIVEN.search(text)
-    pairs = given["pairs"].split(", ") if given else []
-    return with_shared(text, dict(pair.split(" = ", 1) for pair in pairs))
 
 
 def _words(text: str) -> set[str]:
@@ -138,6 +130,13 @@ def with_views_dropped(session: Session, work: Callable[[], None], report: Repor
         _make_stale(session, rights, partly=False)
 
     _in_short_transaction(session, around, report)
+
+
+def drop_own_views(session: Session) -> None:
+    """Drop those of the step `row_level_security`, which have every column of a table."""
+    if names := [name for (name,) in ask(session, "own_views")]:
+        ((command,),) = ask(session, "dropping", names=names)
+        session.execute(command.encode())
 
 
 def _noted(session: Session) -> dict[str, str | None]:

@@ -33,6 +33,20 @@ class SchemaDanger(Row):
     detail: str
 
 
+class RowLevelSecurity(Row):
+    """What row level security does to a connection.
+
+    schema_name is that of the optional step's objects, None where it was not run. is_operator: its
+    role is a member of ltm_owner. is_bound: rows are hidden from it. exemption: why it is not a
+    role that is kept to one user, None where it is.
+    """
+
+    schema_name: str | None
+    is_operator: bool
+    is_bound: bool
+    exemption: str | None
+
+
 class RepairCount(Row):
     """How often adoption repaired a column of a table by a rule; column_name None: whole rows."""
 
@@ -43,12 +57,16 @@ class RepairCount(Row):
 
 
 class Repair(Row):
-    """One value that adoption repaired, as it was before; of a whole row, its columns as JSON."""
+    """One value that adoption repaired, as it was before; of a whole row, its columns as JSON.
+
+    Without a row_id: an index, constraint or the like that was not carried over, as the command
+    that makes it.
+    """
 
     id: int
     user_id: int | None
     table_name: str
-    row_id: int
+    row_id: int | None
     column_name: str | None
     rule: str
     original: str | None

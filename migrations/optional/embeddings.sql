@@ -123,3 +123,17 @@ RETURN 1 - (embedding <=> other);
 
 COMMENT ON FUNCTION ltm_cosine(halfvec, halfvec) IS
 'How near two vectors of equal dimensions are: the cosine of the angle between them, -1 to 1.';
+
+-- Written as the index of a user's vectors has it (see index_user): with the dimensions as a constant,
+-- as in a custom plan, the planner finds that index for the order by it.
+CREATE OR REPLACE FUNCTION ltm_embedding_distance(
+    embedding halfvec, other halfvec, dimensions integer
+)
+RETURNS double precision
+LANGUAGE sql
+IMMUTABLE
+PARALLEL SAFE
+RETURN halfvec(embedding, dimensions, TRUE) <=> other;
+
+COMMENT ON FUNCTION ltm_embedding_distance(halfvec, halfvec, integer) IS
+'How far a vector is from another one of so many dimensions: 1 minus their cosine.';

@@ -1,5 +1,6 @@
 -- The extension stays: others may use it.
 
+DROP FUNCTION IF EXISTS ltm_embedding_distance;
 DROP FUNCTION IF EXISTS ltm_cosine;
 DROP FUNCTION IF EXISTS ltm_embedding_numbers;
 DROP FUNCTION IF EXISTS ltm_embedding;

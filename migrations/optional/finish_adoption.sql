@@ -10,12 +10,38 @@ BEGIN
     IF NOT EXISTS (SELECT 1 FROM ltm_adoption.steps AS s WHERE s.step = 'validate') THEN
         RAISE EXCEPTION 'the adoption has not come to its end: apply goes on with it';
     END IF;
+    -- Nobody writes from here on; what was written since the last look is looked at now.
+    EXECUTE format(
+        'LOCK TABLE %1$I.ltm_contexts, %1$I.ltm_memories, %1$I.ltm_memory_access, '
+        '%1$I.ltm_memory_relationships, %1$I.ltm_memory_tags IN ACCESS EXCLUSIVE MODE', home
+    );
+    PERFORM set_config('search_path', format('ltm_adoption, %I', home), TRUE);
+    PERFORM ltm_adoption.settle(array(
+        SELECT DISTINCT c.row_id
+        FROM ltm_adoption.changes AS c
+        INNER JOIN ltm_adoption.progress AS p ON p.kind = 'settled' AND c.id > p.last_id
+        WHERE c.kind = 'memory'
+    ));
     FOREACH name IN ARRAY ARRAY[
         'ltm_contexts', 'ltm_memories', 'ltm_memory_access', 'ltm_memory_relationships',
         'ltm_memory_tags'
     ] LOOP
         EXECUTE format('DROP TRIGGER ltm_adoption_note ON %I.%I', home, name);
+        EXECUTE format('DROP TRIGGER ltm_adoption_truncate ON %I.%I', home, name);
         EXECUTE format('DROP TRIGGER IF EXISTS ltm_adoption_user ON %I.%I', home, name);
+    END LOOP;
+    FOR name IN
+        SELECT format('%I.%I', home, d.name)
+        FROM ltm_adoption.deferred AS d
+        WHERE d.name LIKE '%\_original\_%'
+    LOOP
+        -- The unique id stays where foreign keys of others lead to it.
+        IF NOT EXISTS (
+            SELECT 1 FROM pg_constraint AS c
+            WHERE c.contype = 'f' AND c.conindid = to_regclass(name)
+        ) THEN
+            EXECUTE format('DROP INDEX IF EXISTS %s', name);
+        END IF;
     END LOOP;
 END
 $$;

@@ -97,7 +97,7 @@ CREATE INDEX CONCURRENTLY "{index_name}" ON "{table_name}" ("{column_name}");
 
 -- name: index_accesses() :exec
 -- Let the copy find accesses by their id.
-CREATE INDEX ltm_memory_access_by_id ON ltm_memory_access (id);
+CREATE INDEX ltm_memory_access_original_id ON ltm_memory_access (id);
 
 -- name: comment_on_index(index_name name, comment literal) :exec
 -- Explain an index.
@@ -167,13 +167,18 @@ ALTER SEQUENCE IF EXISTS "{sequence_name}" SET SCHEMA "{schema}";
 CREATE TRIGGER ltm_adoption_note AFTER INSERT OR UPDATE OR DELETE ON "{table_name}"
 FOR EACH ROW EXECUTE FUNCTION "{function_name}"();
 
--- name: drop_note_trigger(table_name name) :exec
--- Note changes no longer.
-DROP TRIGGER ltm_adoption_note ON "{table_name}";
+-- name: refuse_truncate_of(table_name name) :exec
+-- Let nobody empty a table whose changes are noted row by row.
+CREATE TRIGGER ltm_adoption_truncate BEFORE TRUNCATE ON "{table_name}"
+FOR EACH STATEMENT EXECUTE FUNCTION ltm_adoption.refuse_truncate();
 
--- name: drop_note_trigger_if_exists(table_name name) :exec
+-- name: drop_note_trigger(table_name name) :exec
 -- Note changes no longer, if they are noted.
 DROP TRIGGER IF EXISTS ltm_adoption_note ON "{table_name}";
+
+-- name: drop_truncate_trigger(table_name name) :exec
+-- Let the table be emptied again.
+DROP TRIGGER IF EXISTS ltm_adoption_truncate ON "{table_name}";
 
 -- name: give_user_to(table_name name, memory_key literal) :exec
 -- Let rows without a user take that of their memory.

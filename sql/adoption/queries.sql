@@ -56,8 +56,75 @@ WHERE
     AND NOT a.attisdropped
 ORDER BY a.attnum;
 
+-- name: dependents(home text, tables text[]) :many
+-- What others have that hangs on these tables, a sentence each, and what to do about it.
+WITH theirs AS (
+    SELECT
+        c.oid,
+        c.relname,
+        c.relnamespace
+    FROM pg_class AS c
+    WHERE c.relnamespace = quote_ident($1::text)::regnamespace AND c.relname = any($2::text[])
+)
+
+SELECT
+    format('the foreign key %s of %s leads to %s', c.conname, c.conrelid::regclass, o.relname)
+        AS what,
+    format(
+        'drop it, and make it again afterwards: ALTER TABLE %s ADD CONSTRAINT %I %s',
+        c.conrelid::regclass, c.conname, pg_get_constraintdef(c.oid)
+    ) AS help
+FROM pg_constraint AS c
+INNER JOIN theirs AS o ON c.confrelid = o.oid
+INNER JOIN pg_class AS t ON c.conrelid = t.oid
+WHERE c.contype = 'f' AND (t.relnamespace <> o.relnamespace OR t.relname !~ '^ltm_')
+UNION ALL
+SELECT DISTINCT
+    format('the view or rule %s reads %s', r.ev_class::regclass, o.relname),
+    'drop it, and make it again afterwards'
+FROM pg_depend AS d
+INNER JOIN theirs AS o ON d.refobjid = o.oid
+INNER JOIN pg_rewrite AS r ON d.objid = r.oid
+INNER JOIN pg_class AS v ON r.ev_class = v.oid
+WHERE
+    d.refclassid = 'pg_class'::regclass
+    AND d.classid = 'pg_rewrite'::regclass
+    AND (v.relnamespace <> o.relnamespace OR v.relname !~ '^ltm_' OR v.relkind <> 'v')
+UNION ALL
+SELECT DISTINCT
+    format('the function %s reads %s', d.objid::regprocedure, o.relname),
+    'drop it, and make it again afterwards'
+FROM pg_depend AS d
+INNER JOIN theirs AS o ON d.refobjid = o.oid
+WHERE d.refclassid = 'pg_class'::regclass AND d.classid = 'pg_proc'::regclass
+UNION ALL
+SELECT DISTINCT
+    format('the column %s.%s holds rows of %s', c.attrelid::regclass, c.attname, o.relname),
+    'drop it'
+FROM theirs AS o
+INNER JOIN pg_type AS t ON o.oid = t.typrelid
+INNER JOIN pg_attribute AS c ON c.atttypid IN (t.oid, t.typarray)
+WHERE c.attnum > 0 AND NOT c.attisdropped
+UNION ALL
+SELECT DISTINCT
+    format('the function %s speaks of rows of %s', p.oid::regprocedure, o.relname),
+    'drop it, and make it again afterwards'
+FROM theirs AS o
+INNER JOIN pg_type AS t ON o.oid = t.typrelid
+INNER JOIN pg_proc AS p ON t.oid = p.prorettype OR t.oid = any(p.proargtypes)
+UNION ALL
+SELECT DISTINCT
+    format('%s takes numbers of the sequence of %s', f.adrelid::regclass, o.relname),
+    'give it a sequence of its own'
+FROM theirs AS o
+INNER JOIN pg_depend AS w ON o.oid = w.refobjid AND w.deptype IN ('a', 'i')
+INNER JOIN pg_class AS s ON w.objid = s.oid AND s.relkind = 'S'
+INNER JOIN pg_depend AS d ON s.oid = d.refobjid AND d.classid = 'pg_attrdef'::regclass
+INNER JOIN pg_attrdef AS f ON d.objid = f.oid
+WHERE f.adrelid NOT IN (SELECT t.oid FROM theirs AS t);
+
 -- name: obstacles(home text, tables text[]) :many
--- What makes these tables not the original's alone, one sentence each.
+-- What makes these tables not the original's alone, a sentence each, and what to do about it.
 WITH theirs AS (
     SELECT
         c.oid,
@@ -69,71 +136,53 @@ WITH theirs AS (
     WHERE c.relnamespace = quote_ident($1::text)::regnamespace AND c.relname = any($2::text[])
 )
 
-SELECT format('%s is not an ordinary table', o.relname) AS obstacle
+SELECT
+    format('%s is not an ordinary table', o.relname) AS what,
+    'copy its rows into one' AS help
 FROM theirs AS o
 WHERE o.relkind <> 'r'
 UNION ALL
-SELECT format('%s has row level security', o.relname)
+SELECT
+    format('%s has row level security', o.relname),
+    format(
+        'ALTER TABLE %I DISABLE ROW LEVEL SECURITY, and drop its policies; afterwards the '
+        'optional step row_level_security', o.relname
+    )
 FROM theirs AS o
-WHERE o.relrowsecurity
+WHERE
+    o.relrowsecurity OR EXISTS (
+        SELECT 1 FROM pg_policy AS p
+        WHERE o.oid = p.polrelid
+    )
 UNION ALL
 SELECT
-    format('the foreign key %s of %s leads to %s', c.conname, c.conrelid::regclass, o.relname)
-FROM pg_constraint AS c
-INNER JOIN theirs AS o ON c.confrelid = o.oid
-WHERE c.contype = 'f' AND c.conrelid NOT IN (SELECT t.oid FROM theirs AS t)
-UNION ALL
-SELECT DISTINCT format('the view or rule %s reads %s', r.ev_class::regclass, o.relname)
-FROM pg_depend AS d
-INNER JOIN theirs AS o ON d.refobjid = o.oid
-INNER JOIN pg_rewrite AS r ON d.objid = r.oid
-WHERE d.refclassid = 'pg_class'::regclass AND d.classid = 'pg_rewrite'::regclass
-UNION ALL
-SELECT DISTINCT format('the function %s reads %s', d.objid::regprocedure, o.relname)
-FROM pg_depend AS d
-INNER JOIN theirs AS o ON d.refobjid = o.oid
-WHERE d.refclassid = 'pg_class'::regclass AND d.classid = 'pg_proc'::regclass
-UNION ALL
-SELECT DISTINCT
-    format('the column %s.%s holds rows of %s', c.attrelid::regclass, c.attname, o.relname)
+    format('the column %s.%s is generated', o.relname, a.attname),
+    format('ALTER TABLE %I ALTER %I DROP EXPRESSION', o.relname, a.attname)
 FROM theirs AS o
-INNER JOIN pg_type AS t ON o.oid = t.typrelid
-INNER JOIN pg_attribute AS c ON c.atttypid IN (t.oid, t.typarray)
-WHERE c.attnum > 0 AND NOT c.attisdropped
+INNER JOIN pg_attribute AS a ON o.oid = a.attrelid
+WHERE a.attgenerated <> ''
 UNION ALL
-SELECT DISTINCT format('the function %s speaks of rows of %s', p.oid::regprocedure, o.relname)
-FROM theirs AS o
-INNER JOIN pg_type AS t ON o.oid = t.typrelid
-INNER JOIN pg_proc AS p ON t.oid = p.prorettype OR t.oid = any(p.proargtypes)
-UNION ALL
-SELECT DISTINCT format('%s takes numbers of the sequence of %s', f.adrelid::regclass, o.relname)
-FROM theirs AS o
-INNER JOIN pg_depend AS w ON o.oid = w.refobjid AND w.deptype IN ('a', 'i')
-INNER JOIN pg_class AS s ON w.objid = s.oid AND s.relkind = 'S'
-INNER JOIN pg_depend AS d ON s.oid = d.refobjid AND d.classid = 'pg_attrdef'::regclass
-INNER JOIN pg_attrdef AS f ON d.objid = f.oid
-WHERE f.adrelid NOT IN (SELECT t.oid FROM theirs AS t)
-UNION ALL
-SELECT format('the trigger %s stands on %s', g.tgname, o.relname)
+SELECT
+    format('the trigger %s stands on %s', g.tgname, o.relname),
+    'drop it, and make it again afterwards'
 FROM pg_trigger AS g
 INNER JOIN theirs AS o ON g.tgrelid = o.oid
 WHERE NOT g.tgisinternal
 UNION ALL
-SELECT format('%s is in the publication %s', o.relname, p.pubname)
-FROM pg_publication_rel AS r
-INNER JOIN theirs AS o ON r.prrelid = o.oid
-INNER JOIN pg_publication AS p ON r.prpubid = p.oid
-UNION ALL
-SELECT format('%s inherits or is inherited', o.relname)
+SELECT
+    format('%s inherits or is inherited', o.relname),
+    'end it: ALTER TABLE ... NO INHERIT'
 FROM theirs AS o
 INNER JOIN pg_inherits AS i ON o.oid IN (i.inhrelid, i.inhparent)
 UNION ALL
-SELECT DISTINCT format('%s has rights on single columns', o.relname)
+SELECT DISTINCT
+    format('%s has rights on single columns', o.relname),
+    'revoke those, and grant them again afterwards'
 FROM theirs AS o
 INNER JOIN pg_attribute AS t ON o.oid = t.attrelid
 WHERE t.attacl IS NOT NULL
 UNION ALL
-SELECT format('%s.%s is in the way', $1::text, c.relname)
+SELECT format('%s.%s is in the way', $1::text, c.relname), 'rename it'
 FROM pg_class AS c
 WHERE
     c.relnamespace = quote_ident($1::text)::regnamespace
@@ -142,17 +191,28 @@ WHERE
     AND c.relkind IN ('r', 'v', 'm', 'p', 'f', 'c')
     AND c.relname <> all($2::text[])
 UNION ALL
-SELECT format('the schema %s is in the way', n.nspname)
+SELECT format('the schema %s is in the way', n.nspname), 'rename it'
 FROM pg_namespace AS n
 WHERE n.nspname IN ('ltm_next', 'ltm_original', 'ltm_adoption')
 UNION ALL
-SELECT format('%s may not create schemas in this database', current_user)
+SELECT
+    format('the name of the schema %s has a quote or a backslash in it', $1::text),
+    'rename it'
+WHERE $1::text ~ $a$['"\\]$a$
+UNION ALL
+SELECT
+    format('%s may not create schemas in this database', current_user),
+    format('GRANT CREATE ON DATABASE %I TO %I', current_database(), current_user)
 WHERE NOT has_database_privilege(current_database(), 'CREATE')
 UNION ALL
-SELECT format('%s may not create tables in the schema %s', current_user, $1::text)
+SELECT
+    format('%s may not create tables in the schema %s', current_user, $1::text),
+    format('GRANT CREATE ON SCHEMA %I TO %I', $1::text, current_user)
 WHERE NOT has_schema_privilege(quote_ident($1::text)::regnamespace, 'CREATE')
 UNION ALL
-SELECT format('%s does not own %s', current_user, o.relname)
+SELECT
+    format('%s does not own %s', current_user, o.relname),
+    format('migrate as %s', o.relowner::regrole)
 FROM theirs AS o
 WHERE NOT pg_has_role(o.relowner, 'USAGE')
 UNION ALL
@@ -160,13 +220,53 @@ SELECT
     format(
         '%s, who owns %s, may not create tables in the schema %s',
         o.relowner::regrole, o.relname, $1::text
-    )
+    ),
+    format('GRANT CREATE ON SCHEMA %I TO %s', $1::text, o.relowner::regrole)
 FROM theirs AS o
 INNER JOIN pg_roles AS r ON r.rolname = current_user AND NOT r.rolsuper
 WHERE NOT has_schema_privilege(o.relowner, quote_ident($1::text)::regnamespace, 'CREATE')
 UNION ALL
-SELECT 'the database is not in UTF8'
+SELECT 'the database is not in UTF8', 'dump it, and restore it into one that is'
 WHERE current_setting('server_encoding') <> 'UTF8';
+
+-- name: replication(home text, tables text[]) :many
+-- Which subscribers would get the new tables or lose the old ones, a sentence each, and what to do.
+WITH theirs AS (
+    SELECT
+        c.oid,
+        c.relname
+    FROM pg_class AS c
+    WHERE c.relnamespace = quote_ident($1::text)::regnamespace AND c.relname = any($2::text[])
+)
+
+SELECT
+    format('%s is in the publication %s', o.relname, p.pubname) AS what,
+    format('ALTER PUBLICATION %I DROP TABLE %I', p.pubname, o.relname) AS help
+FROM pg_publication_rel AS r
+INNER JOIN theirs AS o ON r.prrelid = o.oid
+INNER JOIN pg_publication AS p ON r.prpubid = p.oid
+UNION ALL
+SELECT
+    format('the publication %s is for all tables, the new ones too', p.pubname),
+    'drop it, and make one FOR TABLE with a list of the application''s own'
+FROM pg_publication AS p
+WHERE p.puballtables
+UNION ALL
+SELECT
+    format('the publication %s is for all tables of the schema %s', p.pubname, $1::text),
+    format(
+        'ALTER PUBLICATION %I DROP TABLES IN SCHEMA %I, and ADD TABLE with a list of the '
+        'application''s own', p.pubname, $1::text
+    )
+FROM pg_publication_namespace AS n
+INNER JOIN pg_publication AS p ON n.pnpubid = p.oid
+WHERE n.pnnspid = quote_ident($1::text)::regnamespace
+UNION ALL
+SELECT
+    format('%s is written by a subscription', o.relname),
+    'drop the subscription: what it wrote later would not arrive'
+FROM pg_subscription_rel AS r
+INNER JOIN theirs AS o ON r.srrelid = o.oid;
 
 -- name: old_notes(home text) :many
 -- The commands that drop what the migrator noted in a schema where no migration is applied any more.
@@ -236,6 +336,36 @@ INNER JOIN pg_class AS c ON i.indexrelid = c.oid
 INNER JOIN pg_am AS m ON c.relam = m.oid
 INNER JOIN pg_class AS t ON i.indrelid = t.oid
 WHERE m.amname = 'gin' AND c.relnamespace = 'ltm_next'::regnamespace;
+
+-- name: defer_indexes_of_original() :exec
+-- Write down the indexes that the original application's reads need, and the key that foreign keys of
+-- others may lead to, until it is gone.
+INSERT INTO ltm_adoption.deferred (name, table_name, is_index, command, comment)
+SELECT
+    format('%s_original_%s', x.table_name, x.column_name),
+    x.table_name,
+    TRUE,
+    format(
+        'CREATE %s INDEX %I ON ltm_next.%I (%I)',
+        CASE x.table_name WHEN 'ltm_memories' THEN 'UNIQUE' END,
+        format('%s_original_%s', x.table_name, x.column_name),
+        x.table_name,
+        x.column_name
+    ),
+    'For the original application; gone with finish_adoption.'
+FROM (
+    VALUES
+    ('ltm_memories', 'id'),
+    ('ltm_contexts', 'id'),
+    ('ltm_contexts', 'memory_id'),
+    ('ltm_memory_relationships', 'id'),
+    ('ltm_memory_relationships', 'source_memory_id'),
+    ('ltm_memory_relationships', 'target_memory_id'),
+    ('ltm_memory_access', 'id'),
+    ('ltm_memory_access', 'memory_id'),
+    ('ltm_memory_tags', 'id'),
+    ('ltm_memory_tags', 'memory_id')
+) AS x (table_name, column_name);
 
 -- name: deferred() :many
 -- What is to be made when the tables are filled.
@@ -466,6 +596,11 @@ WHERE
     AND p.proconfig IS NOT NULL
     AND p.oid NOT IN (SELECT o.id FROM ltm_adoption.others AS o)
 UNION ALL
+SELECT format('ALTER STATISTICS %I.%I SET SCHEMA %I', $1::text, s.stxname, $2::text)
+FROM pg_statistic_ext AS s
+INNER JOIN pg_class AS c ON s.stxrelid = c.oid AND s.stxnamespace = c.relnamespace
+WHERE c.relnamespace = quote_ident($1::text)::regnamespace AND c.relname ~ '^ltm_'
+UNION ALL
 SELECT format('ALTER TEXT SEARCH CONFIGURATION %I.ltm SET SCHEMA %I', $1::text, $2::text)
 FROM pg_ts_config AS t
 WHERE
@@ -527,6 +662,23 @@ FROM moved AS m
 INNER JOIN rights AS r ON m.model = r.relname
 WHERE m.relowner <> r.relowner
 UNION ALL
+SELECT DISTINCT
+    format(
+        'GRANT %s ON SEQUENCE %s TO %s%s',
+        x.privilege_type,
+        ltm_adoption.sequence_of($1, c.relname),
+        CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE x.grantee::regrole::text END,
+        CASE WHEN x.is_grantable THEN ' WITH GRANT OPTION' END
+    ) COLLATE "C" AS command,
+    1 AS place
+FROM pg_class AS c
+INNER JOIN pg_class AS s ON s.oid = ltm_adoption.sequence_of('ltm_original', c.relname)
+CROSS JOIN LATERAL aclexplode(s.relacl) AS x
+WHERE
+    c.relnamespace = 'ltm_original'::regnamespace
+    AND c.relkind = 'r'
+    AND x.grantee <> s.relowner
+UNION ALL
 -- It runs with its owner's rights, and so would the triggers that the table's owner makes.
 SELECT
     format('ALTER FUNCTION %s OWNER TO %s', p.oid::regprocedure, c.relowner::regrole) AS command,
@@ -564,10 +716,12 @@ WHERE
 ORDER BY t.relname COLLATE "C", c.conname COLLATE "C";
 
 -- name: summary() :many
--- How many memories there are, and how many repairs were made.
+-- How many memories there are, how many repairs were made, and what was not carried over.
 SELECT
     (SELECT count(*) FROM ltm_memories) AS memories,
-    (SELECT count(*) FROM ltm_adoption_report) AS repairs;
+    count(*) FILTER (WHERE r.row_id IS NOT NULL) AS repairs,
+    count(*) FILTER (WHERE r.row_id IS NULL) AS objects
+FROM ltm_adoption_report AS r;
 
 -- name: next_memories(after_id bigint, row_limit bigint, everything boolean) :one
 -- The ids of the next memories of any user: all, or those not changed in the last ten minutes.
@@ -585,6 +739,30 @@ FROM (
     ORDER BY m.id
     LIMIT $2
 ) AS x;
+
+-- name: last_change() :one
+-- The last note of a change.
+SELECT coalesce(max(c.id), 0) FROM ltm_adoption.changes AS c;
+
+-- name: changed_memories(after_change bigint, row_limit bigint) :one
+-- The ids of memories that changed since a note, how many notes those are, and the last of them.
+SELECT
+    array_agg(DISTINCT x.row_id),
+    count(*),
+    max(x.id)
+FROM (
+    SELECT
+        c.row_id,
+        c.id
+    FROM ltm_adoption.changes AS c
+    WHERE c.id > $1 AND c.kind = 'memory'
+    ORDER BY c.id
+    LIMIT $2
+) AS x;
+
+-- name: settle(memory_ids bigint[]) :exec
+-- Bring the details and the own columns of some memories in step for good.
+SELECT ltm_adoption.settle($1);
 
 -- name: complete(memory_ids bigint[]) :exec
 -- Bring the details and the own columns of some memories in step.

@@ -266,6 +266,7 @@ BEGIN
         SELECT 1 FROM ltm_contexts AS w
         WHERE w.user_id = m.user_id AND w.memory_id = m.id
             AND w.context_type = left(f.section, 50) AND w.context_key = left(f.field, 100)
+            AND w.context_value IS NOT NULL
     );
 END
 $$;
@@ -333,6 +334,80 @@ BEGIN
         created_by = excluded.created_by, namespace = excluded.namespace,
         is_archived = excluded.is_archived
     WHERE (k.*) IS DISTINCT FROM (excluded.*);
+END
+$$;
+
+-- At the end: what leads nowhere and what no column can say is dropped and reported, so that the details
+-- and the own columns of these memories are in step.
+CREATE FUNCTION settle(ids bigint[]) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    WITH settled AS (
+        SELECT m.user_id, m.id, m.tags, m.related_memory_ids AS related,
+            clean_tags(m.tags, NULL) AS clean,
+            (
+                SELECT coalesce(jsonb_agg(o.id ORDER BY o.place), '[]')
+                FROM (
+                    SELECT t.id, min(e.place) AS place
+                    FROM jsonb_array_elements_text(ltm_as_array(m.related_memory_ids))
+                        WITH ORDINALITY AS e (id, place)
+                    INNER JOIN ltm_memories AS t ON t.user_id = m.user_id
+                        AND t.id = CASE WHEN e.id ~ '^[0-9]{1,18}$' THEN e.id::bigint END
+                    WHERE t.id <> m.id
+                    GROUP BY t.id
+                ) AS o
+            ) AS leads
+        FROM ltm_memories AS m
+        WHERE m.id = ANY(ids)
+    ),
+    changed AS (
+        UPDATE ltm_memories AS m
+        SET tags = CASE
+                WHEN jsonb_typeof(s.tags) IN ('array', 'null') THEN s.tags ELSE s.clean
+            END,
+            related_memory_ids = CASE jsonb_typeof(s.related)
+                WHEN 'array' THEN s.leads ELSE s.related
+            END
+        FROM settled AS s
+        WHERE m.user_id = s.user_id AND m.id = s.id
+            AND (jsonb_typeof(s.tags) NOT IN ('array', 'null')
+                OR jsonb_typeof(s.related) = 'array' AND s.related <> s.leads)
+        RETURNING s.*, m.tags AS new_tags, m.related_memory_ids AS new_related
+    )
+    INSERT INTO ltm_adoption_report (user_id, table_name, row_id, column_name, rule, original)
+    SELECT c.user_id, 'ltm_memories', c.id, v.column_name, v.rule, v.original
+    FROM changed AS c
+    CROSS JOIN LATERAL (
+        VALUES ('tags', 'normalised', c.tags::text, c.tags <> c.new_tags),
+        ('related_memory_ids', 'relationships dropped', c.related::text,
+            c.related <> c.new_related)
+    ) AS v (column_name, rule, original, is_changed)
+    WHERE v.is_changed;
+
+    PERFORM ltm_adoption.complete_memories(ids), ltm_adoption.complete_details(ids);
+
+    WITH tags AS (
+        DELETE FROM ltm_memory_tags AS t USING ltm_memories AS m
+        WHERE m.id = ANY(ids) AND t.user_id = m.user_id AND t.memory_id = m.id AND NOT EXISTS (
+            SELECT 1 FROM unnest(ltm_tag_names(m.tags)) AS n (tag)
+            WHERE ltm_lower(n.tag) = ltm_lower(t.tag_name)
+        )
+        RETURNING t.user_id, t.id, to_jsonb(t)::text AS original
+    ),
+    contexts AS (
+        DELETE FROM ltm_contexts AS c USING ltm_memories AS m
+        WHERE m.id = ANY(ids) AND c.user_id = m.user_id AND c.memory_id = m.id
+            AND c.context_value IS NOT NULL
+            AND c.context_type || '.' || c.context_key NOT IN (
+                SELECT f.field FROM ltm_context_fields(m.context_data) AS f (field)
+            )
+        RETURNING c.user_id, c.id, to_jsonb(c)::text AS original
+    )
+    INSERT INTO ltm_adoption_report (user_id, table_name, row_id, rule, original)
+    SELECT t.user_id, 'ltm_memory_tags', t.id, 'has no place in tags', t.original
+    FROM tags AS t
+    UNION ALL
+    SELECT c.user_id, 'ltm_contexts', c.id, 'has no place in context_data', c.original
+    FROM contexts AS c;
 END
 $$;
 
@@ -453,6 +528,13 @@ BEGIN
         VALUES
         ('content', CASE WHEN o.content IS NULL THEN 'made empty' ELSE 'cut to length' END,
             o.content, o.content IS DISTINCT FROM m.content),
+        ('tags', 'JSON repaired', o.tags_written, is_repaired(o.tags_written)),
+        ('context_data', 'JSON repaired', o.context_data_written,
+            is_repaired(o.context_data_written)),
+        ('related_memory_ids', 'JSON repaired', o.related_memory_ids_written,
+            is_repaired(o.related_memory_ids_written)),
+        ('memory_metadata', 'JSON repaired', o.memory_metadata_written,
+            is_repaired(o.memory_metadata_written)),
         ('tags', 'normalised', o.tags::text, o.tags IS DISTINCT FROM m.tags),
         ('memory_type', 'cut to length', o.memory_type,
             o.memory_type IS DISTINCT FROM m.memory_type),

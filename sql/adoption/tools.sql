@@ -69,8 +69,8 @@ INSERT INTO missing_values (table_name, column_name, expression) VALUES
     'FROM original_contexts AS c WHERE c.memory_id = o.id HAVING count(*) > 0'
 );
 
--- Make the view original_* of a table, with every column that we know, in one type each; without
--- rows where there is no such table.
+-- Make the view original_* of a table, with every column that we know, in one type each, and JSON also as
+-- it was written; without rows where there is no such table.
 CREATE FUNCTION show_original(home text, name text) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     original ltm_adoption.originals;
@@ -95,7 +95,12 @@ BEGIN
                 WHEN 'moment' THEN 'timestamp' WHEN 'bool' THEN 'boolean'
             END,
             coalesce(m.expression, 'NULL')
-        ), ', ' ORDER BY c.place
+        ) || CASE
+            WHEN c.kind = 'json' AND a.atttypid <> 'jsonb'::regtype
+                THEN format(', o.%I::text AS %I', c.name, c.name || '_written')
+            WHEN c.kind = 'json' THEN format(', NULL::text AS %I', c.name || '_written')
+            ELSE ''
+        END, ', ' ORDER BY c.place
     )
     INTO shown
     FROM unnest(original.column_names, original.column_kinds) WITH ORDINALITY AS c (name, kind, place)
@@ -167,6 +172,46 @@ CREATE FUNCTION next_id(name text) RETURNS bigint LANGUAGE sql VOLATILE AS $$
     SELECT nextval(s.sequence) FROM ltm_adoption.sequences AS s WHERE s.table_name = name
 $$;
 
+-- A row that has nothing but what ours always writes, in the table of the new ones.
+CREATE FUNCTION try_row(name text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    EXECUTE (
+        SELECT format(
+            'INSERT INTO ltm_next.%I (%s) VALUES (%s)',
+            name,
+            string_agg(format('%I', a.attname), ', '),
+            string_agg(
+                CASE a.atttypid
+                    WHEN 'bigint'::regtype THEN (-a.attnum)::text
+                    ELSE quote_literal(rpad('Words ', 50, 'and words '))
+                END,
+                ', '
+            )
+        )
+        FROM pg_attribute AS a
+        WHERE a.attrelid = format('ltm_next.%I', name)::regclass AND a.attnum > 0
+            AND a.attnotnull AND NOT a.atthasdef AND NOT a.attisdropped
+    );
+END
+$$;
+
+-- Extended statistics stay where they are when their table is moved.
+CREATE FUNCTION move_statistics(source text, target text) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    command text;
+BEGIN
+    FOR command IN
+        SELECT format('ALTER STATISTICS %I.%I SET SCHEMA %I', source, s.stxname, target)
+        FROM pg_statistic_ext AS s
+        INNER JOIN pg_class AS c ON s.stxrelid = c.oid
+        WHERE s.stxnamespace = quote_ident(source)::regnamespace
+            AND c.relnamespace = quote_ident(target)::regnamespace
+    LOOP
+        EXECUTE command;
+    END LOOP;
+END
+$$;
+
 CREATE TABLE marks (
     table_name text PRIMARY KEY,
     last_id bigint NOT NULL
@@ -217,12 +262,78 @@ BEGIN
 END
 $$;
 
--- JSON as it was written by a type that checks less: what jsonb refuses stays as a string.
-CREATE FUNCTION as_jsonb(written text) RETURNS jsonb LANGUAGE plpgsql IMMUTABLE AS $$
+-- Which rows were in a table that is emptied at once, nobody would note.
+CREATE FUNCTION refuse_truncate() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    RETURN written::jsonb;
+    RAISE EXCEPTION 'TRUNCATE of % is refused while the adoption is not finished: DELETE its rows',
+        TG_TABLE_NAME;
+END
+$$;
+
+-- JSON as it was written by a type that checks less. Of what jsonb refuses, signs that are none become
+-- the replacement character, and numbers that are none NULL; what is no JSON at all stays as a string.
+CREATE FUNCTION as_jsonb(written text) RETURNS jsonb LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE
+    repaired text := '';
+    piece text;
+BEGIN
+    BEGIN
+        RETURN written::jsonb;
+    EXCEPTION WHEN OTHERS THEN
+        NULL;
+    END;
+    IF written !~ $r$^\s*[\[{"]$r$ THEN
+        RETURN to_jsonb(written);
+    END IF;
+    FOR piece IN
+        SELECT p.match[1]
+        FROM regexp_matches(
+            written,
+            $r$("(?:[^"\\]|\\.)*"|-?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?|-?(?:NaN|Infinity)|[^-"0-9NI]+|.)$r$,
+            'g'
+        ) AS p (match)
+    LOOP
+        IF piece LIKE '"%' THEN
+            SELECT string_agg(
+                CASE
+                    WHEN s.match[1] ~* $r$^\\u(0000|d[89a-f])$r$ AND length(s.match[1]) = 6
+                        THEN chr(65533)
+                    ELSE s.match[1]
+                END,
+                '' ORDER BY s.place
+            )
+            INTO piece
+            FROM regexp_matches(
+                piece, $r$(\\u[dD][89abAB]..\\u[dD][c-fC-F]..|\\u....|\\.|[^\\]+)$r$, 'g'
+            ) WITH ORDINALITY AS s (match, place);
+        ELSIF piece IN ('NaN', '-NaN', 'Infinity', '-Infinity') THEN
+            piece := 'null';
+        ELSIF piece ~ '^-?[0-9].*[eE]' OR piece ~ '^-?[0-9]' AND length(piece) > 1000 THEN
+            BEGIN
+                PERFORM piece::jsonb;
+            EXCEPTION WHEN OTHERS THEN
+                piece := 'null';
+            END;
+        END IF;
+        repaired := repaired || piece;
+    END LOOP;
+    BEGIN
+        RETURN repaired::jsonb;
+    EXCEPTION WHEN OTHERS THEN
+        RETURN to_jsonb(written);
+    END;
+END
+$$;
+
+-- Whether a part of this JSON was replaced.
+CREATE FUNCTION is_repaired(written text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    IF written ~ $r$\\u(0000|[dD][89a-fA-F])|[eE][-+]?[0-9]{3}|[0-9]{255}|NaN|Infinity$r$ THEN
+        PERFORM written::jsonb;
+    END IF;
+    RETURN FALSE;
 EXCEPTION WHEN OTHERS THEN
-    RETURN to_jsonb(written);
+    RETURN ltm_adoption.as_jsonb(written) <> to_jsonb(written);
 END
 $$;
 
@@ -244,17 +355,31 @@ RETURN CASE
 END;
 
 -- Every word that is somewhere in the JSON, trimmed, cut, each once in any letter case; a string alone
--- holds words between commas. Then the names that are not among them.
+-- holds JSON, or words between commas. Then the names that are not among them.
 CREATE FUNCTION clean_tags(tags jsonb, names text[]) RETURNS jsonb
 LANGUAGE sql IMMUTABLE
 RETURN (
-    WITH words AS (
+    WITH given AS (
+        SELECT CASE jsonb_typeof(j.inside) WHEN 'string' THEN jsonb_build_array(j.inside)
+            ELSE coalesce(j.inside, tags) END AS whole
+        FROM (
+            SELECT CASE
+                WHEN jsonb_typeof(tags) = 'string' AND tags #>> '{}' ~ $r$^\s*[\[{]$r$
+                    THEN ltm_adoption.as_jsonb(tags #>> '{}')
+            END AS inside
+        ) AS j
+    ),
+
+    words AS (
         SELECT s.word, l.place, s.part
-        FROM jsonb_path_query(tags, 'strict $.**') WITH ORDINALITY AS l (leaf, place)
+        FROM given AS g
+        CROSS JOIN
+            LATERAL jsonb_path_query(g.whole, 'strict $.**') WITH ORDINALITY AS l (leaf, place)
         CROSS JOIN
             LATERAL unnest(
                 CASE
-                    WHEN jsonb_typeof(tags) = 'string' THEN string_to_array(tags #>> '{}', ',')
+                    WHEN jsonb_typeof(g.whole) = 'string'
+                        THEN string_to_array(g.whole #>> '{}', ',')
                     WHEN jsonb_typeof(l.leaf) IN ('string', 'number', 'boolean')
                         THEN ARRAY[l.leaf #>> '{}']
                 END

@@ -7,7 +7,13 @@ SET statement_timeout = 0;
 -- name: set_session() :exec
 -- Settings that hold whatever is set for the sessions of an application.
 -- Compiling (jit) takes longer than what is compiled, and locks are held meanwhile.
+-- Where a policy would hide rows, an error; from operators it hides none.
 SELECT
+    set_config(
+        'row_security',
+        CASE WHEN pg_has_role(to_regrole('ltm_owner'), 'USAGE') THEN 'on' ELSE 'off' END,
+        FALSE
+    ),
     set_config('idle_session_timeout', '0', FALSE),
     set_config('standard_conforming_strings', 'on', FALSE),
     set_config('extra_float_digits', '1', FALSE),
@@ -95,9 +101,23 @@ WHERE t.schemaname = current_schema();
 -- Whether the first schema of the search path has our table of migrations.
 SELECT to_regclass(format('%I.ltm_migrations', current_schema())) IS NOT NULL;
 
--- name: has_step() :one
+-- name: has_embeddings() :one
 -- Whether the first schema of the search path has the table of the step `embeddings`.
 SELECT to_regclass(format('%I.ltm_embeddings', current_schema())) IS NOT NULL;
+
+-- name: has_row_level_security() :one
+-- Whether the step `row_level_security` was run in the first schema of the search path.
+SELECT to_regtype(format('%I.ltm_as_user', current_schema())) IS NOT NULL;
+
+-- name: own_views() :many
+-- The views of the step `row_level_security`.
+SELECT c.relname AS name
+FROM pg_class AS c
+WHERE
+    c.relnamespace = current_schema()::regnamespace
+    AND c.relkind = 'v'
+    AND c.relowner = to_regrole('ltm_owner')
+ORDER BY c.relname COLLATE "C";
 
 -- name: applied_ids() :many
 -- The ids of the applied migrations.

@@ -195,7 +195,7 @@ out_of_step AS (
         user_id,
         format('ltm_memories %s', id) AS subject,
         format(
-            '%s only in %s, %s only in %s',
+            '%s only in %s, %s only in %s%s',
             (
                 SELECT count(*)
                 FROM unnest(said) AS s (name)
@@ -207,7 +207,11 @@ out_of_step AS (
                 FROM unnest(held) AS h (name)
                 WHERE h.name <> all(said)
             ),
-            table_name
+            table_name,
+            CASE
+                WHEN to_regnamespace('ltm_adoption') IS NOT NULL
+                    THEN ': as the original application writes, reconcile_mirrors completes it'
+            END
         ) AS detail
     FROM both_sides
     WHERE said <> held

@@ -22,11 +22,12 @@ from ltm_store.migrate.adoption.copying import (
     watch_originals,
 )
 from ltm_store.migrate.adoption.new_tables import defer_indexes, make_tables, show_originals
+from ltm_store.migrate.adoption.objects import carry_objects
 from ltm_store.migrate.adoption.session import Adoption, ForeignKey, steps
-from ltm_store.migrate.adoption.survey import survey
+from ltm_store.migrate.adoption.survey import replicated, survey
 from ltm_store.migrate.adoption.tables import MEMORIES, ORIGINALS, RANKS
 from ltm_store.migrate.ask import Session, ask
-from ltm_store.migrate.runner import Report
+from ltm_store.migrate.runner import MigrationFailed, Report
 
 
 def adopt(dsn: str, locked: Session, report: Report) -> None:
@@ -36,8 +37,11 @@ def adopt(dsn: str, locked: Session, report: Report) -> None:
     something else depends on them, afterwards with all that was done kept for the next run.
     """
     with Adoption.of(dsn, locked, report) as adoption:
+        done = steps(adoption.session)
+        if done and "swap" not in done and (problems := list(replicated(adoption))):
+            raise MigrationFailed(f"the adoption cannot go on: {'; '.join(problems)}")
         for step, work in STEPS.items():
-            if step not in steps(adoption.session):
+            if step not in done:
                 ask(locked, "ping")  # without this session the lock is gone
                 work(adoption)
 
@@ -69,10 +73,10 @@ def _exchange(a: Adoption, present: list[str], keys: list[ForeignKey]) -> None:
     for key in keys:
         if not key.is_outward:
             a.ask("drop_constraint", table_name=key.table, constraint_name=key.name)
+    a.stop_watching(present)
     for table in present:
-        a.ask("drop_note_trigger", table_name=table)
         a.move_original(table, a.home, "ltm_original")
-    a.ask("drop_index", index_name=("ltm_next", "ltm_memory_access_by_id"))
+    a.ask("move_statistics", source=a.home, target="ltm_original")
     a.ask("note_others", home=a.home)
     a.move("ltm_next", a.home)
     a.ask("drop_schema", schema="ltm_next")
@@ -90,9 +94,14 @@ def _validate(a: Adoption) -> None:
     a.look_from(a.home)
     for table, name in a.ask("unchecked_keys", home=a.home, tables=[*ORIGINALS, RANKS]):
         a.check_foreign_key(table, name)
-    ((memories, repairs),) = a.ask("summary")
+    ((memories, repairs, objects),) = a.ask("summary")
     seconds = time.monotonic() - a.started
     a.done("validate")
+    if objects:
+        a.report(
+            f"{objects:,} objects of yours were not carried over: their commands are in "
+            "ltm_adoption_report (ltm-store adoption-report --script)"
+        )
     a.report(
         f"adopted {memories:,} memories in {seconds:.0f} s, {repairs:,} repairs are in "
         "ltm_adoption_report; the original tables are kept in the schema ltm_original"
@@ -108,6 +117,7 @@ STEPS: Final[dict[str, Callable[[Adoption], None]]] = {
     "watch_originals": watch_originals,
     "copy_rows": copy_rows,
     "build_indexes": build_indexes,
+    "carry_objects": carry_objects,
     "compare": compare,
     "swap": _swap,
     "validate": _validate,

@@ -33,6 +33,7 @@ def defer_indexes(a: Adoption) -> None:
                 a.ask("drop_index", index_name=name)
             else:
                 a.ask("drop_constraint", table_name=table, constraint_name=name)
+        a.ask("defer_indexes_of_original")
         a.ask("index_accesses")
         a.done("defer_indexes")
 

@@ -178,6 +178,13 @@ class Adoption:
                 table_name=(self.home, table),
                 function_name=("ltm_adoption", ORIGINALS[table].note),
             )
+            self.ask("refuse_truncate_of", table_name=(self.home, table))
+
+    def stop_watching(self, tables: Iterable[str]) -> None:
+        """Note changes of some tables of the home schema no longer."""
+        for table in tables:
+            self.ask("drop_note_trigger", table_name=(self.home, table))
+            self.ask("drop_truncate_trigger", table_name=(self.home, table))
 
     def drop_helping_indexes(self, table: str) -> None:
         """Drop the indexes of an original table that only the copy needed."""
@@ -192,8 +199,9 @@ class Adoption:
         """Drop what was made for an adoption before its swap."""
 
         def work() -> None:
-            for table in self.present():
-                self.ask("drop_note_trigger_if_exists", table_name=(self.home, table))
+            present = self.present()
+            self.stop_watching(present)
+            for table in present:
                 self.drop_helping_indexes(table)
             self.ask("drop_schema_with_content", schema="ltm_adoption")
             self.ask("drop_schema_with_content", schema="ltm_next")

@@ -44,7 +44,9 @@ def survey(a: Adoption) -> None:
     """Refuse what is not the original's before anything has changed; then begin."""
     problems = [
         *_strange_columns(a),
-        *(text for (text,) in a.ask("obstacles", home=a.home, tables=list(ORIGINALS))),
+        *replicated(a),
+        *_told(a.ask("dependents", home=a.home, tables=list(ORIGINALS))),
+        *_told(a.ask("obstacles", home=a.home, tables=list(ORIGINALS))),
     ]
     if problems := problems or list(_impossible_rows(a)):
         raise MigrationFailed(f"the tables cannot be adopted: {'; '.join(problems)}")
@@ -70,6 +72,15 @@ def survey(a: Adoption) -> None:
         a.done("survey")
 
 
+def replicated(a: Adoption) -> Iterator[str]:
+    """Which publications and subscriptions the new tables would disturb."""
+    return _told(a.ask("replication", home=a.home, tables=list(ORIGINALS)))
+
+
+def _told(found: list[tuple[str, str]]) -> Iterator[str]:
+    return (f"{what} ({help_})" for what, help_ in found)
+
+
 def _strange_columns(a: Adoption) -> Iterator[str]:
     for table in a.present():
         known = {**ORIGINALS[table].columns, "user_id": "key"}
@@ -79,7 +90,13 @@ def _strange_columns(a: Adoption) -> Iterator[str]:
             if name not in known:
                 yield f"the column {table}.{name} is not the original's"
             elif type_ not in KINDS[known[name]]:
-                yield f"the column {table}.{name} is of the type {written}"
+                moment = type_ == "timestamptz" and known[name] == "moment"
+                yield f"the column {table}.{name} is of the type {written}" + (
+                    f" (ALTER TABLE {table} ALTER {name} TYPE timestamp "
+                    f"USING {name} AT TIME ZONE 'UTC')"
+                    if moment
+                    else ""
+                )
         for name in NEEDED if table == MEMORIES else KEYS:
             if name in known and name not in found:
                 yield f"the table {table} has no column {name}"

@@ -37,6 +37,9 @@ def go_back(dsn: str, locked: Session, report: Report) -> None:
         for key in keys:
             if key.is_checked:
                 adoption.check_foreign_key(key.table, key.name)
+        adoption.look_from(adoption.home)
+        for what, help_ in adoption.ask("dependents", home="ltm_adopted", tables=list(ORIGINALS)):
+            report(f"{what} as it stands in the schema ltm_adopted: {help_}")
         report("the original tables are back; what was ours is kept in the schema ltm_adopted")
 
 
@@ -48,14 +51,15 @@ def _exchange(a: Adoption, present: list[str], keys: list[ForeignKey]) -> None:
         a.look_from("ltm_adoption", a.home)
         a.carry_last(is_back=True)
         a.look_from(a.home)
+        a.stop_watching(ORIGINALS)
         for table in ORIGINALS:
-            a.ask("drop_note_trigger", table_name=table)
             a.ask("drop_user_trigger", table_name=table)
         a.ask("create_schema", schema="ltm_adopted")
         a.move(a.home, "ltm_adopted")
         for table in present:
             a.move_original(table, "ltm_original", a.home)
             a.drop_helping_indexes(table)
+        a.ask("move_statistics", source="ltm_original", target=a.home)
         a.ask("hand_back_sequences", home=a.home, tables=present)
         a.execute(key.add_command for key in keys)
         a.ask("drop_schema_with_content", schema="ltm_adoption")

@@ -1,0 +1,167 @@
+"""`python -m tests.soak.mutations`: each condition on user_id taken out of the statements in turn.
+
+The static check of tests/isolation.py looks at each text without it, and where that sees nothing
+the calls of tests/twins.py run with it. Prints how many there are and what caught them; ends with 1
+where something survives that is not named in EQUIVALENT.
+"""
+
+import asyncio
+import logging
+import re
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import asyncpg
+from rich.console import Console
+
+from ltm_store import migrate
+from ltm_store.db.statements import Statement, statements
+from tests import isolation, servers, twins
+from tests.conftest import has_vector
+from tests.test_statements import shapes
+from tests.twins import CALLS, FOR_ALL, Call, World
+
+_CONDITION = re.compile(
+    r"\b\w+\.user_id (?:=|<|>) (?:any\(\$\d+(?:::bigint\[\])?\)|\$\d+|\w+\.user_id)"
+    r"|\(\w+\.user_id, \w+\.id\) (?:=|<|>) \(\$\d+, \$\d+\)"
+)
+EQUIVALENT: dict[tuple[str, str], str] = {}
+"""What may be taken out, by statement and condition, and why."""
+
+console = Console(width=100)
+Mutant = tuple[str, Statement]
+
+
+def mutants(statement: Statement) -> Iterator[Mutant]:
+    """The statement without each condition on user_id, and the condition."""
+    text = "\n".join(statement.lines)
+    for number, found in enumerate(_CONDITION.finditer(text), 1):
+        lines = f"{text[: found.start()]}TRUE{text[found.end() :]}".split("\n")
+        yield f"{found[0]} ({number})", replace(statement, lines=tuple(lines), _shapes={})
+
+
+def is_seen(mutant: Statement) -> bool:
+    """Whether the static check sees that a condition is missing."""
+    if mutant.all_users:
+        return False
+    rule = isolation.OF_A_LIST if mutant.kind == "many-users" else isolation.OF_ONE_USER
+    return any(isolation.read(shape.sql, rule)[1] for shape in shapes(mutant))
+
+
+@contextmanager
+def in_place(mutant: Statement) -> Iterator[None]:
+    """The mutant runs instead of the statement."""
+    original = statements()[mutant.name]
+    statements()[mutant.name] = mutant
+    yield
+    statements()[mutant.name] = original
+
+
+class _Names(logging.Handler):
+    """Which statements run, by the log."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.seen.add(record.getMessage().partition(":")[0])
+
+
+async def users_of(world: World, *, vectors: bool) -> dict[str, list[tuple[str, Call]]]:
+    """The calls that use a statement, by its name."""
+    handler, log = _Names(), logging.getLogger("ltm_store.statements")
+    log.addHandler(handler)
+    log.setLevel(logging.DEBUG)
+    found: defaultdict[str, list[tuple[str, Call]]] = defaultdict(list)
+    for name, calls in (CALLS | FOR_ALL).items():
+        for call in calls if vectors or name not in twins.VECTORS else []:
+            handler.seen.clear()
+            await world.outcome(call)
+            for statement in handler.seen:
+                found[statement].append((name, call))
+    log.setLevel(logging.WARNING)
+    log.removeHandler(handler)
+    return found
+
+
+async def noticed(
+    worlds: tuple[World, World], made: list[str], calls: list[tuple[str, Call]], *, vectors: bool
+) -> str | None:
+    """The first call for which the twins make a difference."""
+    for name, call in calls:
+        try:
+            if await twins.differences(*worlds, call, for_all=name in FOR_ALL):
+                return name
+        except Exception as error:
+            return f"{name}: {type(error).__name__}"
+    outcomes = []
+    for dsn in made:
+        try:
+            outcomes.append(await twins.through_a_database(dsn, vectors=vectors))
+        except Exception as error:
+            return f"a Database: {type(error).__name__}"
+    return None if outcomes[0] == outcomes[1] else "a Database"
+
+
+async def _made(server: str, name: str, template: str) -> str:
+    admin = await asyncpg.connect(server)
+    await admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+    await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+    await admin.close()
+    return servers.with_database(server, name)
+
+
+async def survivors(server: str, left: list[Mutant], counts: Counter[str]) -> list[str]:
+    """Run the twins with each mutant; those that nothing notices and that are not equivalent."""
+    dsn = await _made(server, "ltm_mutants", "template1")
+    await asyncio.to_thread(migrate.apply, dsn)
+    connection = await asyncpg.connect(dsn)
+    vectors = await has_vector(connection)
+    await connection.close()
+    if vectors:
+        await asyncio.to_thread(migrate.optional, dsn, "embeddings")
+    for beside in (False, True):
+        filled = await _made(server, f"ltm_twins_{beside:d}", "ltm_mutants")
+        connection = await asyncpg.connect(filled)
+        await twins.build(connection, twins=beside, vectors=vectors)
+        await connection.close()
+    found = []
+    calls: dict[str, list[tuple[str, Call]]] = {}
+    for condition, mutant in left:
+        made = [await _made(server, f"ltm_made_{n}", f"ltm_twins_{n}") for n in range(2)]
+        opened = [await asyncpg.connect(one) for one in made for _ in range(2)]
+        worlds = (await World.of(*opened[:2]), await World.of(*opened[2:]))
+        calls = calls or await users_of(worlds[1], vectors=vectors)
+        with in_place(mutant):
+            told = await noticed(worlds, made, calls.get(mutant.name, []), vectors=vectors)
+        for connection in opened:
+            await connection.close()
+        if told:
+            counts["caught by twins"] += 1
+        elif (mutant.name, condition) in EQUIVALENT:
+            counts["equivalent"] += 1
+        else:
+            found.append(f"{mutant.name}: {condition}")
+        console.print(f"{mutant.name}: {condition}: {told}", markup=False)
+    return found
+
+
+async def main() -> int:
+    """All mutants; the table of what caught them."""
+    every = [mutant for statement in statements().values() for mutant in mutants(statement)]
+    left = [(condition, mutant) for condition, mutant in every if not is_seen(mutant)]
+    counts = Counter({"removed": len(every), "caught by the static check": len(every) - len(left)})
+    with servers.server() as server:
+        found = await survivors(server, left, counts)
+    for words, count in counts.items():
+        console.print(f"{count:5} {words}")
+    console.print(f"{len(found):5} survive" + "".join(f"\n      {one}" for one in found))
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))
