@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -220,7 +220,12 @@ def _installed(binaries: Path) -> Iterator[str]:
         owner = pwd.getpwnam("postgres") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
         run = _programs(binaries, directory, owner.pw_uid, owner.pw_gid)
         run("initdb", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8")
-        yield from _started(run, directory, "postgres", "postgres")
+        place = f"-c listen_addresses= -c port=5432 -c unix_socket_directories={directory}"
+        run("pg_ctl", "-w", "-l", str(directory / "log"), "-o", place, "start")
+        try:
+            yield f"postgresql://postgres@/postgres?host={directory}"
+        finally:
+            run("pg_ctl", "-w", "-m", "immediate", "stop")
 
 
 def _programs(binaries: Path, directory: Path, user: int, group: int) -> Callable[..., None]:
@@ -237,17 +242,25 @@ def _programs(binaries: Path, directory: Path, user: int, group: int) -> Callabl
     return run
 
 
-def _started(run: Callable[..., None], directory: Path, user: str, database: str) -> Iterator[str]:
-    place = f"-c listen_addresses= -c port=5432 -c unix_socket_directories={directory}"
-    run("pg_ctl", "-w", "-l", str(directory / "log"), "-o", place, "start")
-    try:
-        yield f"postgresql://{user}@/{database}?host={directory}"
-    finally:
-        run("pg_ctl", "-w", "-m", "immediate", "stop")
+@dataclass(frozen=True)
+class Standby:
+    """A standby that runs, and the DSN of a database on it."""
+
+    dsn: str
+    pg_ctl: Callable[..., None]
+
+    def stop(self) -> None:
+        self.pg_ctl("-w", "-m", "immediate", "stop")
+
+    def start(self) -> None:
+        self.pg_ctl("-w", "start")
+
+    def promote(self) -> None:
+        self.pg_ctl("-w", "promote")
 
 
-def standby(dsn: str) -> Iterator[str]:
-    """A standby of a server whose files and programs are here; the DSN of the same database."""
+def standby(dsn: str) -> Iterator[Standby]:
+    """A standby of a server whose files and programs are here."""
     with psycopg.connect(dsn) as connection:
         (row,) = connection.execute(
             "SELECT current_setting('data_directory'), setting, current_database() "
@@ -260,7 +273,16 @@ def standby(dsn: str) -> Iterator[str]:
         owner = files.stat()
         run = _programs(programs, directory, owner.st_uid, owner.st_gid)
         run("pg_basebackup", "-d", dsn, "-R", "-c", "fast", "--no-sync")
-        yield from _started(run, directory, urlsplit(dsn).netloc.rpartition("@")[0], database)
+        place = f"-c listen_addresses= -c port=5432 -c unix_socket_directories={directory}"
+        pg_ctl = partial(run, "pg_ctl", "-l", str(directory / "log"), "-o", place)
+        user = urlsplit(dsn).netloc.rpartition("@")[0]
+        standby = Standby(f"postgresql://{user}@/{database}?host={directory}", pg_ctl)
+        standby.start()
+        try:
+            yield standby
+        finally:
+            with suppress(subprocess.CalledProcessError):  # a test has stopped it
+                standby.stop()
 
 
 _FINDERS: dict[str, Finder] = {"docker": _docker, "wheel": _wheel, "local": _local}
