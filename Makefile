@@ -34,7 +34,10 @@ lint: $(VENV)/dev ## Style, types, layers, SQL
 docs: $(VENV)/dev ## The pages of docs/ with a reference of every function, as HTML in site/
 	$(BIN)/mkdocs build --strict --config-file docs/api/mkdocs.yml
 
-soak: $(VENV)/dev ## Long runs: writing functions in pairs, a million memories adopted under load (15 minutes)
+soak: $(VENV)/dev ## Long runs: mutants, chaos, drawn histories, functions in pairs, a million memories adopted (an hour)
+	$(WITHOUT_DSN) $(BIN)/python -m tests.soak.mutations
+	$(WITHOUT_DSN) $(BIN)/python -m tests.soak.chaos
+	$(WITHOUT_DSN) $(BIN)/python -m tests.soak.histories
 	$(WITHOUT_DSN) $(BIN)/python -m tests.soak.pairs
 	$(WITHOUT_DSN) $(BIN)/python -m tests.soak.adopt
 

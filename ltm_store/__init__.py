@@ -26,6 +26,7 @@ from ltm_store.maintenance import (
     adoption_repairs,
     adoption_report,
     check_health,
+    make_access_partitions,
     prune_accesses,
     purge_expired,
 )
@@ -180,6 +181,7 @@ __all__ = [
     "list_sources",
     "list_tags",
     "list_users",
+    "make_access_partitions",
     "memory_graph",
     "merge_users",
     "prune_accesses",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Final
 
-from ltm_store.db.execute import Executor, fetch_one, one_deadline
+from ltm_store.db.execute import Executor, fetch_one, only_reads
 from ltm_store.db.identity import find_user
 from ltm_store.model.analytics import Analytics
 from ltm_store.model.values import UserId, moment
@@ -27,7 +27,7 @@ _NOTHING: Final = Analytics.model_validate(
 )
 
 
-@one_deadline
+@only_reads
 async def get_analytics(
     db: Executor, user_id: UserId, *, as_of: datetime | None = None
 ) -> Analytics:

@@ -41,8 +41,9 @@ from ltm_store import embedded
 from ltm_store.db import dsn as dsns
 from ltm_store.db import resources
 from ltm_store.db.coalesce import UNDER_WAY, Together
-from ltm_store.db.execute import Executor, Session, fetch_many, fetch_one, fetch_rows
+from ltm_store.db.execute import Executor, Read, Session, fetch_many, fetch_one, fetch_rows
 from ltm_store.db.pool import CLOSE_SECONDS, ConnectionPool, PooledConnection
+from ltm_store.db.standby import Standby, StandbyReader, unawaited
 from ltm_store.db.steps import has_embeddings
 from ltm_store.db.telemetry import Telemetry
 from ltm_store.db.transactions import SNAPSHOT, Connection, translated
@@ -101,6 +102,8 @@ class Options(TypedDict, total=False):
     trust_schema: bool
     coalesce: Coalesce
     embedder: Embedder | None
+    read_dsn: str | None
+    max_lag: float
     row_level_security: bool
     tracer_provider: TracerProvider | None
     meter_provider: MeterProvider | None
@@ -113,6 +116,9 @@ class Stats(NamedTuple):
     was opened: queued ones that are not written yet, recorded ones, and those that were dropped
     because the queue was full, the server refused them, or there was no more time at closing. (One
     of a memory that was deleted meanwhile is none of these.)
+
+    With read_dsn: how far the standby may be behind, in seconds, None while it is not there; and
+    the statements of reads that it answered, and that went to the primary.
     """
 
     open: int
@@ -122,6 +128,9 @@ class Stats(NamedTuple):
     queued: int
     recorded: int
     dropped: int
+    standby_lag: float | None = None
+    standby_reads: int = 0
+    primary_reads: int = 0
 
 
 class Database(Session):
@@ -140,6 +149,8 @@ class Database(Session):
         trust_schema: bool,
         coalesce: Coalesce,
         embedder: Embedder | None,
+        read_dsn: str | None,
+        max_lag: float,
         row_level_security: bool,
         tracer_provider: TracerProvider | None,
         meter_provider: MeterProvider | None,
@@ -150,6 +161,8 @@ class Database(Session):
             raise InvalidArgument("timeout", f"should be 0 to {LONGEST_TIMEOUT} seconds")
         if coalesce not in get_args(Coalesce):
             raise InvalidArgument("coalesce", 'should be True, "writes" or False')
+        if not 0 < max_lag <= LONGEST_TIMEOUT:
+            raise InvalidArgument("max_lag", f"should be 0 to {LONGEST_TIMEOUT} seconds")
         self.external_users: dict[str, tuple[int, float]] = {}
         self.timeout = timeout
         self._dsn = dsn
@@ -167,12 +180,18 @@ class Database(Session):
         self._embeddings: EmbeddingWriter | None = None
         self._vector_indexes: tuple[frozenset[str], float] | None = None  # and until when
         self._opened = False
+        self._standby: Standby | None = None
+        if read_dsn is not None:
+            connect_standby = partial(self._connect_standby, read_dsn)
+            self._standby = Standby(
+                self._connect, connect_standby, max_size=max_size, max_lag=max_lag
+            )
         if tracer_provider is not None or meter_provider is not None:
             self.telemetry = Telemetry(tracer_provider, meter_provider, dsn, self._load)
         under_way = min(UNDER_WAY, max_size)
         if coalesce:
             self.reads = Together(
-                partial(read_together, self),
+                self._read_together,
                 alike=attrgetter("user") if row_level_security else lambda _: None,
                 under_way=under_way,
             )
@@ -221,6 +240,8 @@ class Database(Session):
                 await self._refuse_bound_role()
             if self.embedder is not None:
                 await self._begin_embedding(self.embedder)
+            if self._standby is not None:
+                await self._standby.open()
         except BaseException:
             await self.close()
             raise
@@ -228,7 +249,18 @@ class Database(Session):
         return self
 
     async def _connect(self) -> PooledConnection:
-        connection = await self._connected()
+        settings = {} if self._pgbouncer else self._settings()
+        kept = 0 if self._pgbouncer else STATEMENTS_KEPT
+        return await self._bound(_told_of("dsn", self._connected(self._dsn, settings, kept)))
+
+    async def _connect_standby(self, dsn: str) -> PooledConnection:
+        settings = self._settings() | {"default_transaction_read_only": "on"}
+        connecting = self._connected(dsn, settings, STATEMENTS_KEPT)
+        return await self._bound(_told_of("read_dsn", connecting))
+
+    async def _bound(self, connecting: Awaitable[PooledConnection]) -> PooledConnection:
+        """The connection, each of whose statements tells its user if policies ask for that."""
+        connection = await connecting
         if self.row_level_security:
             try:
                 await _bind(connection)
@@ -237,22 +269,15 @@ class Database(Session):
                 raise
         return connection
 
-    async def _connected(self) -> PooledConnection:
-        try:
-            return await self._unbound()
-        except ValueError as error:  # a port that is no number, a host that is no name
-            if isinstance(error, asyncpg.InterfaceError | ssl.SSLError):
-                raise
-        raise InvalidArgument("dsn", "cannot be read")
-
-    async def _unbound(self) -> PooledConnection:
-        settings = {} if self._pgbouncer else self._settings()
+    async def _connected(
+        self, dsn: str | None, settings: dict[str, str], statements_kept: int
+    ) -> PooledConnection:
         connection: PooledConnection = await asyncpg.connect(
-            self._dsn,
+            dsn,
             connection_class=PooledConnection,
             timeout=self.timeout,
             command_timeout=self.timeout,
-            statement_cache_size=0 if self._pgbouncer else STATEMENTS_KEPT,
+            statement_cache_size=statements_kept,
             max_cached_statement_lifetime=0,
             server_settings=settings,
         )
@@ -318,11 +343,33 @@ class Database(Session):
     async def _acquire(self, deadline: float, *, patient: bool = True) -> PooledConnection:
         return await translated(lambda: self._pool.acquire(deadline, patient=patient))
 
-    async def run(self, sql: str, arguments: list[Any], *, repeat: bool) -> list[Any]:
+    def reader(self) -> Session:
+        """What one call that only reads runs on: the standby's, where there is one."""
+        if self._standby is None:
+            return self
+        return StandbyReader(self, self._standby)
+
+    async def _read_together(self, reads: list[Read]) -> list[list[Mapping[str, object]] | None]:
+        return await read_together(self.reader(), reads)
+
+    async def run(
+        self, sql: str, arguments: list[Any], *, repeat: bool, only_reads: bool
+    ) -> list[Any]:
         """The rows of a statement, within the timeout; see Session.
 
         It is sent again, until then, where the server says that nothing was done.
         """
+        try:
+            return await self._run(sql, arguments, repeat)
+        finally:
+            if not only_reads:
+                self._note_write()
+
+    def _note_write(self) -> None:
+        if self._standby is not None and not unawaited.get():
+            self._standby.note_write()
+
+    async def _run(self, sql: str, arguments: list[Any], repeat: bool) -> list[Any]:
         clock = asyncio.get_running_loop().time
         deadline = self.deadline()
         pauses = _pauses()
@@ -443,6 +490,8 @@ class Database(Session):
             await self._reset(connection)
             is_clean = True
         finally:
+            if not snapshot:
+                self._note_write()
             connection.bound = self.timeout
             if is_clean:
                 self._pool.release(connection)
@@ -504,14 +553,24 @@ class Database(Session):
         Raises Unavailable where accesses could not be written; they are kept, and tried again every
         second. An embedder that fails is not waited for; it is tried again too.
         """
-        await self._tracker.queue.flush()
-        if self._embeddings is not None:
-            await self._embeddings.flush()
+        try:
+            await self._tracker.queue.flush()
+            if self._embeddings is not None:
+                await self._embeddings.flush()
+        finally:
+            self._note_write()
 
     def stats(self) -> Stats:
-        """What the pool and the queue of accesses are doing now."""
+        """What the pool, the queue of accesses and the standby are doing now."""
         queue = self._tracker.queue
-        return Stats(*self._pool.figures, queue.queued, queue.recorded, queue.dropped)
+        figures = Stats(*self._pool.figures, queue.queued, queue.recorded, queue.dropped)
+        if self._standby is None:
+            return figures
+        return figures._replace(
+            standby_lag=self._standby.lag,
+            standby_reads=self._standby.reads_there,
+            primary_reads=self._standby.reads_here,
+        )
 
     def _load(self) -> Mapping[str, int] | None:
         return None if self._pool.is_closed else self.stats()._asdict()
@@ -529,7 +588,19 @@ class Database(Session):
             if self._embeddings is not None:
                 await self._embeddings.close((deadline - clock()) / 2)
         finally:
+            if self._standby is not None:
+                await self._standby.close(max(deadline - clock(), 0) / 2)
             await self._pool.close(max(deadline - clock(), 0))
+
+
+async def _told_of(argument: str, connecting: Awaitable[PooledConnection]) -> PooledConnection:
+    """The connection; a DSN that asyncpg cannot read is an error that names its argument."""
+    try:
+        return await connecting
+    except ValueError as error:  # a port that is no number, a host that is no name
+        if isinstance(error, asyncpg.InterfaceError | ssl.SSLError):
+            raise
+    raise InvalidArgument(argument, "cannot be read")
 
 
 async def _row_level_security(db: Executor) -> RowLevelSecurity:
@@ -596,6 +667,8 @@ def connect(
     trust_schema: bool = False,
     coalesce: Coalesce = True,
     embedder: Embedder | None = None,
+    read_dsn: str | None = None,
+    max_lag: float = 1.0,
     row_level_security: bool = False,
     tracer_provider: TracerProvider | None = None,
     meter_provider: MeterProvider | None = None,
@@ -622,6 +695,11 @@ def connect(
     too; see ltm_store.embedders. Contents get theirs in the background, after they are stored. One
     that fails or is slow fails no read and no write: then memories are found by their words alone.
 
+    read_dsn: of a hot standby, one server, without PgBouncer. Reads go there while it has what was
+    committed max_lag seconds ago, and all that this Database wrote; else they go to the primary, as
+    transactions, exports, reports, health and the log of accesses always do. A standby that is
+    gone, late or promoted fails no read. Two more connections ask both servers where they are.
+
     row_level_security: for a login of ltm_app, where the optional step of that name was run: each
     statement tells the server, in the same round trip, of which user it is, and the server hides
     the rows of all others. Functions for all users raise PermissionDenied.
@@ -647,6 +725,8 @@ def connect(
         trust_schema=trust_schema,
         coalesce=coalesce,
         embedder=embedder,
+        read_dsn=None if read_dsn is None else dsns.of_standby(read_dsn),
+        max_lag=max_lag,
         row_level_security=row_level_security,
         tracer_provider=tracer_provider,
         meter_provider=meter_provider,

@@ -14,6 +14,7 @@ from ltm_store.db.execute import (
     fetch_rows,
     fetch_value,
     one_deadline,
+    only_reads,
     session_of,
 )
 from ltm_store.db.identity import find_user
@@ -155,6 +156,7 @@ async def release_embeddings(
     )
 
 
+@only_reads
 async def embedding_status(db: Executor, *, as_of: datetime | None = None) -> list[EmbeddingStatus]:
     """How far the vectors of each model are, over all users, by name; the embedder's is among them.
 
@@ -218,7 +220,7 @@ async def exported_embeddings(
     return found
 
 
-@one_deadline
+@only_reads
 async def find_similar(
     db: Executor,
     user_id: UserId,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from ltm_store import limits
-from ltm_store.db.execute import Executor, fetch_one, one_deadline
+from ltm_store.db.execute import Executor, fetch_one, only_reads
 from ltm_store.db.identity import find_user
 from ltm_store.errors import InvalidArgument
 from ltm_store.model.relationships import Graph, Walk
@@ -16,7 +16,7 @@ _CONTENT_CHARS: Final = 300
 _EDGES: Final = 2_000
 
 
-@one_deadline
+@only_reads
 async def memory_graph(
     db: Executor, user_id: UserId, memory_id: int, *, depth: int = 2, limit: int = 30
 ) -> Graph | None:

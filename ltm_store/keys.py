@@ -12,6 +12,7 @@ from ltm_store.db.execute import (
     fetch_rows,
     fetch_value,
     one_deadline,
+    only_reads,
     session_of,
 )
 from ltm_store.db.identity import User, ensure_user, find_user
@@ -96,7 +97,7 @@ async def _find(
     return found
 
 
-@one_deadline
+@only_reads
 async def get_by_key(
     db: Executor, user_id: UserId, key: str, *, namespace: NamespaceOption = None
 ) -> Memory | None:
@@ -193,7 +194,7 @@ async def _rename(connection: Connection, user: User, renaming: Renaming) -> int
     return len(ids)
 
 
-@one_deadline
+@only_reads
 async def list_namespaces(
     db: Executor,
     user_id: UserId,

@@ -7,7 +7,16 @@ from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Final
 
-from ltm_store.db.execute import Executor, fetch_many, fetch_one, fetch_rows, session_of
+from ltm_store.db.execute import (
+    Executor,
+    fetch_many,
+    fetch_one,
+    fetch_rows,
+    fetch_value,
+    only_reads,
+    reader,
+    session_of,
+)
 from ltm_store.db.identity import find_user
 from ltm_store.db.resources import migration_ids
 from ltm_store.db.steps import has_embeddings
@@ -19,6 +28,7 @@ from ltm_store.model.values import UserId, moment
 _PURGED_AT_ONCE: Final = 500  # memories that are looked up by one statement
 _PRUNED_AT_ONCE: Final = 5_000  # rows of the log that one statement reads
 _LEAST_USER: Final = -(2**63)
+_MONTHS: Final = 120
 _PROBLEMS: Final = 1_000
 _REPAIRS_AT_ONCE: Final = 500
 _KINDS_OF_REPAIRS: Final = 1_000  # tables times columns times rules: far less
@@ -51,12 +61,17 @@ async def prune_accesses(db: Executor, older_than: datetime) -> int:
 
     The sums on the memories, access_count and last_accessed, stay. Through a Database or a pool
     5,000 rows of the log are read at a time, each time in a transaction of its own, so that it can
-    be broken off and begun again. Rows without a moment stay.
+    be broken off and begun again. Rows without a moment stay. Where the log is kept by month,
+    partitions that are older as a whole are dropped first, if the role owns them.
     """
     if older_than is None:  # which is now, elsewhere
         raise InvalidArgument("older_than", "should be a datetime")
     before = moment(older_than, "older_than")
     pruned, user, last = 0, _LEAST_USER, 0
+    while (
+        dropped := await fetch_value(db, "drop_access_partition", older_than=before)
+    ) is not None:
+        pruned += dropped
     while page := await fetch_one(
         db,
         "prune_accesses",
@@ -68,6 +83,23 @@ async def prune_accesses(db: Executor, older_than: datetime) -> int:
     ):
         pruned, user, last = pruned + page.pruned, page.user_id, page.id
     return pruned
+
+
+async def make_access_partitions(db: Executor, *, months: int = 3) -> list[str]:
+    """Make the partitions of the log of accesses for this month and some to come; return new ones.
+
+    For a log that is kept by month, by the optional step partition_accesses; else there is nothing
+    to make. Accesses of a month without one go to the partition of the rest, and are moved when it
+    is made. months: 0 .. 120. For a role that owns the table. Raises Unavailable where a table is
+    in use for two seconds.
+    """
+    if type(months) is not int or not 0 <= months <= _MONTHS:
+        raise InvalidArgument("months", f"should be 0 to {_MONTHS}")
+    made = [
+        await fetch_value(db, "make_access_partition", months_ahead=ahead)
+        for ahead in range(months + 1)
+    ]
+    return [name for name in made if name is not None]
 
 
 async def check_health(db: Executor) -> list[HealthProblem]:
@@ -100,6 +132,7 @@ async def check_health(db: Executor) -> list[HealthProblem]:
         return problems
 
 
+@only_reads
 async def adoption_report(db: Executor, *, user_id: UserId | None = None) -> list[RepairCount]:
     """What was repaired when an older program's tables were adopted, counted, of all users or one.
 
@@ -122,6 +155,7 @@ async def adoption_repairs(db: Executor, *, user_id: UserId | None = None) -> As
 
     They are read page by page; the timeout holds for each page.
     """
+    db = reader(db)
     user = None if user_id is None else await find_user(db, user_id)
     last = 0
     while user is not None or user_id is None:

@@ -14,6 +14,7 @@ from typing import Final
 from ltm_store import limits
 from ltm_store.db.execute import Executor, Session, session_of
 from ltm_store.db.identity import find_user
+from ltm_store.db.standby import unawaited
 from ltm_store.embedders import Embedder, Purpose, in_thread
 from ltm_store.embeddings import (
     Claim,
@@ -349,6 +350,7 @@ class EmbeddingWriter:
         self._task = None
 
     async def _work(self) -> None:
+        unawaited.set(True)
         clock = asyncio.get_running_loop().time
         while True:
             try:

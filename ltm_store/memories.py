@@ -19,6 +19,7 @@ from ltm_store.db.execute import (
     fetch_rows,
     fetch_value,
     one_deadline,
+    only_reads,
     session_of,
 )
 from ltm_store.db.identity import User, ensure_user, find_user
@@ -373,7 +374,7 @@ def _placed(
     return places, columns
 
 
-@one_deadline
+@only_reads
 async def get_memory(
     db: Executor,
     user_id: UserId,
@@ -446,7 +447,7 @@ async def _read(
     )
 
 
-@one_deadline
+@only_reads
 async def get_memories(db: Executor, user_id: UserId, memory_ids: Sequence[int]) -> list[Memory]:
     """Memories in the order of the ids asked for, archived or not; missing ones are left out.
 
@@ -665,7 +666,7 @@ async def archive_stale(
     )
 
 
-@one_deadline
+@only_reads
 async def get_children(
     db: Executor,
     user_id: UserId,

@@ -12,6 +12,7 @@ from ltm_store.db.execute import (
     fetch_one,
     fetch_value,
     one_deadline,
+    only_reads,
     session_of,
 )
 from ltm_store.db.identity import User, find_user
@@ -118,7 +119,7 @@ async def unrelate(
     return await session_of(db).with_locks(remove)
 
 
-@one_deadline
+@only_reads
 async def get_relationships(db: Executor, user_id: UserId, memory_id: int) -> list[Relationship]:
     """The relationships of a memory in both directions, strongest first, at most 10,000.
 
@@ -160,7 +161,7 @@ async def relationships_of(
     return found
 
 
-@one_deadline
+@only_reads
 async def traverse(
     db: Executor,
     user_id: UserId,
@@ -210,7 +211,7 @@ async def reached_from(db: Executor, user: int, memory_id: int, walk: Walk) -> l
     )
 
 
-@one_deadline
+@only_reads
 async def shortest_path(
     db: Executor,
     user_id: UserId,
@@ -259,7 +260,7 @@ async def shortest_path(
     )
 
 
-@one_deadline
+@only_reads
 async def suggest_relationships(
     db: Executor, user_id: UserId, memory_id: int, *, limit: int = 10
 ) -> list[Suggestion]:

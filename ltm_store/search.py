@@ -13,7 +13,8 @@ from ltm_store.db.execute import (
     fetch_many,
     fetch_one,
     fetch_value,
-    one_deadline,
+    only_reads,
+    reader,
     session_of,
 )
 from ltm_store.db.identity import User, find_user
@@ -59,7 +60,7 @@ def with_filters(function: Function) -> Function:
 
 
 @with_filters
-@one_deadline
+@only_reads
 async def search_memories(
     db: Executor,
     user_id: UserId,
@@ -125,7 +126,7 @@ async def search_memories(
     return await find_memories(db, user_id, search, moment(as_of))
 
 
-@one_deadline
+@only_reads
 async def find_memories(
     db: Executor,
     user_id: UserId,
@@ -228,7 +229,7 @@ def _as_written(hit: MemoryHit) -> MemoryHit:
 
 
 @with_filters
-@one_deadline
+@only_reads
 async def count_memories(
     db: Executor,
     user_id: UserId,
@@ -261,7 +262,7 @@ async def count_memories(
 
 
 @with_filters
-@one_deadline
+@only_reads
 async def explain_search(
     db: Executor,
     user_id: UserId,
@@ -372,7 +373,7 @@ async def iterate_memories(
     and as it is when its page of 200 is read. Not tracked.
     """
     listing = Listing.checked({"include_context": include_context, "order": order, **filters})
-    now = moment(as_of)
+    now, db = moment(as_of), reader(db)
     user = await find_user(db, user_id)
     if user is None:
         return

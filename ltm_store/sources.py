@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from ltm_store.db.execute import Executor, fetch_many, fetch_value, one_deadline
+from ltm_store.db.execute import Executor, fetch_many, fetch_value, only_reads
 from ltm_store.db.identity import find_user
 from ltm_store.errors import InvalidArgument
 from ltm_store.model.memories import Memory
@@ -12,7 +12,7 @@ from ltm_store.model.sources import Source, SourceKey, SourcePage
 from ltm_store.model.values import UserId, moment, row_limit
 
 
-@one_deadline
+@only_reads
 async def list_sources(
     db: Executor, user_id: UserId, *, limit: int = 100, after: Source | str | None = None
 ) -> list[Source]:
@@ -53,7 +53,7 @@ async def _last(db: Executor, user: int, source_id: str) -> datetime:
     return found
 
 
-@one_deadline
+@only_reads
 async def get_source(
     db: Executor, user_id: UserId, source_id: str, *, limit: int = 1000
 ) -> list[Memory]:

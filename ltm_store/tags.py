@@ -11,6 +11,7 @@ from ltm_store.db.execute import (
     fetch_one,
     fetch_value,
     one_deadline,
+    only_reads,
     session_of,
 )
 from ltm_store.db.identity import find_user
@@ -130,7 +131,7 @@ async def rename_tag(db: Executor, user_id: UserId, old: str, new: str) -> int:
     return await session_of(db).with_locks(rename)
 
 
-@one_deadline
+@only_reads
 async def list_tags(
     db: Executor,
     user_id: UserId,
@@ -161,7 +162,7 @@ async def list_tags(
     )
 
 
-@one_deadline
+@only_reads
 async def related_tags(
     db: Executor, user_id: UserId, tag: str, *, limit: int = 10
 ) -> list[RelatedTag]:

@@ -14,6 +14,7 @@ from typing import Final, Literal, get_args
 from ltm_store import limits
 from ltm_store.accesses import AccessReason, PendingAccess, record, write_accesses
 from ltm_store.db.execute import Session
+from ltm_store.db.standby import unawaited
 from ltm_store.errors import InvalidArgument, LtmError, Unavailable
 from ltm_store.model.accesses import AccessDetails
 from ltm_store.model.values import moment
@@ -144,6 +145,7 @@ class AccessQueue:
 
     async def _drain(self) -> None:
         """Write what is queued as this begins, all accesses of a memory together."""
+        unawaited.set(True)
         memories: dict[tuple[int, int], list[PendingAccess]] = {}
         # In order of time, for clocks are set back.
         for access in _in_order(chain(self._kept.values(), self._waiting)):

@@ -12,6 +12,7 @@ from ltm_store.db.execute import (
     fetch_one,
     fetch_rows,
     fetch_value,
+    only_reads,
     session_of,
 )
 from ltm_store.db.identity import ensure_user, find_user, forget_number
@@ -29,6 +30,7 @@ _ATTEMPTS: Final = 10  # of a merge
 _MOVED: Final = [*ErasedRows.model_fields, "ltm_external_users", REPAIRS]
 
 
+@only_reads
 async def list_users(
     db: Executor, *, after: UserId | None = None, limit: int = 100
 ) -> list[UserSummary]:

@@ -39,3 +39,94 @@ CREATE INDEX ltm_memory_access_memory_id_idx
 ON ltm_memory_access (user_id, memory_id, access_timestamp DESC NULLS LAST, id DESC);
 COMMENT ON INDEX ltm_memory_access_memory_id_idx IS
 'The accesses of a memory, newest first; those without a moment last.';
+
+-- The next two are for a log by month, which the optional step partition_accesses makes of it; they do
+-- nothing while it is one table, or is made one again. A partition has its own primary key: one of
+-- all would have to hold access_timestamp, and rows without a moment could not be.
+CREATE FUNCTION ltm_make_access_partition(month date)
+RETURNS text
+LANGUAGE plpgsql
+SET lock_timeout = '2s'
+AS $function$
+DECLARE
+    first CONSTANT timestamp := date_trunc('month', month);
+    until CONSTANT timestamp := first + interval '1 month';
+    made CONSTANT text := 'ltm_memory_access_' || to_char(first, 'YYYY_MM');
+    rest regclass;
+BEGIN
+    SELECT p.partdefid INTO rest
+    FROM pg_partitioned_table AS p
+    WHERE p.partrelid = 'ltm_memory_access'::regclass;
+    IF rest IS NULL OR to_regclass(made) IS NOT NULL THEN
+        RETURN NULL;
+    END IF;
+    EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', rest);
+    IF to_regclass('ltm_memory_access_next') IS NOT NULL THEN
+        RETURN NULL;
+    END IF;
+    EXECUTE format(
+        'CREATE TABLE %I (
+            LIKE ltm_memory_access INCLUDING CONSTRAINTS INCLUDING DEFAULTS INCLUDING STORAGE,
+            PRIMARY KEY (user_id, id)
+        )',
+        made
+    );
+    EXECUTE format(
+        'WITH moved AS (
+            DELETE FROM %s AS a WHERE a.access_timestamp >= %L AND a.access_timestamp < %L
+            RETURNING a.*
+        )
+        INSERT INTO %I SELECT m.* FROM moved AS m',
+        rest, first, until, made
+    );
+    EXECUTE format(
+        'ALTER TABLE ltm_memory_access ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)',
+        made, first, until
+    );
+    RETURN made;
+END
+$function$;
+
+COMMENT ON FUNCTION ltm_make_access_partition(date) IS
+'Give the log of accesses, where it is kept by month, a partition for the month of a day; its '
+'name, NULL where there is nothing to make. For the owner of the table.';
+
+CREATE FUNCTION ltm_drop_access_partition(older_than timestamptz)
+RETURNS bigint
+LANGUAGE plpgsql
+SET lock_timeout = '2s'
+AS $function$
+DECLARE
+    oldest regclass;
+    accesses bigint;
+BEGIN
+    IF to_regclass('ltm_memory_access_next') IS NOT NULL THEN
+        RETURN NULL;
+    END IF;
+    SELECT p.oid INTO oldest
+    FROM (
+        SELECT
+            c.oid,
+            substring(pg_get_expr(c.relpartbound, c.oid) FROM ' TO \(''([^'']+)''\)$')::timestamp AS until
+        FROM pg_inherits AS i INNER JOIN pg_class AS c ON i.inhrelid = c.oid
+        WHERE
+            i.inhparent = 'ltm_memory_access'::regclass
+            AND c.relispartition
+            AND pg_has_role(c.relowner, 'USAGE')
+    ) AS p
+    WHERE p.until <= timezone('utc', older_than)
+    ORDER BY p.until
+    LIMIT 1;
+    IF oldest IS NULL THEN
+        RETURN NULL;
+    END IF;
+    EXECUTE format('LOCK TABLE %s IN SHARE MODE', oldest);
+    EXECUTE format('SELECT count(*) FROM %s', oldest) INTO accesses;
+    EXECUTE format('DROP TABLE %s', oldest);
+    RETURN accesses;
+END
+$function$;
+
+COMMENT ON FUNCTION ltm_drop_access_partition(timestamptz) IS
+'Drop the oldest partition of the log of accesses whose rows are all of before a moment, and tell '
+'how many they were; NULL where there is none that this role may drop.';

@@ -53,6 +53,19 @@ FROM page AS p
 ORDER BY p.user_id DESC, p.id DESC
 LIMIT 1;
 
+-- name: drop_access_partition(older_than timestamptz) :one
+-- Drop a whole partition of accesses of before a moment; how many they were, NULL without one.
+-- scope: all users
+SELECT ltm_drop_access_partition($1) AS dropped;
+
+-- name: make_access_partition(months_ahead integer) :one
+-- Give the log of accesses a partition for a month, counted from this one; its name if it is new.
+-- scope: all users
+SELECT
+    ltm_make_access_partition(
+        (timezone('utc', now()) + $1::integer * interval '1 month')::date
+    ) AS made;
+
 -- name: check_health(migration_ids text[], row_limit bigint) :many HealthProblem
 -- What is wrong, and which of these migrations are not applied; the schema's problems first.
 -- scope: all users

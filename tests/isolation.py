@@ -171,7 +171,7 @@ class _Reader:
                 alias = _alias(node)
                 if node.relname in common:
                     self._bound(level, alias, common[node.relname], node.alias)
-                else:
+                elif not node.relname.startswith("pg_"):
                     level.tables.append((alias, node.relname))
             case ast.RangeSubselect():
                 alias = node.alias.aliasname

@@ -14,6 +14,7 @@ from sqlalchemy import (
     Text,
     make_url,
     select,
+    text,
 )
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -80,8 +81,16 @@ NULLS = {
 }
 
 
+DETAILS = (
+    "SELECT * FROM ltm_contexts WHERE memory_id = :id",
+    "SELECT * FROM ltm_memory_tags WHERE memory_id = :id",
+    "SELECT * FROM ltm_memory_access WHERE memory_id = :id ORDER BY access_timestamp DESC LIMIT 10",
+    "SELECT * FROM ltm_memory_relationships WHERE source_memory_id = :id OR target_memory_id = :id",
+)
+
+
 class OldProgram:
-    """What the program does with memories of user 1, through pooled connections."""
+    """What the program does with memories, of user 1 unless told, through pooled connections."""
 
     def __init__(self, dsn: str, statements_kept: int = 0) -> None:
         url = make_url(dsn).set(drivername="postgresql+asyncpg")
@@ -113,14 +122,31 @@ class OldProgram:
             await session.commit()
         return id_
 
-    async def get(self, id_: int) -> dict[str, Any]:
-        """Every column of a memory of user 1, or nothing."""
+    async def get(self, id_: int, user: int = 1) -> dict[str, Any]:
+        """Every column of a memory of a user, or nothing."""
         async with AsyncSession(self.engine, expire_on_commit=False) as session:
-            query = select(LTMMemory).where(LTMMemory.user_id == 1, LTMMemory.id == id_)
+            query = select(LTMMemory).where(LTMMemory.user_id == user, LTMMemory.id == id_)
             memory = (await session.execute(query)).scalar_one_or_none()
             if memory is None:
                 return {}
             return {c.name: getattr(memory, c.name) for c in LTMMemory.__table__.columns}
+
+    async def details(self, id_: int) -> int:
+        """How many details a memory has, found by its id alone."""
+        async with AsyncSession(self.engine) as session:
+            found = [(await session.execute(text(query), {"id": id_})).all() for query in DETAILS]
+        return sum(map(len, found))
+
+    async def remove_details(self, id_: int) -> None:
+        """Delete the contexts and, one by one, the tags of a memory."""
+        async with AsyncSession(self.engine) as session:
+            await session.execute(
+                text("DELETE FROM ltm_contexts WHERE memory_id = :id"), {"id": id_}
+            )
+            query = select(LTMMemoryTag).where(LTMMemoryTag.memory_id == id_)
+            for tag in (await session.execute(query)).scalars():
+                await session.delete(tag)
+            await session.commit()
 
     async def touch(self, id_: int, **columns: object) -> None:
         """Change columns of a memory, found by its primary key alone."""

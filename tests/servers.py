@@ -10,6 +10,7 @@ import os
 import pwd
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -17,7 +18,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -219,7 +220,12 @@ def _installed(binaries: Path) -> Iterator[str]:
         owner = pwd.getpwnam("postgres") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
         run = _programs(binaries, directory, owner.pw_uid, owner.pw_gid)
         run("initdb", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8")
-        yield from _started(run, directory, "postgres", "postgres")
+        place = f"-c listen_addresses= -c port=5432 -c unix_socket_directories={directory}"
+        run("pg_ctl", "-w", "-l", str(directory / "log"), "-o", place, "start")
+        try:
+            yield f"postgresql://postgres@/postgres?host={directory}"
+        finally:
+            run("pg_ctl", "-w", "-m", "immediate", "stop")
 
 
 def _programs(binaries: Path, directory: Path, user: int, group: int) -> Callable[..., None]:
@@ -236,17 +242,25 @@ def _programs(binaries: Path, directory: Path, user: int, group: int) -> Callabl
     return run
 
 
-def _started(run: Callable[..., None], directory: Path, user: str, database: str) -> Iterator[str]:
-    place = f"-c listen_addresses= -c port=5432 -c unix_socket_directories={directory}"
-    run("pg_ctl", "-w", "-l", str(directory / "log"), "-o", place, "start")
-    try:
-        yield f"postgresql://{user}@/{database}?host={directory}"
-    finally:
-        run("pg_ctl", "-w", "-m", "immediate", "stop")
+@dataclass(frozen=True)
+class Standby:
+    """A standby that runs, and the DSN of a database on it."""
+
+    dsn: str
+    pg_ctl: Callable[..., None]
+
+    def stop(self) -> None:
+        self.pg_ctl("-w", "-m", "immediate", "stop")
+
+    def start(self) -> None:
+        self.pg_ctl("-w", "start")
+
+    def promote(self) -> None:
+        self.pg_ctl("-w", "promote")
 
 
-def standby(dsn: str) -> Iterator[str]:
-    """A standby of a server whose files and programs are here; the DSN of the same database."""
+def standby(dsn: str) -> Iterator[Standby]:
+    """A standby of a server whose files and programs are here."""
     with psycopg.connect(dsn) as connection:
         (row,) = connection.execute(
             "SELECT current_setting('data_directory'), setting, current_database() "
@@ -259,7 +273,16 @@ def standby(dsn: str) -> Iterator[str]:
         owner = files.stat()
         run = _programs(programs, directory, owner.st_uid, owner.st_gid)
         run("pg_basebackup", "-d", dsn, "-R", "-c", "fast", "--no-sync")
-        yield from _started(run, directory, urlsplit(dsn).netloc.rpartition("@")[0], database)
+        place = f"-c listen_addresses= -c port=5432 -c unix_socket_directories={directory}"
+        pg_ctl = partial(run, "pg_ctl", "-l", str(directory / "log"), "-o", place)
+        user = urlsplit(dsn).netloc.rpartition("@")[0]
+        standby = Standby(f"postgresql://{user}@/{database}?host={directory}", pg_ctl)
+        standby.start()
+        try:
+            yield standby
+        finally:
+            with suppress(subprocess.CalledProcessError):  # a test has stopped it
+                standby.stop()
 
 
 _FINDERS: dict[str, Finder] = {"docker": _docker, "wheel": _wheel, "local": _local}
@@ -291,3 +314,64 @@ def with_options(dsn: str, options: str) -> str:
     parts = urlsplit(dsn)
     added = [*filter(None, [parts.query]), f"options={quote(options)}"]
     return _joined(parts._replace(query="&".join(added)))
+
+
+@dataclass(frozen=True)
+class Mortal:
+    """A server of one test, with the programs of another one, that can be killed."""
+
+    directory: Path
+    run: Callable[..., None]
+
+    @property
+    def dsn(self) -> str:
+        return f"postgresql://postgres@/postgres?host={self.directory}"
+
+    def start(self) -> None:
+        place = f"-c listen_addresses= -c unix_socket_directories={self.directory}"
+        self.run("pg_ctl", "-w", "-l", str(self.directory / "log"), "-o", place, "start")
+
+    def stop(self, mode: str) -> None:
+        self.run("pg_ctl", "-w", "-m", mode, "stop")
+
+    def kill(self) -> None:
+        """End the postmaster as kill -9 does; returns when its children have ended, too."""
+        pid = int((self.directory / "pg" / "postmaster.pid").read_text().partition("\n")[0])
+        os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + _START_SECONDS
+        while _children(self.directory / "pg") and time.monotonic() < deadline:
+            time.sleep(0.02)
+        # Where nobody buries the dead, their locks would count.
+        (self.directory / "pg" / "postmaster.pid").unlink()
+        (self.directory / ".s.PGSQL.5432.lock").unlink()
+
+
+def _children(data: Path) -> list[int]:
+    """The processes that work in a data directory."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if (process / "cwd").readlink() == data:
+                found.append(int(process.name))
+    return found
+
+
+def mortal(dsn: str) -> Iterator[Mortal]:
+    """A new server with the programs of the one of this DSN, where those are here."""
+    with psycopg.connect(dsn) as connection:
+        (row,) = connection.execute("SELECT setting FROM pg_config WHERE name = 'BINDIR'")
+        (place,) = connection.execute("SHOW data_directory")
+    programs, files = Path(row[0]), Path(place[0])
+    if not ((programs / "initdb").exists() and files.exists() and Path("/proc").exists()):
+        pytest.skip("the server's files are not here")
+    with scratch() as directory:
+        owner = files.stat()
+        run = _programs(programs, directory, owner.st_uid, owner.st_gid)
+        run("initdb", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8", "-N")
+        server = Mortal(directory, run)
+        server.start()
+        try:
+            yield server
+        finally:
+            with suppress(subprocess.CalledProcessError):
+                server.stop("immediate")

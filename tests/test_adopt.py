@@ -714,11 +714,11 @@ async def test_the_end_drops_and_reports_what_the_original_program_left_behind(
     assert all("as the original application writes" in detail for detail in behind.values())
     finish = migrate.run_optional
 
-    def late(connection, name, *, undo):
+    def late(connection, name, **given):
         with psycopg.connect(empty, autocommit=True) as other:
             other.execute("DELETE FROM ltm_memories WHERE id = 27")  # of which 22 speaks
             other.execute("UPDATE ltm_memories SET tags = '[\"late\"]' WHERE id = 25")
-        finish(connection, name, undo=undo)
+        finish(connection, name, **given)
 
     monkeypatch.setattr(migrate, "run_optional", late)
     migrate.optional(empty, "finish_adoption")
@@ -763,6 +763,25 @@ async def test_the_end_is_refused_in_a_sentence_while_a_program_writes(old, empt
             migrate.optional(empty, "finish_adoption")
     migrate.optional(empty, "finish_adoption")
     assert await check_health(old) == []
+
+
+async def test_an_end_without_room_says_what_frees_it(old, empty):
+    """The server says so itself, as it makes an index."""
+    await old.execute(originals.L0)
+    await originals.fill(old, 9)
+    before = await fingerprint(old)
+    await old.execute(
+        "CREATE FUNCTION full_disk() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN "
+        "IF current_query() ~ 'original_memory_id' THEN RAISE 'no space' USING ERRCODE = '53100'; "
+        "END IF; END $$; CREATE EVENT TRIGGER full_disk ON ddl_command_start "
+        "WHEN TAG IN ('CREATE INDEX') EXECUTE FUNCTION full_disk()"
+    )
+    lines: list[str] = []
+    with pytest.raises(migrate.MigrationFailed, match="no space: make room .*rollback --all$"):
+        migrate.apply(empty, lines.append)
+    assert any("of room are needed beside the" in line for line in lines)
+    migrate.rollback(empty, everything=True)
+    assert await fingerprint(old) == before
 
 
 async def test_tables_that_are_adopted_are_not_emptied_at_once(old, empty):

@@ -10,6 +10,7 @@ from ltm_store import add_memory, check_health, connect, migrate
 from tests import originals
 from tests.catalog import fingerprint
 from tests.conftest import EMPTY, created
+from tests.old_program import DETAILS
 
 ROLE = "ltm_test_operator"
 CARRIED = {  # what makes it, and what is true where it is
@@ -205,6 +206,7 @@ class Seen(NamedTuple):
     carried: dict[str, object]
     finished: dict[str, object]
     script: str
+    plans: list[str]
     lines: list[str]
     before: list[str]
     back: list[str]
@@ -215,6 +217,14 @@ class Seen(NamedTuple):
 
 async def present(connection: asyncpg.Connection) -> dict[str, object]:
     return {kind: await connection.fetchval(look) for kind, (_, look) in CARRIED.items()}
+
+
+async def plans(connection: asyncpg.Connection) -> list[str]:
+    """How the original application's reads of details are answered, where no table is scanned."""
+    await connection.execute("SET enable_seqscan = off")
+    found = [await connection.fetch("EXPLAIN " + q.replace(":id", "7")) for q in DETAILS]
+    await connection.execute("RESET enable_seqscan")
+    return ["\n".join(row[0] for row in plan) for plan in found]
 
 
 async def script(connection: asyncpg.Connection) -> str:
@@ -238,7 +248,7 @@ async def seen(admin: asyncpg.Connection, server: str) -> AsyncIterator[Seen]:
         before = await fingerprint(old)
         lines: list[str] = []
         migrate.apply(dsn, lines.append)
-        carried, told = await present(old), await script(old)
+        carried, told, read = await present(old), await script(old), await plans(old)
         await old.execute("CREATE VIEW late AS SELECT id FROM ltm_memories")
         migrate.rollback(dsn, everything=True, report=lines.append)
         back = await fingerprint(old)
@@ -258,6 +268,7 @@ async def seen(admin: asyncpg.Connection, server: str) -> AsyncIterator[Seen]:
             carried,
             await present(old),
             told,
+            read,
             lines,
             before,
             back,
@@ -283,6 +294,11 @@ def test_what_ours_contradicts_is_kept_as_a_script(kind, seen):
 def test_nothing_else_is_in_the_script(seen):
     """What the original application makes itself is no object of the operator's."""
     assert len(seen.script.splitlines()) == len(SCRIPTED)
+
+
+def test_details_are_found_by_the_memory_alone_until_the_end(seen):
+    for plan in seen.plans:
+        assert "_original_" in plan
 
 
 def test_what_is_carried_over_is_told(seen):

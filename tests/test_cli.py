@@ -354,11 +354,18 @@ async def test_the_adoption_report_counts_and_lists(db, dsn, cli):
             "repairs": 1100,
         },
     ]
+    connection = await asyncpg.connect(dsn)
+    await connection.execute(
+        "INSERT INTO ltm_adoption_report (table_name, rule, original)"
+        " VALUES ('ltm_contexts', 'storage not carried over', 'ALTER TABLE ltm_contexts ...')"
+    )
+    await connection.close()
+    assert cli("adoption-report", "--script") == "ALTER TABLE ltm_contexts ...;\n"
     (count,) = cli.json("adoption-report", "--user", "2")
     assert count["repairs"] == 550
     assert cli.json("adoption-report", "--user", "nobody") == []
     rows = cli.json("adoption-report", "--rows")
-    assert [row["row_id"] for row in rows] == [*range(1, 1101), 7]
+    assert [row["row_id"] for row in rows] == [*range(1, 1101), 7, None]
     assert {row["user_id"] for row in cli.json("adoption-report", "--rows", "--user", "2")} == {2}
     assert cli("adoption-report", "--rows").splitlines()[0] == (
         "1\t2\tltm_memories\t1\timportance_score\tclamped\t1"

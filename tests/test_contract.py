@@ -80,6 +80,7 @@ SIGNATURES = {
     "get_children": "db, user_id, memory_id, *, as_of=None, limit=1000",
     "purge_expired": "db, *, as_of=None",
     "prune_accesses": "db, older_than",
+    "make_access_partitions": "db, *, months=3",
     "check_health": "db",
     "get_analytics": "db, user_id, *, as_of=None",
     "embed_memory": "db, user_id, memory_id, embedding, *, embedding_model=None",
@@ -96,7 +97,8 @@ SIGNATURES = {
     "format_for_prompt": "hits, *, max_chars, ids=False",
     "connect": "dsn=None, *, access_tracking='deferred', timeout=10.0, min_size=1, max_size=10, "
     "pgbouncer=False, check_schema=True, trust_schema=False, "
-    "coalesce=True, embedder=None, row_level_security=False, tracer_provider=None, "
+    "coalesce=True, embedder=None, read_dsn=None, max_lag=1.0, row_level_security=False, "
+    "tracer_provider=None, "
     "meter_provider=None",
 }
 COMPAT = {

@@ -367,9 +367,9 @@ async def test_the_timeout_holds_for_the_whole_call(dsn):
         deadlines = []
         run = db.run
 
-        async def noting(sql, arguments, *, repeat):
+        async def noting(sql, arguments, *, repeat, only_reads):
             deadlines.append(db.deadline())
-            return await run(sql, arguments, repeat=repeat)
+            return await run(sql, arguments, repeat=repeat, only_reads=only_reads)
 
         db.run = noting  # type: ignore[method-assign]
         db.external_users.clear()

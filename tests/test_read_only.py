@@ -54,8 +54,8 @@ async def standby(own_dsn):
     """The DSN of a database with memories on a standby of the server."""
     async with connect(own_dsn, access_tracking="off") as db:
         await add_memories(db, "alice", LINES)
-    for dsn in servers.standby(own_dsn):
-        yield dsn
+    for standby in servers.standby(own_dsn):
+        yield standby.dsn
 
 
 @pytest.mark.parametrize("tracking", ["deferred", "immediate"])

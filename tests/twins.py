@@ -8,7 +8,7 @@ something else, and of the same id one twin's memory has expired and the other o
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, is_dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -77,6 +77,7 @@ from ltm_store import (
     update_memory,
 )
 from ltm_store.embedders import FunctionEmbedder
+from ltm_store.meaning import embed_with
 
 Connection = asyncpg.Connection
 HER, NUMBER = "alice", -2
@@ -150,6 +151,9 @@ async def _copy(
             values["id"] = f"id + {1000 * -number}"
     if name in EXPIRED and "expires_at" in columns:
         values["expires_at"] = f"CASE WHEN id % 2 = {EXPIRED[name]} THEN '{PAST}'::timestamptz END"
+    if name in EXPIRED and table == "ltm_memory_access":
+        old = f"id % 2 = {EXPIRED[name]}"
+        values["access_timestamp"] = f"CASE WHEN {old} THEN '{PAST:%Y-%m-%d}'::timestamp END"
     await connection.execute(
         f"INSERT INTO {table} ({', '.join(values)}) "
         f"SELECT {', '.join(values.values())} FROM her_{table}"
@@ -207,6 +211,16 @@ async def _imported(connection: Connection) -> object:
     return await import_user(connection, HER, [line | {"key": None} for line in lines])
 
 
+async def _missing_made(connection: Connection) -> object:
+    """What embed_missing does, on a connection."""
+    await connection.execute(f"DELETE FROM ltm_embeddings WHERE user_id = {NUMBER}")
+    return await embed_with(connection, FunctionEmbedder("caller", 3, _vectors), HER)
+
+
+def _vectors(texts: Sequence[str]) -> list[list[float]]:
+    return [[1.0, 2.0, 3.0] for _ in texts]
+
+
 async def _embedded(connection: Connection) -> object:
     await embed_memory(connection, HER, 3, [3.0, 1.0, 2.0])
     await update_memory(connection, HER, 1, content="Prefers black tea")
@@ -247,6 +261,7 @@ CALLS: dict[str, list[Call]] = {
     "delete_memory": [lambda c: delete_memory(c, HER, 1), lambda c: delete_memory(c, HER, 3)],
     "delete_where": [lambda c: delete_where(c, HER, namespace_prefix="agents")],
     "embed_memory": [_embedded],
+    "embed_missing": [_missing_made],
     "explain_search": [lambda c: explain_search(c, HER, "tea", 10)],
     "export_user": [lambda c: export_user(c, HER)],
     "find_similar": [lambda c: find_similar(c, HER, 1)],
@@ -315,17 +330,49 @@ CALLS: dict[str, list[Call]] = {
     ],
 }
 
-FOR_ALL: dict[str, list[Call]] = {
-    "check_health": [lambda c: check_health(c)],
-    "embedding_status": [lambda c: embedding_status(c)],
-    "list_users": [lambda c: list_users(c)],
-    "prune_accesses": [lambda c: prune_accesses(c, THEN)],
-    "purge_expired": [lambda c: purge_expired(c)],
-}
-"""What is for operators: what it does to her rows is the same, and to the twins' like to hers."""
 
-VECTORS = {"embed_memory", "embedding_status", "find_similar"}
-ELSEWHERE = {"connect", "embed_missing"}  # which needs a Database
+async def _her_problems(connection: Connection) -> object:
+    problems = await check_health(connection)
+    others = len([user for user in await list_users(connection) if user.name != HER])
+    stale = [p.detail for p in problems if p.check_name == "embeddings_stale"]
+    assert all(detail.startswith(f"{10 * others} memories") for detail in stale), "all but hers"
+    return [p for p in problems if p.user_id == NUMBER]
+
+
+async def _her_summary(connection: Connection) -> object:
+    return [user for user in await list_users(connection) if user.name == HER]
+
+
+async def _her_pruned(connection: Connection) -> object:
+    return bool(await prune_accesses(connection, THEN))
+
+
+async def _her_purged(connection: Connection) -> object:
+    return bool(await purge_expired(connection))
+
+
+async def _all_have_vectors(connection: Connection) -> object:
+    (status,) = await embedding_status(connection)
+    # The vectors of those whose contents are others are stale.
+    assert status.memories == status.embedded + status.stale
+    return None
+
+
+FOR_ALL: dict[str, list[Call]] = {
+    "check_health": [_her_problems],
+    "embedding_status": [_all_have_vectors],
+    "list_users": [_her_summary],
+    "prune_accesses": [_her_pruned],
+    "purge_expired": [_her_purged],
+}
+"""What operators call: of what it gives, what is of her; it may change the twins' rows, too."""
+
+VECTORS = {"embed_memory", "embed_missing", "embedding_status", "find_similar"}
+ELSEWHERE = {"connect", "index_user"}  # which run in no transaction of a caller's
+
+
+def _fails(texts: object) -> list[list[float]]:
+    raise OSError
 
 
 async def through_a_database(dsn: str, *, vectors: bool) -> tuple[str, str]:
@@ -333,10 +380,14 @@ async def through_a_database(dsn: str, *, vectors: bool) -> tuple[str, str]:
     connection = await asyncpg.connect(dsn)
     await connection.execute(_RESTART)
     options: dict[str, Any] = {}
+    missing: list[str] = []
     if vectors:
-        options["embedder"] = FunctionEmbedder(
-            "caller", 3, lambda texts: [[1.0, 2.0, 3.0]] * len(texts)
-        )
+        await connection.execute(f"DELETE FROM ltm_embeddings WHERE user_id = {NUMBER}")
+        async with connect(dsn, embedder=FunctionEmbedder("caller", 3, _fails)) as db:
+            problems = await check_health(db)
+            missing = [p.detail for p in problems if p.check_name == "embeddings_missing"]
+            assert missing
+        options["embedder"] = FunctionEmbedder("caller", 3, _vectors)
     async with connect(dsn, **options) as db:
         users = [HER, *(user.name for user in await list_users(db) if user.name in TWINS)]
         asked = [(user, n) for n in range(1, 11) for user in users]
@@ -344,14 +395,13 @@ async def through_a_database(dsn: str, *, vectors: bool) -> tuple[str, str]:
         together = await asyncio.gather(*(get_memories(db, user, [1, 2]) for user in users))
         await db.flush()
         if vectors:
-            await connection.execute(f"DELETE FROM ltm_embeddings WHERE user_id = {NUMBER}")
             await embed_missing(db)
             await embed_missing(db, HER)
     hers: list[object] = [memory for place, memory in enumerate(read) if asked[place][0] == HER]
     rows = await (await World.of(connection, connection)).rows(of_twins=False)
     await connection.close()
     # New rows of the log have numbers that the twins' come in between.
-    return told([*hers, *together[0]]), re.sub(r'"id": 1\d{3}\b', "", rows)
+    return told([*hers, *together[0], *missing]), re.sub(r'"id": 1\d{3}\b', "", rows)
 
 
 # -- what a call does ----------------------------------------------------------------------------
@@ -439,9 +489,9 @@ async def differences(alone: World, beside: World, call: Call, *, for_all: bool)
     found = []
     if hers_beside != hers:
         found.append("her rows")
+    if given_beside != given:
+        found.append("the result")
     if not for_all:
-        if given_beside != given:
-            found.append("the result")
         if theirs != beside.theirs:
             found.append("the twins' rows")
         if locked:

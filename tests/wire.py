@@ -6,7 +6,7 @@ What is lost that way is waited for in vain: impatient bounds how long.
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
 
 from ltm_store import Database
@@ -23,7 +23,9 @@ class Wire:
         self.connections = 0
         self.round_trips = 0
         self.swallowing = False
+        self.delay = 0.0  # seconds before what is sent goes on
         self._dead: set[asyncio.StreamWriter] = set()
+        self._ended: set[asyncio.StreamWriter] = set()
         self.port = 0
 
     @property
@@ -42,7 +44,11 @@ class Wire:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
-        server_reader, server_writer = await self._upstream()
+        try:
+            server_reader, server_writer = await self._upstream()
+        except OSError:  # the server is down
+            writer.close()
+            return
         self._writers += [writer, server_writer]
         answered = True
 
@@ -52,6 +58,7 @@ class Wire:
                 if answered:  # a new request after an answer: one more trip
                     self.round_trips += 1
                     answered = False
+                await asyncio.sleep(self.delay)
                 if not self._silent(writer):
                     server_writer.write(data)
 
@@ -59,16 +66,14 @@ class Wire:
             nonlocal answered
             while data := await server_reader.read(65536):
                 answered = True
-                if not self._silent(writer):
+                if not self._silent(writer) and writer not in self._ended:
                     writer.write(data)
 
-        with suppress(OSError):
-            await asyncio.wait(
-                [asyncio.ensure_future(requests()), asyncio.ensure_future(answers())],
-                return_when=asyncio.FIRST_COMPLETED,
-            )
+        both = [asyncio.ensure_future(requests()), asyncio.ensure_future(answers())]
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         writer.close()
         server_writer.close()
+        await asyncio.gather(*both, return_exceptions=True)
 
     def _silent(self, writer: asyncio.StreamWriter) -> bool:
         """While the proxy swallows, whoever sends through a connection loses it for good."""
@@ -79,6 +84,13 @@ class Wire:
     def swallow_present(self) -> None:
         """Lose what goes through the connections that are there now; new ones pass."""
         self._dead.update(self._writers)
+
+    def half_close(self) -> None:
+        """Send every client the end of the stream, and go on taking what it sends."""
+        for writer in self._writers[::2]:
+            if not writer.is_closing():
+                self._ended.add(writer)
+                writer.write_eof()
 
     def cut(self) -> None:
         """Reset every connection."""

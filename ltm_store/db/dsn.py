@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from typing import Final, NamedTuple
-from urllib.parse import parse_qsl, quote, urlencode
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from ltm_store.errors import InvalidArgument
 
@@ -64,6 +64,23 @@ def target(given: str | None = None) -> Target | None:
         if dsn is not None and dsn.strip():
             return _read(_unquoted(dsn.strip()))
     return None
+
+
+def of_standby(given: str) -> str:
+    """The DSN of a standby as asyncpg reads it. Raises InvalidArgument, which names read_dsn."""
+    found, refused = None, "should be the DSN of a standby"
+    if isinstance(given, str) and given.strip():
+        try:
+            found = _read(_unquoted(given.strip()))
+        except InvalidArgument as error:
+            refused = error.rule
+    if found is None:
+        raise InvalidArgument("read_dsn", refused)
+    parts = urlsplit(found.asyncpg)
+    hosts = parts.netloc.rpartition("@")[2] + dict(parse_qsl(parts.query)).get("host", "")
+    if found.pgbouncer or "," in hosts:  # another connection may lead to another standby
+        raise InvalidArgument("read_dsn", "should lead to one server, not to several or PgBouncer")
+    return found.asyncpg
 
 
 def _unquoted(dsn: str) -> str:

@@ -10,11 +10,12 @@ from collections.abc import (
     Callable,
     Collection,
     Coroutine,
+    Iterator,
     Mapping,
     MutableMapping,
     Sequence,
 )
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from datetime import datetime
 from functools import wraps
@@ -52,6 +53,16 @@ class Read(NamedTuple):
 _deadline: ContextVar[float | None] = ContextVar("ltm_store_deadline", default=None)
 
 
+@contextmanager
+def within(deadline: float) -> Iterator[None]:
+    """Let a deadline hold for the statements of this task."""
+    token = _deadline.set(deadline)
+    try:
+        yield
+    finally:
+        _deadline.reset(token)
+
+
 def one_deadline(function: Function) -> Function:
     """Let the timeout of a Database hold for a whole call, however many statements it takes."""
 
@@ -59,13 +70,25 @@ def one_deadline(function: Function) -> Function:
     async def bounded(db: Executor, *args: Any, **kwargs: Any) -> Any:
         if not isinstance(db, Session) or _deadline.get() is not None:
             return await function(db, *args, **kwargs)
-        token = _deadline.set(db.deadline())
-        try:
+        with within(db.deadline()):
             return await function(db, *args, **kwargs)
-        finally:
-            _deadline.reset(token)
 
     return cast("Function", bounded)
+
+
+def only_reads(function: Function) -> Function:
+    """The same for a call that only reads, which the standby of a Database may answer."""
+
+    @wraps(function)
+    async def reading(db: Executor, *args: Any, **kwargs: Any) -> Any:
+        return await function(reader(db), *args, **kwargs)
+
+    return one_deadline(cast("Function", reading))
+
+
+def reader(db: Executor) -> Executor:
+    """What the statements of one call that only reads run on."""
+    return db.reader() if isinstance(db, Session) else db
 
 
 class Session(ABC):
@@ -102,8 +125,14 @@ class Session(ABC):
         """Until when the present call may take, on the clock of the event loop."""
         return _deadline.get() or asyncio.get_running_loop().time() + self.timeout
 
+    def reader(self) -> Session:
+        """What the statements of one call that only reads run on."""
+        return self
+
     @abstractmethod
-    def run(self, sql: str, arguments: list[Any], *, repeat: bool) -> Awaitable[list[Any]]:
+    def run(
+        self, sql: str, arguments: list[Any], *, repeat: bool, only_reads: bool
+    ) -> Awaitable[list[Any]]:
         """The rows of a statement; with `repeat` it may be sent again after a lost connection."""
 
     @abstractmethod
@@ -189,7 +218,9 @@ class _OnConnection(Session):
         self.telemetry = getattr(connection, "telemetry", None)
         self.row_level_security = getattr(connection, "row_level_security", False)
 
-    def run(self, sql: str, arguments: list[Any], *, repeat: bool) -> Awaitable[list[Any]]:
+    def run(
+        self, sql: str, arguments: list[Any], *, repeat: bool, only_reads: bool
+    ) -> Awaitable[list[Any]]:
         return self._connection.fetch(sql, *arguments)
 
     @asynccontextmanager
@@ -224,7 +255,9 @@ class _OnPool(Session):
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    async def run(self, sql: str, arguments: list[Any], *, repeat: bool) -> list[Any]:
+    async def run(
+        self, sql: str, arguments: list[Any], *, repeat: bool, only_reads: bool
+    ) -> list[Any]:
         async with self._pool.acquire(timeout=POOL_SECONDS) as connection:
             return await connection.fetch(sql, *arguments)
 
@@ -265,7 +298,12 @@ async def _run(db: Executor, name: str, arguments: dict[str, object]) -> list[An
     bind = statement.bind_for_user if session.row_level_security else statement.bind
     sql, bound = bind(arguments)
     try:
-        rows = session.run(sql, bound, repeat=statement.is_repeatable(arguments))
+        rows = session.run(
+            sql,
+            bound,
+            repeat=statement.is_repeatable(arguments),
+            only_reads=statement.only_reads,
+        )
         return await observed(name, rows, session.telemetry)
     except LtmError:
         raise

@@ -272,6 +272,17 @@ class ConnectionPool:
         while self._idle:
             self._idle.pop().terminate()
 
+    def drop(self) -> None:
+        """Throw away every connection; calls that use or await one get an error at once."""
+        self.drop_idle()
+        for connection in self._out:
+            connection.terminate()
+        opening, self._opening = self._opening, set()
+        for task in opening:
+            task.cancel()
+        while self._waiting:
+            self._wake_with(ConnectionResetError())
+
     async def close(self, timeout: float) -> None:
         """Close every connection, politely while there is time; a broken one raises nothing.
 

@@ -34,7 +34,9 @@ _REPEATABLE = re.compile(r"^-- repeatable: (?:if )?(?P<when>\w+)$", re.MULTILINE
 _NEEDS = re.compile(r"^-- needs: (?P<step>\w+)(?: if (?P<names>\w+(?: or \w+)*))?$", re.MULTILINE)
 _END = "-- end if"
 _SEMICOLON = re.compile(r";(?=(?:  -- [\w: ]+)?\Z)")
-_WRITE = re.compile(r"\b(INSERT|UPDATE|DELETE)\b")
+_WRITE = re.compile(
+    r"\b(INSERT|UPDATE|DELETE|ltm_make_access_partition|ltm_drop_access_partition)\b"
+)
 _PLACEHOLDER = re.compile(r"\$(\d+)")
 _NAMED = re.compile(r"(?<!:):([a-z_]+)\b")
 _ALIAS = re.compile(r"\bm\.")

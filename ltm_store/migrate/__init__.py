@@ -13,6 +13,7 @@ except ImportError:
     raise SystemExit("failed: install ltm_store[migrate], which brings yoyo and psycopg") from None
 
 from ltm_store.db.resources import migration_ids
+from ltm_store.migrate import partitions
 from ltm_store.migrate.adoption import adopt, reconcile, survey, way_back
 from ltm_store.migrate.ask import Session, value
 from ltm_store.migrate.runner import (
@@ -167,6 +168,9 @@ def optional(
 ) -> None:
     """Run an optional step, or undo it. Raises MigrationFailed."""
     with _changing(dsn, report, trust_schema) as connection:
+        if name == partitions.STEP:
+            partitions.partition_accesses(connection, report, undo=undo)
+            return
         if name == "finish_adoption" and not undo:
             reconcile.settle(connection, report)
         with _row_level_security_renewed(connection, report, changes=name != ROW_LEVEL_SECURITY):

@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Final, Literal
 
 import psycopg
@@ -203,6 +204,11 @@ def run_migrations(
         report(f"[{number}/{len(names)}] {direction} {name} ({seconds:.2f} s)")
 
 
+def optional_file(name: str, *, undo: bool) -> Path:
+    """The text of an optional step, or of what undoes it."""
+    return resource_dir("migrations") / "optional" / f"{name}{'.undo' if undo else ''}.sql"
+
+
 def run_optional(
     connection: Session, name: str, *, undo: bool, report: Report = lambda line: None
 ) -> None:
@@ -210,7 +216,7 @@ def run_optional(
 
     Raises MigrationFailed.
     """
-    file = resource_dir("migrations") / "optional" / f"{name}{'.undo' if undo else ''}.sql"
+    file = optional_file(name, undo=undo)
     text = with_shared(file.read_text(encoding="utf-8")).encode()
     warnings: list[str] = []
 

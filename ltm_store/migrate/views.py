@@ -116,6 +116,22 @@ def drop_views(session: Session, report: Report) -> list[Right]:
     return rights
 
 
+def with_views_dropped(session: Session, work: Callable[[], None], report: Report) -> None:
+    """Do some work in one short transaction, in which the views are dropped and made again.
+
+    Raises MigrationFailed, also where something that is not ours depends on one, or on what is
+    dropped.
+    """
+    make_tables(session)
+
+    def around() -> None:
+        rights = _drop(session, list(_noted(session)))
+        work()
+        _make_stale(session, rights, partly=False)
+
+    _in_short_transaction(session, around, report)
+
+
 def drop_own_views(session: Session) -> None:
     """Drop those of the step `row_level_security`, which have every column of a table."""
     if names := [name for (name,) in ask(session, "own_views")]:

@@ -304,6 +304,14 @@ WHERE
 -- The bytes of a table with its indexes.
 SELECT pg_total_relation_size(format('%I.%I', $1::text, $2::text)::regclass);
 
+-- name: room() :one
+-- The bytes of the database, of the log that the server keeps, and whether it keeps all of it.
+SELECT
+    pg_database_size(current_database()),
+    pg_size_bytes(current_setting('max_wal_size')),
+    current_setting('archive_mode') <> 'off'
+    OR EXISTS (SELECT 1 FROM pg_replication_slots);
+
 -- name: data_directory() :one
 -- Where the server keeps its files, if this role may know.
 SELECT

@@ -325,17 +325,25 @@ BEGIN
 END
 $$;
 
--- Whether a part of this JSON was replaced.
-CREATE FUNCTION is_repaired(written text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$
+-- Whether jsonb refuses this, and a part of it was replaced.
+CREATE FUNCTION is_refused(written text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$
 BEGIN
-    IF written ~ $r$\\u(0000|[dD][89a-fA-F])|[eE][-+]?[0-9]{3}|[0-9]{255}|NaN|Infinity$r$ THEN
-        PERFORM written::jsonb;
-    END IF;
+    PERFORM written::jsonb;
     RETURN FALSE;
 EXCEPTION WHEN OTHERS THEN
     RETURN ltm_adoption.as_jsonb(written) <> to_jsonb(written);
 END
 $$;
+
+CREATE FUNCTION is_repaired(written text) RETURNS boolean
+LANGUAGE sql IMMUTABLE
+RETURN CASE
+    WHEN
+        length(written) > 131072
+        OR written ~ $r$\\u(0000|[dD][89a-fA-F])|[eE][-+]?[0-9]{3}|NaN|Infinity$r$
+        THEN ltm_adoption.is_refused(written)
+    ELSE FALSE
+END;
 
 CREATE FUNCTION fraction(value double precision) RETURNS double precision
 LANGUAGE sql IMMUTABLE
@@ -354,32 +362,27 @@ RETURN CASE
     WHEN moment BETWEEN '0001-01-01' AND '9999-12-31 23:59:59.999999' THEN moment
 END;
 
+-- Of a string that holds JSON that JSON, or what looks like it as one word.
+CREATE FUNCTION unwrapped(tags jsonb) RETURNS jsonb
+LANGUAGE sql IMMUTABLE
+RETURN CASE
+    WHEN jsonb_typeof(tags) <> 'string' OR tags #>> '{}' !~ $r$^\s*[\[{]$r$ THEN tags
+    WHEN jsonb_typeof(ltm_adoption.as_jsonb(tags #>> '{}')) = 'string' THEN jsonb_build_array(tags)
+    ELSE ltm_adoption.as_jsonb(tags #>> '{}')
+END;
+
 -- Every word that is somewhere in the JSON, trimmed, cut, each once in any letter case; a string alone
--- holds JSON, or words between commas. Then the names that are not among them.
-CREATE FUNCTION clean_tags(tags jsonb, names text[]) RETURNS jsonb
+-- holds words between commas. Then the names that are not among them.
+CREATE FUNCTION tag_words(tags jsonb, names text[]) RETURNS jsonb
 LANGUAGE sql IMMUTABLE
 RETURN (
-    WITH given AS (
-        SELECT CASE jsonb_typeof(j.inside) WHEN 'string' THEN jsonb_build_array(j.inside)
-            ELSE coalesce(j.inside, tags) END AS whole
-        FROM (
-            SELECT CASE
-                WHEN jsonb_typeof(tags) = 'string' AND tags #>> '{}' ~ $r$^\s*[\[{]$r$
-                    THEN ltm_adoption.as_jsonb(tags #>> '{}')
-            END AS inside
-        ) AS j
-    ),
-
-    words AS (
+    WITH words AS (
         SELECT s.word, l.place, s.part
-        FROM given AS g
-        CROSS JOIN
-            LATERAL jsonb_path_query(g.whole, 'strict $.**') WITH ORDINALITY AS l (leaf, place)
+        FROM jsonb_path_query(tags, 'strict $.**') WITH ORDINALITY AS l (leaf, place)
         CROSS JOIN
             LATERAL unnest(
                 CASE
-                    WHEN jsonb_typeof(g.whole) = 'string'
-                        THEN string_to_array(g.whole #>> '{}', ',')
+                    WHEN jsonb_typeof(tags) = 'string' THEN string_to_array(tags #>> '{}', ',')
                     WHEN jsonb_typeof(l.leaf) IN ('string', 'number', 'boolean')
                         THEN ARRAY[l.leaf #>> '{}']
                 END
@@ -410,6 +413,10 @@ RETURN (
         ORDER BY o.place, o.part LIMIT 100
     ) AS k
 );
+
+CREATE FUNCTION clean_tags(tags jsonb, names text[]) RETURNS jsonb
+LANGUAGE sql IMMUTABLE
+RETURN ltm_adoption.tag_words(ltm_adoption.unwrapped(tags), names);
 
 CREATE FUNCTION context_fits(context_data jsonb) RETURNS boolean
 LANGUAGE sql IMMUTABLE

@@ -1,7 +1,7 @@
 -- What the migrator notes of views, indexes and foreign keys in the first schema of search_path.
 
 -- name: found_objects() :many
--- The indexes and foreign keys of our tables that are there.
+-- The indexes and foreign keys of our tables that are there; not those of partitions, which come and go.
 WITH ours AS (
     SELECT
         c.oid,
@@ -11,6 +11,7 @@ WITH ours AS (
     WHERE
         n.nspname = current_schema()
         AND c.relkind IN ('r', 'p')
+        AND NOT c.relispartition
         AND c.relname ~ '^ltm_'
         AND c.relname !~ '^ltm_migration'
 )

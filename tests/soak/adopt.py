@@ -1,7 +1,8 @@
 """`python -m tests.soak.adopt [memories]`: adopt a big database while its application uses it.
 
-Four readers and two writers of the original's statements run all along. Prints the longest stall of
-a call, the time of each step and the errors; ends with 1 when a row or a value is lost.
+Four readers and two writers of the original's statements, of memories of a thousand users and of
+their details by the memory's id alone, run all along. Prints the longest stall of a call, the time
+of each step and the errors; ends with 1 when a row or a value is lost.
 """
 
 import asyncio
@@ -18,6 +19,7 @@ from tests import originals, servers
 from tests.old_program import OldProgram
 
 READERS, WRITERS = 4, 2
+USERS = 1_000
 console = Console(width=100)
 
 
@@ -33,6 +35,7 @@ class Load:
         self.errors: Counter[str] = Counter()
         self.added: dict[int, str] = {}
         self.touched: dict[int, int] = {}
+        self.removed: list[int] = []
 
     async def _timed(self, call):
         """Whether the call went well, and what it gave."""
@@ -48,15 +51,22 @@ class Load:
 
     async def read(self, draw: random.Random) -> None:
         while self.running:
-            await self._timed(self.program.get(draw.randint(1, self.memories)))
+            id_ = draw.randint(1, self.memories)
+            await self._timed(self.program.get(id_, user_of(id_)))
+            await self._timed(self.program.details(id_))
 
     async def write(self, draw: random.Random) -> None:
         while self.running:
             content = f"written {draw.random()}"
             tags = ["tea", f"t{draw.random()}"]
             well, id_ = await self._timed(self.program.add(content, tags))
-            if well:
+            if well and draw.random() < 0.2:
+                well, _ = await self._timed(self.program.remove(id_))
+                if well:
+                    self.removed.append(id_)
+            elif well:
                 self.added[id_] = content
+            await self._timed(self.program.remove_details(draw.randint(1, self.memories)))
             id_, count = draw.randint(1, self.memories), draw.randint(1, 1000)
             well, _ = await self._timed(self.program.touch(id_, access_count=count))
             if well:
@@ -64,11 +74,18 @@ class Load:
             await asyncio.sleep(0)
 
 
+def user_of(id_: int) -> int:
+    return 1 + id_ % USERS
+
+
 async def prepared(dsn: str, memories: int) -> None:
     connection = await asyncpg.connect(dsn)
     await connection.execute(originals.level_1())
+    await connection.execute(
+        "INSERT INTO users (name) SELECT 'user ' || n FROM generate_series(6, $1) AS n", USERS
+    )
     await originals.fill(connection, memories)
-    await connection.execute("UPDATE ltm_memories SET user_id = 1")
+    await connection.execute("UPDATE ltm_memories SET user_id = 1 + id % $1", USERS)
     await connection.execute("VACUUM ANALYZE")
     await connection.close()
 
@@ -94,7 +111,8 @@ async def run(server: str, memories: int, statements_kept: int) -> bool:
 
     await asyncio.to_thread(migrate.apply, dsn, report)
     seconds = time.perf_counter() - started
-    await asyncio.sleep(1)
+    until_swap, load.longest = load.longest, 0.0
+    await asyncio.sleep(5)
     load.running = False
     await asyncio.gather(*tasks)
     for moment, longest, line in seen:
@@ -103,8 +121,8 @@ async def run(server: str, memories: int, statements_kept: int) -> bool:
             console.print(text, markup=False)
     console.print(
         f"{memories:,} memories in {seconds:.0f} s under {load.calls:,} calls, "
-        f"statements kept: {statements_kept}; longest call {load.longest * 1e3:.0f} ms, "
-        f"before {before * 1e3:.0f} ms"
+        f"statements kept: {statements_kept}; longest call before {before * 1e3:.0f} ms, "
+        f"during {until_swap * 1e3:.0f} ms, after {load.longest * 1e3:.0f} ms"
     )
     console.print(f"errors: {dict(load.errors) or 'none'}")
     connection = await asyncpg.connect(dsn)
@@ -113,13 +131,21 @@ async def run(server: str, memories: int, statements_kept: int) -> bool:
         "SELECT id, content, access_count FROM ltm_memories WHERE id = ANY($1)",
         [*load.added, *load.touched],
     )
+    left = await connection.fetchval(
+        "SELECT count(*) FROM ltm_memories WHERE id = ANY($1)", load.removed
+    )
+    await asyncio.to_thread(migrate.optional, dsn, "finish_adoption")
+    problems = await connection.fetch("SELECT check_name, subject FROM ltm_health")
+    console.print(f"health after the end: {problems or 'nothing'}", markup=False)
     await connection.close()
     await program.close()
     now = {row["id"]: row for row in rows}
     lost = sum(now[id_]["content"] != content for id_, content in load.added.items())
     stale = sum(now[id_]["access_count"] != count for id_, count in load.touched.items())
-    console.print(f"added {len(load.added):,}, touched {len(load.touched):,}; lost {lost}, {stale}")
-    return bool(lost == stale == 0 and found >= memories + len(load.added))
+    console.print(
+        f"added {len(load.added):,}, touched {len(load.touched):,}; lost {lost}, {stale}, {left}"
+    )
+    return bool(lost == stale == left == 0 and found >= memories + len(load.added) and not problems)
 
 
 async def main() -> int:

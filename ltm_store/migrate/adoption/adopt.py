@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from psycopg.errors import DiskFull
+
 from ltm_store.migrate.adoption.copying import (
     build_indexes,
     compare,
@@ -27,7 +29,11 @@ from ltm_store.migrate.adoption.session import Adoption, ForeignKey, steps
 from ltm_store.migrate.adoption.survey import replicated, survey
 from ltm_store.migrate.adoption.tables import MEMORIES, ORIGINALS, RANKS
 from ltm_store.migrate.ask import Session, ask
-from ltm_store.migrate.runner import MigrationFailed, Report
+from ltm_store.migrate.runner import MigrationFailed, Report, first_line
+
+_WITHOUT_ROOM: Final = (
+    "make room and go on with the same command, or give back what adoption takes: rollback --all"
+)
 
 
 def adopt(dsn: str, locked: Session, report: Report) -> None:
@@ -43,7 +49,10 @@ def adopt(dsn: str, locked: Session, report: Report) -> None:
         for step, work in STEPS.items():
             if step not in done:
                 ask(locked, "ping")  # without this session the lock is gone
-                work(adoption)
+                try:
+                    work(adoption)
+                except DiskFull as error:
+                    raise MigrationFailed(f"{first_line(error)}: {_WITHOUT_ROOM}") from None
 
 
 def _swap(a: Adoption) -> None:

@@ -117,8 +117,17 @@ def _impossible_rows(a: Adoption) -> Iterator[str]:
 
 
 def _look_for_room(a: Adoption) -> None:
-    need = 2 * sum(a.value("size", home=a.home, table_name=table) for table in a.present())
-    a.report(f"adopting {MEMORIES}: {_megabytes(need)} MB of room are needed beside the tables")
+    tables = sum(a.value("size", home=a.home, table_name=table) for table in a.present())
+    ((database, kept_wal, keeps_all),) = a.ask("room")
+    # The new tables take up to twice the old ones, sorting for an index less than half of that. All
+    # goes through the log first, of which the server keeps as much as it is told to.
+    log = 3 * tables if keeps_all else min(3 * tables, kept_wal)
+    need = 3 * tables + log
+    a.report(
+        f"adopting {MEMORIES}: {_megabytes(need)} MB of room are needed beside the "
+        f"{_megabytes(database)} MB of the database ({_megabytes(2 * tables)} for the new tables, "
+        f"{_megabytes(tables)} for sorting, {_megabytes(log)} for the log)"
+    )
     folder = a.value("data_directory")
     host = str(conninfo_to_dict(a.dsn).get("host") or "/")
     if folder and host.startswith("/") and Path(folder).is_dir():  # the disk is ours to look at
@@ -128,6 +137,8 @@ def _look_for_room(a: Adoption) -> None:
                 f"adoption needs {_megabytes(need)} MB of room on the server's disk, "
                 f"{_megabytes(free)} MB are free"
             )
+    else:
+        a.report("whether the server's disk has that room cannot be seen from here")
 
 
 def _megabytes(size: int) -> str:
