@@ -236,8 +236,8 @@ class Database(Session):
                 await self._refuse_unsafe_schema()
             if self._check_schema:
                 await self._refuse_outdated_schema()
-            if not self.row_level_security:
-                await self._refuse_bound_role()
+                if not self.row_level_security:
+                    await self._refuse_bound_role()
             if self.embedder is not None:
                 await self._begin_embedding(self.embedder)
             if self._standby is not None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from ltm_store import (
+    InvalidArgument,
     InvalidMemory,
     add_memory,
     delete_memory,
@@ -249,10 +250,13 @@ async def test_imports_with_the_same_keys_in_another_order_do_not_meet(db):
 
 
 async def test_what_is_no_line_is_refused(conn):
-    wrongs: tuple[Any, ...] = ("ab", [5], ([],))
+    wrongs: tuple[Any, ...] = ([5], ([],))
     for wrong in wrongs:
         with pytest.raises(InvalidMemory, match="^line 1, memory: should be a dict"):
             await import_user(conn, 1, wrong)
+    text: Any = "ab"
+    with pytest.raises(InvalidArgument, match="^lines: should be a list"):
+        await import_user(conn, 1, text)
 
 
 async def test_what_an_older_program_left_empty_is_marked_and_comes_back(conn):

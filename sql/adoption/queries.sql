@@ -601,7 +601,7 @@ FROM pg_proc AS p
 WHERE
     p.pronamespace = quote_ident($1::text)::regnamespace
     AND p.proname ~ '^ltm_'
-    AND p.proconfig IS NOT NULL
+    AND array_to_string(p.proconfig, ' ') ~ '\msearch_path='
     AND p.oid NOT IN (SELECT o.id FROM ltm_adoption.others AS o)
 UNION ALL
 SELECT format('ALTER STATISTICS %I.%I SET SCHEMA %I', $1::text, s.stxname, $2::text)
