@@ -368,7 +368,8 @@ FOR_ALL: dict[str, list[Call]] = {
 """What operators call: of what it gives, what is of her; it may change the twins' rows, too."""
 
 VECTORS = {"embed_memory", "embed_missing", "embedding_status", "find_similar"}
-ELSEWHERE = {"connect", "index_user"}  # which run in no transaction of a caller's
+ELSEWHERE = {"connect", "index_user", "make_access_partitions"}
+"""What opens, or changes the schema."""
 
 
 def _fails(texts: object) -> list[list[float]]:

@@ -48,8 +48,8 @@ END
 $$;
 
 COMMENT ON DOMAIN ltm_as_user IS
-'The number of a user, who is in ltm.user_id from when a parameter of this type is given until the '
-'transaction ends.';
+'The number of a user, who is in ltm.user_id from when a parameter of this type is given to the '
+'end of the transaction.';
 
 -- The policies. The subselect makes them read the setting once a statement.
 -- The operators that look words, tags and JSON up in an index are not leakproof: behind a policy they

@@ -26,9 +26,7 @@ from tests.twins import CALLS, FOR_ALL, Call, World
 
 _CONDITION = re.compile(r"\b\w+\.user_id = (?:any\(\$\d+(?:::bigint\[\])?\)|\$\d+|\w+\.user_id)")
 _SECONDS = 120  # in which the calls with a mutant must end
-EQUIVALENT: dict[tuple[str, str], str] = {
-    ("move_user", "o.user_id = $2 (5)"): "rows that are moved get new numbers where old ones do",
-}
+EQUIVALENT: dict[tuple[str, str], str] = {}
 """What may be taken out, by statement and condition, and why."""
 
 console = Console(width=100)
