@@ -13,6 +13,7 @@ WITH tables AS (
     WHERE
         c.oid = to_regclass('ltm_memories')
         AND o.relkind IN ('r', 'p')
+        AND NOT o.relispartition
         AND starts_with(o.relname, 'ltm_')
         AND a.attname = 'user_id'
         AND NOT a.attisdropped

@@ -72,6 +72,7 @@ BEGIN
         INNER JOIN pg_attribute AS a ON c.oid = a.attrelid AND a.attname = 'user_id' AND NOT a.attisdropped
         WHERE c.relnamespace = home::regnamespace
             AND c.relkind IN ('r', 'p')
+            AND NOT c.relispartition -- of which nobody is given a right
             AND starts_with(c.relname, 'ltm_')
         ORDER BY c.relname
     LOOP
