@@ -43,7 +43,19 @@ GONE = "postgresql://x@127.0.0.1:1/x"
 PROGRAM = [sys.executable, "-W", "error", "-m", "ltm_store.cli"]
 VERBS = (
     *("add", "adoption-report", "archive", "count", "delete", "demo", "export", "forget", "graph"),
-    *("health", "import", "mcp", "migrate", "prune", "psql", "purge", "recall", "report"),
+    *(
+        "health",
+        "import",
+        "mcp",
+        "merge-users",
+        "migrate",
+        "prune",
+        "psql",
+        "purge",
+        "recall",
+        "rename-user",
+        "report",
+    ),
     *("restore", "rollback", "search", "show", "status", "tag", "tags", "users"),
 )
 

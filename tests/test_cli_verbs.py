@@ -318,3 +318,20 @@ async def test_a_report_and_a_graph_hold_nothing_that_steers_their_reader(db, cl
         assert "\\x9b" in cli(verb, *words, "--user", user)  # Cli looks for what steers
     cli("report", user, "--output", f"/nonexistent/{HIDDEN}", code=1)
     assert "/nonexistent/\\x1b[31m" in cli.stderr
+
+
+async def test_users_are_renamed_and_merged(db, cli):
+    for user in ("alice", "alice-phone", "alice-phone"):
+        await add_memory(db, user, "x")
+    assert cli("rename-user", "alice", "a\x1bnna") == "alice is a\\x1bnna now\n"
+    cli("rename-user", "alice", "anna", code=1)
+    assert cli.stderr == "failed: no user alice\n"
+    cli("rename-user", "alice-phone", "a\x1bnna", code=1)
+    assert cli.stderr == "failed: new: is another user's name; see merge_users\n"
+    both = ("merge-users", "alice-phone", "a\x1bnna")
+    cli(*both, code=1)
+    assert cli.stderr.startswith(
+        "failed: merge 2 memories of alice-phone into a\\x1bnna: say --yes"
+    )
+    assert cli(*both, "--yes") == "2 memories moved, 0 with a new id, 0 keys cleared\n"
+    assert len(await search_memories(db, "a\x1bnna")) == 3

@@ -20,6 +20,7 @@ from ltm_store.cli.frame import (
     MemoryArgument,
     UserOption,
     When,
+    YesOption,
     command,
     confirm,
     no_memory,
@@ -39,7 +40,6 @@ from ltm_store.render.text import legible
 from ltm_store.search import count_memories
 from ltm_store.users import forget_user
 
-YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Only count those that pass.")]
 ManyArgument = Annotated[
     int | None,

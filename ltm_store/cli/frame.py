@@ -57,6 +57,7 @@ DsnOption = Annotated[
     str | None,
     typer.Option("--dsn", help="The database, postgresql://...; may stand before the verb too."),
 ]
+YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 UserOption = Annotated[str, typer.Option(help="Whose memories: a number or a name.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON, or JSON Lines of rows.")]
 OutputOption = Annotated[Path | None, typer.Option(help="A file instead of standard output.")]

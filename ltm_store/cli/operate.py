@@ -18,6 +18,7 @@ from ltm_store.cli.display import console, print_tabbed, table
 from ltm_store.cli.frame import (
     DsnOption,
     JsonOption,
+    YesOption,
     command,
     confirm,
     failed,
@@ -31,7 +32,7 @@ from ltm_store.cli.progress import embed_all
 from ltm_store.db.resources import resource_dir
 from ltm_store.embedders import FastEmbedder
 from ltm_store.embeddings import embedding_status
-from ltm_store.errors import InvalidArgument
+from ltm_store.errors import InvalidArgument, LtmError
 from ltm_store.maintenance import (
     adoption_repairs,
     adoption_report,
@@ -39,9 +40,10 @@ from ltm_store.maintenance import (
     prune_accesses,
     purge_expired,
 )
-from ltm_store.model.users import UserSummary
+from ltm_store.model.users import MergeReport, UserSummary
 from ltm_store.render.text import legible
-from ltm_store.users import list_users
+from ltm_store.search import count_memories
+from ltm_store.users import list_users, merge_users, rename_user
 
 
 @command("users", "users --limit 20")
@@ -66,6 +68,54 @@ def users(
         typer.echo("nobody yet" if after is None else "no more")
     if len(found) == limit:
         typer.echo(f"there may be more: --after {legible(str(found[-1].name))}", err=True)
+
+
+@command("rename-user", "rename-user alice alice@example.org")
+def rename(
+    user: Annotated[str, typer.Argument(help="The name now.")],
+    new: Annotated[str, typer.Argument(help="The name from now on.")],
+    as_json: JsonOption = False,
+    dsn: DsnOption = None,
+) -> None:
+    """Give a user known by a name another one."""
+
+    async def renamed() -> None:
+        async with reading(dsn) as db:
+            if not await rename_user(db, user, new):
+                raise LtmError(f"no user {legible(user, 60)}")
+
+    asyncio.run(renamed())
+    if as_json:
+        print_json({"renamed": new})
+    else:
+        typer.echo(f"{legible(user, 60)} is {legible(new, 60)} now")
+
+
+@command("merge-users", "merge-users alice-phone alice")
+def merge(
+    user: Annotated[str, typer.Argument(metavar="FROM", help="Whose memories move.")],
+    into: Annotated[str, typer.Argument(metavar="INTO", help="Who has them then.")],
+    yes: YesOption = False,
+    as_json: JsonOption = False,
+    dsn: DsnOption = None,
+) -> None:
+    """Make everything of one user another one's. Asks before."""
+
+    async def merged() -> MergeReport:
+        async with reading(dsn) as db:
+            count = await count_memories(db, user, include_archived=True)
+            names = f"{legible(user, 60)} into {legible(into, 60)}"
+            confirm(f"merge {count} memories of {names}", yes)
+            return await merge_users(db, user, into)
+
+    report = asyncio.run(merged())
+    if as_json:
+        print_json(report)
+    else:
+        typer.echo(
+            f"{report.counts['ltm_memories']} memories moved, {len(report.renumbered)} with a new "
+            f"id, {len(report.cleared)} keys cleared"
+        )
 
 
 @command("embed", "embed --user 42")
