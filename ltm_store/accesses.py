@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
-from typing import NamedTuple
+from itertools import starmap
+from typing import Final, NamedTuple
 
 from ltm_store.db.execute import (
     Executor,
@@ -20,6 +22,8 @@ from ltm_store.db.identity import find_user
 from ltm_store.errors import Unavailable
 from ltm_store.model.accesses import Access, AccessDetails, Feedback
 from ltm_store.model.values import UserId, check_memory_id, moment, row_limit
+
+_USERS_AT_ONCE: Final = 4  # whose accesses are written by statements of their own
 
 
 class AccessReason(NamedTuple):
@@ -92,12 +96,42 @@ async def record(db: Executor, user: int, details: AccessDetails) -> int:
 async def write_accesses(
     db: Executor, memories: Sequence[Sequence[PendingAccess]]
 ) -> tuple[int, list[int]]:
-    """Record accesses of many users in one statement; of one under row level security.
+    """Record accesses of many users in one statement, of one under row level security.
 
-    Those of a memory stand together, in order of time. Returns for how many the memory is there,
-    and the places in `memories` of those that others have locked, which are not recorded. Where the
-    connection is lost on the way, those that were written may be written again.
+    On a distributed database each user has a statement. Those of a memory stand together, in order
+    of time. Returns for how many the memory is there, and the places in `memories` of those that
+    others have locked, or whose node is gone, which are not recorded. Where the connection is lost
+    on the way, those that were written may be written again.
     """
+    if not session_of(db).is_distributed:
+        return await _write(db, memories)
+    users: dict[int, list[int]] = {}
+    for place, accesses in enumerate(memories):
+        users.setdefault(accesses[0].user_id, []).append(place)
+    at_once = asyncio.Semaphore(_USERS_AT_ONCE)
+
+    async def write_user(user: int, places: list[int]) -> tuple[int, list[int]]:
+        async with at_once:
+            recorded, busy = await _write(db, [memories[place] for place in places], user)
+        return recorded, [places[place] for place in busy]
+
+    results = await asyncio.gather(*starmap(write_user, users.items()), return_exceptions=True)
+    recorded, left, written = 0, list[int](), False
+    for places, result in zip(users.values(), results, strict=True):
+        if isinstance(result, Unavailable):
+            left += places
+        elif isinstance(result, BaseException):
+            raise result
+        else:
+            recorded, left, written = recorded + result[0], left + result[1], True
+    if not written and isinstance(results[0], Unavailable):
+        raise results[0]
+    return recorded, sorted(left)
+
+
+async def _write(
+    db: Executor, memories: Sequence[Sequence[PendingAccess]], one_user: int | None = None
+) -> tuple[int, list[int]]:
     users: list[int] = []
     numbers: list[int] = []
     first_accesses: list[int] = []
@@ -125,6 +159,7 @@ async def write_accesses(
         access_methods=[reason.access_method for reason in places],
         access_contexts=[reason.access_context for reason in places],
         user_queries=[reason.user_query for reason in places],
+        one_user=one_user,
     )
     return recorded, [place - 1 for place in busy]
 

@@ -41,7 +41,15 @@ from ltm_store import embedded
 from ltm_store.db import dsn as dsns
 from ltm_store.db import resources
 from ltm_store.db.coalesce import UNDER_WAY, Together
-from ltm_store.db.execute import Executor, Read, Session, fetch_many, fetch_one, fetch_rows
+from ltm_store.db.execute import (
+    Executor,
+    Read,
+    Session,
+    fetch_many,
+    fetch_one,
+    fetch_rows,
+    has_nodes,
+)
 from ltm_store.db.pool import CLOSE_SECONDS, ConnectionPool, PooledConnection
 from ltm_store.db.standby import Standby, StandbyReader, unawaited
 from ltm_store.db.steps import has_embeddings
@@ -238,6 +246,9 @@ class Database(Session):
                 await self._refuse_outdated_schema()
                 if not self.row_level_security:
                     await self._refuse_bound_role()
+            self.is_distributed = await has_nodes(self)
+            if self.is_distributed:
+                self.reads = None  # each user's rows are on a node of their own
             if self.embedder is not None:
                 await self._begin_embedding(self.embedder)
             if self._standby is not None:
@@ -474,6 +485,7 @@ class Database(Session):
         when an error inside, caught or not, made the server undo what should be committed.
         """
         connection, transaction = await self._begun(snapshot)
+        connection.is_distributed = self.is_distributed
         is_clean = False
         try:
             if unbounded:

@@ -129,6 +129,9 @@ _REASONS = {
 _NAMING = re.compile(
     r'permission denied for [a-z ]+ [\w.]+$|[a-z ]+ "[\w.]+" does not exist$', re.ASCII
 )
+# Of an error on another node of Citus only the message names the constraint, that of a shard.
+_CONSTRAINT = re.compile(r'(?P<kind>foreign key|unique|check) constraint "(?P<name>\w+?)(_\d+)?"')
+_KINDS = {"foreign key": "23503", "unique": "23505", "check": "23514"}
 # What asyncpg and asyncio say where a connection is used as none can be.
 _MISUSES = {
     "another operation is in progress": "two calls at once on one connection: give each its own",
@@ -164,10 +167,25 @@ def refused_field(constraint: str | None) -> str:
 
 
 def _refusal(error: asyncpg.PostgresError, known: str) -> InvalidMemory:
-    field = refused_field(getattr(error, "constraint_name", None))
+    told = _CONSTRAINT.search(_message(error))
+    field = refused_field(getattr(error, "constraint_name", None) or (told and told["name"]))
     if known == "23503" and field == "user_id":  # a foreign key to the application's own users
         return InvalidMemory(field, "the application has no such user")
     return InvalidMemory(field, _RULES[known])
+
+
+def _message(error: BaseException) -> str:
+    """The first line of the server's message, which names objects alone, never a value."""
+    return str(error.args[0]).partition("\n")[0] if error.args else ""
+
+
+def _state(error: asyncpg.PostgresError, state: str) -> str:
+    """The SQLSTATE; of what Citus passes on from a shard as an internal error, the error's own."""
+    if state != "XX000":
+        return state
+    if told := _CONSTRAINT.search(_message(error)):
+        return _KINDS[told["kind"]]
+    return "57" if "could not find valid entry for shard" in _message(error) else state
 
 
 def _named(error: asyncpg.PostgresError) -> str:
@@ -206,6 +224,7 @@ def translate(error: BaseException) -> LtmError | None:
                 return LtmError(meaning)
     state = getattr(error, "sqlstate", None)
     if isinstance(error, asyncpg.PostgresError) and isinstance(state, str):
+        state = _state(error, state)
         if state == "08P01" and "startup parameter" in str(error):
             return LtmError(f"{POOLED} (SQLSTATE {state})")
         for known in (state, state[:2]):

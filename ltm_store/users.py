@@ -12,13 +12,14 @@ from ltm_store.db.execute import (
     fetch_one,
     fetch_rows,
     fetch_value,
+    has_nodes,
     only_reads,
     session_of,
 )
 from ltm_store.db.identity import ensure_user, find_user, forget_number
 from ltm_store.db.steps import has_embeddings
 from ltm_store.db.transactions import Connection
-from ltm_store.errors import InvalidArgument, InvalidMemory, Unavailable
+from ltm_store.errors import InvalidArgument, InvalidMemory, LtmError, Unavailable
 from ltm_store.model.transfer import ErasedRows, ErasureReport
 from ltm_store.model.users import MergeReport, MovedRows, UserSummary
 from ltm_store.model.values import UserId, moment, parse_user_id, row_limit
@@ -88,8 +89,13 @@ async def merge_users(db: Executor, from_user: UserId, into_user: UserId) -> Mer
     to a minute, and write to into_user. Ids that into_user has too get new numbers, keys that
     into_user has are cleared. What is added under a number while this runs may stay there. Takes
     as long as it takes: the timeout of a Database does not hold for it. Raises InvalidArgument
-    where both are the same.
+    where both are the same, and LtmError where the tables are distributed.
     """
+    if await has_nodes(db):
+        raise LtmError(
+            "users are not merged where the tables are distributed: export one, import it into the "
+            "other, and forget it"
+        )
     into = await ensure_user(db, into_user, refresh=True)
     user = await find_user(db, from_user)
     if user is None:

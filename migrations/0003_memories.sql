@@ -31,7 +31,7 @@ CREATE FUNCTION ltm_extended_expiry(
 )
 RETURNS timestamptz
 LANGUAGE sql
-STABLE
+IMMUTABLE
 PARALLEL SAFE
 RETURN CASE
     -- In seconds: a day of a time zone may have 23 hours.
@@ -41,7 +41,11 @@ RETURN CASE
         THEN
             greatest(
                 expires_at,
-                accessed_at + make_interval(secs => extract(EPOCH FROM expires_after))
+                timezone(
+                    'utc',
+                    timezone('utc', accessed_at)
+                    + make_interval(secs => extract(EPOCH FROM expires_after))
+                )
             )
     ELSE expires_at
 END;

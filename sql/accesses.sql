@@ -58,7 +58,7 @@ SELECT count(*) AS recorded FROM logged;
 -- name: write_accesses(
 --     user_ids bigint[], memory_ids bigint[], first_accesses integer[], last_accesses integer[],
 --     moments timestamptz[], reasons integer[], access_methods varchar[], access_contexts text[],
---     user_queries text[]
+--     user_queries text[], one_user bigint
 -- ) :many-users
 -- Count and log accesses that were queued; tell how many, and which memories others have locked.
 -- Those are left alone, and named by their places in the arrays, from 1; memories that are gone are
@@ -66,6 +66,7 @@ SELECT count(*) AS recorded FROM logged;
 -- in order of time; a reason is a place in the last three arrays. The commit does not wait for the
 -- disk: these are statistics. It gives up where a table stays locked, before the server looks for a
 -- deadlock, so that it is never a caller's transaction that is undone.
+-- one_user is the user of all of them, on a distributed database: one shard then has all their rows.
 -- repeatable: always
 WITH settings AS MATERIALIZED (
     SELECT
@@ -84,6 +85,21 @@ accessed AS MATERIALIZED (
         unnest($1::bigint[], $2::bigint[], $3::integer[], $4::integer[])
         WITH ORDINALITY AS r (user_id, memory_id, first_access, last_access, place)
 ),
+
+-- if one_user
+-- Citus locks no rows that are joined.
+held AS MATERIALIZED (
+    SELECT
+        m.user_id,
+        m.id,
+        m.expires_at,
+        m.expires_after
+    FROM ltm_memories AS m
+    WHERE m.user_id = $10 AND m.id = any($2)
+    ORDER BY m.id
+    FOR NO KEY UPDATE SKIP LOCKED
+),
+-- end if
 
 locked AS MATERIALIZED (
     SELECT
@@ -107,11 +123,16 @@ locked AS MATERIALIZED (
                 )
         END AS last_current
     FROM accessed AS r
+    -- if not one_user
     INNER JOIN ltm_memories AS m ON r.user_id = m.user_id AND r.memory_id = m.id
+    -- end if
+    -- if one_user
+    INNER JOIN held AS m ON r.memory_id = m.id  -- noqa: AL04
+    -- end if
     -- Forces settings, which nothing else reads, to run before the first lock.
     WHERE (SELECT g.synchronous_commit FROM settings AS g) = 'off'
     ORDER BY m.user_id, m.id
-    FOR NO KEY UPDATE OF m SKIP LOCKED
+    FOR NO KEY UPDATE OF m SKIP LOCKED  -- if not one_user
 ),
 
 counted AS (
@@ -136,7 +157,10 @@ counted AS (
             l.last_accessed
         )
     FROM locked AS l
-    WHERE m.user_id = l.user_id AND m.id = l.id
+    WHERE
+        m.user_id = l.user_id
+        AND m.id = l.id
+        AND m.user_id = $10  -- if one_user
 ),
 
 logged AS (
@@ -165,7 +189,9 @@ SELECT
         SELECT r.place
         FROM accessed AS r
         INNER JOIN ltm_memories AS m ON r.user_id = m.user_id AND r.memory_id = m.id
-        WHERE r.place NOT IN (SELECT l.place FROM locked AS l)
+        WHERE
+            r.place NOT IN (SELECT l.place FROM locked AS l)
+            AND m.user_id = $10  -- if one_user
         ORDER BY r.place
     ) AS busy;
 

@@ -27,15 +27,17 @@ WITH page AS MATERIALIZED (
     LIMIT $4
 ),
 
--- Never waits: what somebody else deletes with its memory need not be deleted here.
+-- Never waits: what somebody else deletes with its memory need not be deleted here. (Citus locks no
+-- rows of several users.)
 old AS (
     SELECT
-        a.user_id,
-        a.id
+        p.user_id,
+        p.id
     FROM page AS p
-    INNER JOIN ltm_memory_access AS a ON p.user_id = a.user_id AND p.id = a.id
+    INNER JOIN ltm_memory_access AS a  -- if not distributed
+        ON p.user_id = a.user_id AND p.id = a.id  -- if not distributed
     WHERE p.is_old
-    FOR UPDATE OF a SKIP LOCKED
+    FOR UPDATE OF a SKIP LOCKED  -- if not distributed
 ),
 
 pruned AS (

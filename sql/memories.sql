@@ -85,7 +85,8 @@ INNER JOIN ltm_memories AS m ON k.user_id = m.user_id AND k.memory_id = m.id;
 -- ) :one Memory
 -- Store a memory with its contexts, tags and relationships, or find the one with this idempotency key.
 -- Where another has the key: find that one too, or replace it, if it is as this statement's snapshot
--- shows it (seen), and so are its tags and contexts. If it is not, there is no row.
+-- shows it (seen), and so are its tags and contexts. If it is not, there is no row. (On Citus the parts
+-- run one after another, and untagged sees what is there once the memory is locked.)
 -- freed are the keys of memories that have expired; added is the memory; tagged, related, described and
 -- embedded are its rows in the other tables, where it is new or replaced.
 -- repeatable: if idempotency_key
@@ -198,14 +199,14 @@ added AS (
             is_archived = FALSE,
             archive_reason = NULL,
             -- if related_memory_ids
-            related_memory_ids = CASE jsonb_typeof(m.related_memory_ids)
-                WHEN 'array'
+            related_memory_ids = CASE
+                WHEN jsonb_typeof(m.related_memory_ids) = 'array'
                     THEN
                         m.related_memory_ids
                         || jsonb_path_query_array(
                             excluded.related_memory_ids,
                             '$[*] ? (!(@ == $known[*]))',
-                            jsonb_build_object('known', m.related_memory_ids)
+                            ('{"known":' || m.related_memory_ids::text || '}')::jsonb
                         )
                 ELSE excluded.related_memory_ids
             END,
@@ -216,7 +217,9 @@ added AS (
             -- end if
             version = m.version
             + 1  -- if replace
+        -- if not distributed
         WHERE m.version = (SELECT s.version FROM seen AS s)  -- if replace
+        -- end if
     -- end if
     RETURNING
         m.*,  -- columns: memory
@@ -799,12 +802,10 @@ archived AS (
     UPDATE ltm_memories AS m
     SET
         is_archived = TRUE,
-        archive_reason = format(
-            'importance %s on %s, below %s',
-            round(ltm_dynamic_importance(m.importance_rank, $2)::numeric, 2),
-            timezone('utc', $2)::date,
-            $3
-        ),
+        archive_reason = 'importance '
+        || round(ltm_dynamic_importance(m.importance_rank, $2)::numeric, 2)::text
+        || to_char(timezone('utc', $2), '" on "YYYY-MM-DD", below "')
+        || $3::double precision::text,
         version = m.version + 1,
         last_modified = timezone('utc', $4::timestamptz),
         dynamic_importance = ltm_dynamic_importance(m.importance_rank, $4)
@@ -902,8 +903,8 @@ released AS (
             WHEN m.parent_memory_id IN (SELECT d.id FROM doomed AS d) THEN NULL
             ELSE m.parent_memory_id
         END,
-        related_memory_ids = CASE jsonb_typeof(m.related_memory_ids)
-            WHEN 'array'
+        related_memory_ids = CASE
+            WHEN jsonb_typeof(m.related_memory_ids) = 'array'
                 THEN
                     jsonb_path_query_array(
                         m.related_memory_ids, '$[*] ? (!(@ == $gone[*]))', g.ids

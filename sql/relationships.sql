@@ -94,9 +94,10 @@ WITH ends AS (
 mirrored AS (
     UPDATE ltm_memories AS m
     SET
-        related_memory_ids = CASE jsonb_typeof(e.related_memory_ids)
-            WHEN 'array' THEN e.related_memory_ids || to_jsonb($3)
-            ELSE jsonb_build_array($3)
+        related_memory_ids = CASE
+            WHEN jsonb_typeof(e.related_memory_ids) = 'array'
+                THEN e.related_memory_ids || $3::bigint::text::jsonb
+            ELSE ('[' || $3::bigint::text || ']')::jsonb
         END
     FROM ends AS e
     WHERE

@@ -285,6 +285,7 @@ WITH asked AS MATERIALIZED (
             FROM ltm_memories AS m
             WHERE
                 (m.user_id = $1) IS TRUE
+                AND m.user_id = $1  -- if distributed
                 AND ltm_search_terms(m.user_id, m.search_vector)
                 @@ ltm_any_term($1, ARRAY['@' || a.lexeme])
             LIMIT 1
@@ -357,6 +358,7 @@ found AS MATERIALIZED (
         ON ltm_search_terms(m.user_id, m.search_vector) @@ a.term
     WHERE
         (m.user_id = $1) IS TRUE
+        AND m.user_id = $1  -- if distributed
         AND NOT (SELECT k.is_enough FROM known AS k)  -- if not include_archived
         AND TRUE  -- conditions: filters
 ),
@@ -376,6 +378,7 @@ other_words AS MATERIALIZED (
                 FROM ltm_memories AS m
                 WHERE
                     (m.user_id = $1) IS TRUE
+                    AND m.user_id = $1  -- if distributed
                     AND ltm_search_terms(m.user_id, m.search_vector) @@ (
                         (ltm_any_term($1, ARRAY[left(a.lexeme, 3)])::text || ':*')::tsquery
                     )
@@ -421,6 +424,7 @@ held AS (
         ) AS a
     WHERE
         (m.user_id = $1) IS TRUE
+        AND m.user_id = $1  -- if distributed
         AND ltm_search_terms(m.user_id, m.search_vector)
         @@ (SELECT ltm_any_term($1, array_agg(o.lexeme)) FROM other_words AS o)
         AND TRUE  -- conditions: filters

@@ -53,14 +53,20 @@ SELECT ltm_intern_user($1) AS user_id;
 -- ) :many UserSummary
 -- Users of whom something is stored or whose name is known: numbers, then names as they came.
 -- scope: all users
-WITH RECURSIVE numbers AS (
+WITH
+RECURSIVE  -- if not distributed
+numbers AS (
     (
         SELECT m.user_id
         FROM ltm_memories AS m
         WHERE m.user_id > $3
+        GROUP BY m.user_id  -- if distributed
         ORDER BY m.user_id
-        LIMIT 1
+        LIMIT
+            1
+            * $2::bigint  -- if distributed
     )
+    -- if not distributed
     UNION ALL
     SELECT (
         SELECT m.user_id
@@ -71,6 +77,7 @@ WITH RECURSIVE numbers AS (
     )
     FROM numbers AS n
     WHERE n.user_id IS NOT NULL
+    -- end if
 ),
 
 listed AS (
@@ -94,14 +101,36 @@ listed AS (
     )
 )
 
+-- if distributed
+,
+counted AS (
+    SELECT
+        m.user_id,
+        count(*) AS memories
+    FROM ltm_memories AS m
+    WHERE m.user_id IN (SELECT l.user_id FROM listed AS l) AND ltm_is_current(m.expires_at, $1)
+    GROUP BY m.user_id
+)
+-- end if
+
 SELECT
     l.user_id,
-    l.external_id,
+    -- if distributed
+    coalesce(
+        (
+            SELECT c.memories FROM counted AS c
+            WHERE c.user_id = l.user_id
+        ), 0
+    ) AS memories,
+    -- end if
+    -- if not distributed
     (
         SELECT count(*)
         FROM ltm_memories AS m
         WHERE m.user_id = l.user_id AND ltm_is_current(m.expires_at, $1)
-    ) AS memories
+    ) AS memories,
+    -- end if
+    l.external_id
 FROM listed AS l
 ORDER BY l.external_id IS NOT NULL, abs(l.user_id), l.user_id
 LIMIT $2;

@@ -65,7 +65,10 @@ async def admin(server: str) -> AsyncIterator[asyncpg.Connection]:
 
 @pytest.fixture(scope="session")
 async def template(admin: asyncpg.Connection, server: str) -> AsyncIterator[str]:
-    """The name of a migrated database to clone."""
+    """The name of a migrated database to clone; Citus has no clones."""
+    if servers.IS_CITUS:
+        yield ""
+        return
     await admin.execute("DROP DATABASE IF EXISTS ltm_template")
     await admin.execute(f"CREATE DATABASE ltm_template TEMPLATE {EMPTY}")
     dsn = servers.with_database(server, "ltm_template")
@@ -91,6 +94,16 @@ async def vectors(admin: asyncpg.Connection) -> None:
 
 async def created(admin: asyncpg.Connection, server: str, template: str) -> AsyncIterator[str]:
     name = f"ltm_test_{next(_numbers)}"
+    if servers.IS_CITUS:
+        name += f"_of_{os.getpid()}"  # several runs may share the nodes
+        servers.spread(server, name)
+        dsn = servers.with_database(server, name)
+        if template != EMPTY:
+            migrate.apply(dsn)
+            migrate.optional(dsn, "distribute")
+        yield dsn
+        servers.unspread(server, name)
+        return
     await admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
     await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
     yield servers.with_database(server, name)

@@ -3,6 +3,7 @@
 LTM_TEST_DSN names a running server. Otherwise the first of these that works: Docker through
 testcontainers, the embedded wheel (18 or 16), a local installation. LTM_TEST_SERVER=docker, wheel
 or local takes that one or fails; LTM_TEST_PG=15 asks for a version, LTM_TEST_IMAGE for an image.
+LTM_TEST_CITUS names a coordinator of Citus: each database is then spread over its nodes.
 """
 
 import gc
@@ -69,6 +70,8 @@ Finder = Callable[[Wish], Choice]
 
 def choose(environ: Mapping[str, str], finders: Mapping[str, Finder] | None = None) -> Choice:
     """The server that the environment asks for, or the first that can be had."""
+    if coordinator := environ.get("LTM_TEST_CITUS"):
+        return Choice("the nodes of LTM_TEST_CITUS", lambda: iter([coordinator]), is_ours=False)
     if dsn := environ.get("LTM_TEST_DSN"):
         return Choice("the server of LTM_TEST_DSN", lambda: iter([dsn]), is_ours=False)
     wish = Wish.of(environ)
@@ -285,6 +288,41 @@ def standby(dsn: str) -> Iterator[Standby]:
                 standby.stop()
 
 
+# -- Citus ---------------------------------------------------------------------------------------
+
+IS_CITUS = bool(os.environ.get("LTM_TEST_CITUS"))
+local_alone = pytest.mark.skipif(IS_CITUS, reason="looks at locks or plans, which other nodes have")
+
+
+def spread(dsn: str, name: str) -> None:
+    """Make a database with the extension on all nodes that a coordinator knows."""
+    with psycopg.connect(dsn) as connection:
+        nodes = connection.execute(
+            "SELECT nodename, nodeport, groupid = 0 FROM pg_dist_node ORDER BY groupid"
+        ).fetchall()
+    places = [(with_place(dsn, host, port), host, port) for host, port, _ in nodes]
+    for place, _, _ in places:
+        with psycopg.connect(place, autocommit=True) as connection:
+            connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+            connection.execute(f"CREATE DATABASE {name}")
+        with psycopg.connect(with_database(place, name), autocommit=True) as connection:
+            connection.execute("CREATE EXTENSION citus")
+    with psycopg.connect(with_database(dsn, name), autocommit=True) as connection:
+        for function, (_, host, port) in zip(
+            ["citus_set_coordinator_host", *["citus_add_node"] * len(places)], places, strict=False
+        ):
+            connection.execute(f"SELECT {function}(%s, %s)", (host, port))
+
+
+def unspread(dsn: str, name: str) -> None:
+    """Drop such a database on all nodes."""
+    with psycopg.connect(dsn) as connection:
+        nodes = connection.execute("SELECT nodename, nodeport FROM pg_dist_node").fetchall()
+    for host, port in nodes:
+        with psycopg.connect(with_place(dsn, host, port), autocommit=True) as connection:
+            connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
 _FINDERS: dict[str, Finder] = {"docker": _docker, "wheel": _wheel, "local": _local}
 
 
@@ -300,6 +338,13 @@ def _joined(parts: SplitResult) -> str:
 def with_database(dsn: str, name: str) -> str:
     """The DSN of another database of the same server."""
     return _joined(urlsplit(dsn)._replace(path=f"/{name}"))
+
+
+def with_place(dsn: str, host: str, port: int) -> str:
+    """The DSN of the same database on another server, for the same role."""
+    parts = urlsplit(dsn)
+    user = parts.netloc.rpartition("@")[0]
+    return _joined(parts._replace(netloc=f"{user}@{host}:{port}"))
 
 
 def with_user(dsn: str, name: str, password: str) -> str:

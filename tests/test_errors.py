@@ -130,6 +130,40 @@ def test_a_constraint_names_the_argument(constraint, field):
 
 
 @pytest.mark.parametrize(
+    ("error", "kind", "field"),
+    [
+        (
+            asyncpg.CheckViolationError(
+                'new row for relation "ltm_memories_102009" violates check constraint '
+                '"ltm_memories_tags_within_limits_102009"'
+            ),
+            InvalidMemory,
+            "tags",
+        ),
+        (
+            asyncpg.InternalServerError(
+                'insert or update on table "ltm_memory_relationships_102031" violates foreign key '
+                'constraint "ltm_memory_relationships_target_memory_id_fkey_102031"'
+            ),
+            InvalidMemory,
+            "target_memory_id",
+        ),
+        (
+            asyncpg.InternalServerError(f"could not find valid entry for shard 1\n{MARK}"),
+            Unavailable,
+            None,
+        ),
+        (asyncpg.InternalServerError(MARK), LtmError, None),
+    ],
+)
+def test_an_error_on_another_node_of_citus_has_its_class_and_names_the_argument(error, kind, field):
+    ours = translate(error)
+    assert type(ours) is kind
+    assert getattr(ours, "field", None) == field
+    assert MARK not in told(ours)
+
+
+@pytest.mark.parametrize(
     ("context", "field"),
     [
         ({"emotional": {"energy_level": 1.5}}, "enhanced_context.emotional.energy_level"),

@@ -249,6 +249,16 @@ def test_an_optional_step_says_why_it_failed(command, own_dsn):
     )
 
 
+def test_tables_are_distributed_only_where_citus_is(command, own_dsn):
+    done = command("distribute", dsn=own_dsn)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        "failed: distribute: the database lacks the extension citus: CREATE EXTENSION citus, "
+        "on every node"
+    )
+    assert not migrate.is_distributed(own_dsn)
+
+
 async def test_the_module_runs_and_takes_the_first_variable(empty):
     environment = {**os.environ, "LTM_DATABASE_URL": empty, "DATABASE_URL": "postgresql://x@y:1/z"}
     done = subprocess.run(

@@ -29,6 +29,7 @@ from ltm_store import (
     unrelate,
     update_memory,
 )
+from tests.servers import local_alone
 
 
 @pytest.fixture
@@ -126,6 +127,7 @@ async def test_links_both_ways_at_once_are_all_mirrored(db):
         assert sorted(memory.related_memory_ids) == sorted({t for s, t in pairs if s == source})
 
 
+@local_alone
 @pytest.mark.parametrize("relationship_type", [None, "related"])
 async def test_a_link_that_waited_for_its_removal_is_mirrored(db, relationship_type):
     a, b = [(await add_memory(db, 1, f"{n}")).id for n in range(2)]

@@ -21,13 +21,14 @@ from datetime import datetime
 from functools import wraps
 from math import inf
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar, cast
+from weakref import WeakKeyDictionary
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from ltm_store.db.coalesce import Together
 from ltm_store.db.observe import observed
-from ltm_store.db.statements import statements
+from ltm_store.db.statements import DISTRIBUTED, statements
 from ltm_store.db.telemetry import Telemetry
 from ltm_store.db.transactions import Connection, begun, translated
 from ltm_store.embedders import Embedder
@@ -50,6 +51,7 @@ class Read(NamedTuple):
     as_of: datetime
 
 
+_distributed: Final[WeakKeyDictionary[object, bool]] = WeakKeyDictionary()
 _deadline: ContextVar[float | None] = ContextVar("ltm_store_deadline", default=None)
 
 
@@ -120,6 +122,9 @@ class Session(ABC):
 
     row_level_security = False
     """Whether each statement tells the server of which user it is."""
+
+    is_distributed = False
+    """Whether a Database found its tables spread over several nodes."""
 
     def deadline(self) -> float:
         """Until when the present call may take, on the clock of the event loop."""
@@ -214,6 +219,7 @@ class _OnConnection(Session):
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self.behind: object = getattr(connection, "_con", connection)  # itself, of a pool's
         # Of a Database's own connection.
         self.telemetry = getattr(connection, "telemetry", None)
         self.row_level_security = getattr(connection, "row_level_security", False)
@@ -262,15 +268,20 @@ class _OnPool(Session):
             return await connection.fetch(sql, *arguments)
 
     @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """A connection of the pool's."""
+        connection = await translated(lambda: self._pool.acquire(timeout=POOL_SECONDS))
+        try:
+            yield connection
+        finally:
+            await self._pool.release(connection)
+
+    @asynccontextmanager
     async def transaction(
         self, *, unbounded: bool = False, snapshot: bool = False
     ) -> AsyncIterator[Connection]:
-        connection = await translated(lambda: self._pool.acquire(timeout=POOL_SECONDS))
-        try:
-            async with begun(connection, snapshot=snapshot):
-                yield connection
-        finally:
-            await self._pool.release(connection)
+        async with self.connection() as connection, begun(connection, snapshot=snapshot):
+            yield connection
 
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[Connection]:
@@ -295,8 +306,16 @@ def session_of(db: Executor) -> Session:
 async def _run(db: Executor, name: str, arguments: dict[str, object]) -> list[Any]:
     statement = statements()[name]
     session = session_of(db)
-    bind = statement.bind_for_user if session.row_level_security else statement.bind
-    sql, bound = bind(arguments)
+    distributed = False
+    if DISTRIBUTED in statement.conditions:
+        if isinstance(session, _OnPool):
+            async with session.connection() as connection:
+                return await _run(connection, name, arguments)
+        distributed = await _is_distributed(session)
+    if session.row_level_security:
+        sql, bound = statement.bind_for_user(arguments)
+    else:
+        sql, bound = statement.bind(arguments, distributed=distributed)
     try:
         rows = session.run(
             sql,
@@ -314,6 +333,23 @@ async def _run(db: Executor, name: str, arguments: dict[str, object]) -> list[An
     if isinstance(ours, SchemaOutdated) and (step := statement.needed_step(arguments)):
         ours = StepMissing((step,))
     raise ours
+
+
+async def has_nodes(db: Executor) -> bool:
+    """Whether the step `distribute` was run."""
+    return bool(await fetch_value(db, "find_distribution"))
+
+
+async def _is_distributed(session: Session) -> bool:
+    """Whether the step `distribute` was run, on a connection looked up once."""
+    if not isinstance(session, _OnConnection):
+        return session.is_distributed
+    known: bool | None = getattr(session.behind, "is_distributed", None)  # of a Database's own
+    if known is not None:
+        return known
+    if session.behind not in _distributed:
+        _distributed[session.behind] = await has_nodes(session)
+    return _distributed[session.behind]
 
 
 async def fetch_rows(db: Executor, name: str, /, **arguments: object) -> list[Any]:

@@ -41,6 +41,7 @@ class PooledConnection(asyncpg.Connection):
     bound: float | None = None
     idle_since: float = 0.0
     telemetry: Telemetry | None = None
+    is_distributed: bool | None = None  # where a Database has found out
     row_level_security = False
     _transport: asyncio.Transport  # asyncpg's, which its stubs do not tell of
 

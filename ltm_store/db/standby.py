@@ -268,6 +268,7 @@ class StandbyReader(Session):
         self.embedding_model = database.embedding_model
         self.telemetry = database.telemetry
         self.row_level_security = database.row_level_security
+        self.is_distributed = database.is_distributed
 
     async def run(
         self, sql: str, arguments: list[Any], *, repeat: bool, only_reads: bool

@@ -47,6 +47,7 @@ _INDEXED = re.compile(r"\bltm_(?:search_terms|tag_terms|user_context)\(m\.")
 _READ = re.compile(r"(?<!DELETE )\b(FROM|JOIN) ltm_(\w+) AS ")
 _WITH = re.compile(r"(WITH\s+(?:RECURSIVE\s+)?)?")
 FLAG: Final = "flag"
+DISTRIBUTED: Final = "distributed"  # chosen by the connection, no argument
 FOR_OPERATORS: Final = (
     "this reads all users: connect without row_level_security as an operator, who is a member of "
     "ltm_owner or has BYPASSRLS"
@@ -96,14 +97,19 @@ class Statement:
     def __post_init__(self) -> None:
         names = [name for name, _ in self.parameters]
         used = {name for line in self.lines for name in _condition_names(line)}
-        if unknown := used.difference(names):
+        if unknown := used.difference(names, [DISTRIBUTED]):
             raise ValueError(f"{self.name}: unknown condition {sorted(unknown)}")
-        object.__setattr__(self, "conditions", tuple(name for name in names if name in used))
+        conditions = tuple(name for name in [*names, DISTRIBUTED] if name in used)
+        object.__setattr__(self, "conditions", conditions)
         object.__setattr__(self, "only_reads", not any(map(_WRITE.search, self.lines)))
         object.__setattr__(self, "_names", frozenset(names))
 
-    def bind(self, arguments: Mapping[str, object]) -> tuple[str, list[object]]:
+    def bind(
+        self, arguments: Mapping[str, object], *, distributed: bool = False
+    ) -> tuple[str, list[object]]:
         """The text for these arguments, and those that it takes, in its order.
+
+        `distributed`: as a database takes it whose tables are spread over several nodes.
 
         Raises TypeError unless the names are exactly those of the header.
         """
@@ -112,7 +118,7 @@ class Statement:
                 f"{self.name}: missing {sorted(self._names - arguments.keys())}, "
                 f"unknown {sorted(arguments.keys() - self._names)}"
             )
-        chosen = [arguments[name] for name in self.conditions]
+        chosen = [arguments.get(name, distributed) for name in self.conditions]
         given = tuple([_is_given(value) for value in chosen])
         shape = self._shapes.get(given) or self.shape(given)
         return shape.sql, [arguments[name] for name in shape.names]

@@ -30,6 +30,7 @@ from ltm_store.migrate.suitability import refuse_unsafe, refuse_unsuitable, tell
 from ltm_store.migrate.views import apply_views, drop_own_views, drop_views, stale_views
 
 ROW_LEVEL_SECURITY: Final = "row_level_security"
+DISTRIBUTE: Final = "distribute"
 
 
 class Status(NamedTuple):
@@ -79,6 +80,7 @@ def apply(dsn: str, report: Report = lambda line: None, *, trust_schema: bool = 
         pending = [name for name in migration_ids() if name not in applied]
         with _row_level_security_renewed(connection, report, changes=bool(pending)):
             run_migrations(dsn, connection, pending, "apply", report)
+            _distribute_new_tables(connection, report, changes=bool(pending))
             apply_views(connection, report)
     return [name for name in migration_ids() if name not in before]
 
@@ -168,6 +170,11 @@ def optional(
 ) -> None:
     """Run an optional step, or undo it. Raises MigrationFailed."""
     with _changing(dsn, report, trust_schema) as connection:
+        if not undo and value(connection, "is_distributed"):
+            if name == ROW_LEVEL_SECURITY:
+                raise MigrationFailed(f"{name}: it does not reach the other nodes of Citus")
+            if name == partitions.STEP:
+                raise MigrationFailed(f"{name}: it comes before {DISTRIBUTE}")
         if name == partitions.STEP:
             partitions.partition_accesses(connection, report, undo=undo)
             return
@@ -175,6 +182,13 @@ def optional(
             reconcile.settle(connection, report)
         with _row_level_security_renewed(connection, report, changes=name != ROW_LEVEL_SECURITY):
             run_optional(connection, name, undo=undo, report=report)
+            _distribute_new_tables(connection, report, changes=name != DISTRIBUTE)
+
+
+def _distribute_new_tables(connection: Session, report: Report, *, changes: bool) -> None:
+    """Let tables that came after the step `distribute` follow the others."""
+    if changes and value(connection, "is_distributed"):
+        run_optional(connection, DISTRIBUTE, undo=False, report=report)
 
 
 @contextmanager
@@ -210,3 +224,9 @@ def status(dsn: str, *, trust_schema: bool = False) -> Status:
         applied = applied_ids(connection)
         stale = stale_views(connection)
     return Status(applied, [name for name in migration_ids() if name not in applied], stale)
+
+
+def is_distributed(dsn: str, *, trust_schema: bool = False) -> bool:
+    """Whether the tables are spread over the nodes of Citus. Raises MigrationFailed."""
+    with _looking(dsn, trust_schema) as connection:
+        return bool(value(connection, "is_distributed"))

@@ -10,7 +10,15 @@ from ltm_store import embedded
 from ltm_store.db import dsn as dsns
 from ltm_store.db.resources import optional_steps
 from ltm_store.errors import LtmError
-from ltm_store.migrate import apply, memories_lost, optional, reconcile_mirrors, rollback, status
+from ltm_store.migrate import (
+    apply,
+    is_distributed,
+    memories_lost,
+    optional,
+    reconcile_mirrors,
+    rollback,
+    status,
+)
 from ltm_store.migrate.runner import place
 
 
@@ -82,6 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 for word, names in (("applied", applied), ("pending", pending), ("stale", stale)):
                     for name in names:
                         _say(f"{word:7}  {name}")
+                if is_distributed(dsn, trust_schema=trust_schema):
+                    _say("distributed over the nodes of Citus")
                 return 1 if pending or stale else 0
             case "reconcile_mirrors":
                 reconcile_mirrors(dsn, report=_say, trust_schema=trust_schema)

@@ -14,6 +14,13 @@ SELECT
         CASE WHEN pg_has_role(to_regrole('ltm_owner'), 'USAGE') THEN 'on' ELSE 'off' END,
         FALSE
     ),
+    CASE
+        -- Our triggers write a row of the same user, which Citus bears on every node.
+        WHEN 'citus' IN (SELECT e.extname FROM pg_extension AS e)
+            THEN
+                set_config('citus.enable_unsafe_triggers', 'on', FALSE)
+                || set_config('citus.multi_shard_modify_mode', 'sequential', FALSE)
+    END,
     set_config('idle_session_timeout', '0', FALSE),
     set_config('standard_conforming_strings', 'on', FALSE),
     set_config('extra_float_digits', '1', FALSE),
@@ -118,6 +125,10 @@ WHERE
     AND c.relkind = 'v'
     AND c.relowner = to_regrole('ltm_owner')
 ORDER BY c.relname COLLATE "C";
+
+-- name: is_distributed() :one
+-- Whether the step `distribute` was run.
+SELECT NULL;  -- query: distribution
 
 -- name: applied_ids() :many
 -- The ids of the applied migrations.
