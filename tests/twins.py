@@ -401,8 +401,11 @@ async def through_a_database(dsn: str, *, vectors: bool) -> tuple[str, str]:
     hers: list[object] = [memory for place, memory in enumerate(read) if asked[place][0] == HER]
     rows = await (await World.of(connection, connection)).rows(of_twins=False)
     await connection.close()
-    # New rows of the log have numbers that the twins' come in between.
-    return told([*hers, *together[0], *missing]), re.sub(r'"id": 1\d{3}\b', "", rows)
+    stored = json.loads(rows)
+    for access in stored["ltm_memory_access"]:
+        del access["id"]  # the twins' come in between, and which read ends first is chance
+    stored["ltm_memory_access"].sort(key=str)
+    return told([*hers, *together[0], *missing]), told(stored)
 
 
 # -- what a call does ----------------------------------------------------------------------------
