@@ -15,6 +15,7 @@ from ltm_store.db.execute import (
     fetch_one,
     fetch_rows,
     fetch_value,
+    is_distributed,
     one_deadline,
     session_of,
 )
@@ -103,7 +104,7 @@ async def write_accesses(
     others have locked, or whose node is gone, which are not recorded. Where the connection is lost
     on the way, those that were written may be written again.
     """
-    if not session_of(db).is_distributed:
+    if not await is_distributed(session_of(db)):
         return await _write(db, memories)
     users: dict[int, list[int]] = {}
     for place, accesses in enumerate(memories):

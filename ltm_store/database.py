@@ -48,7 +48,7 @@ from ltm_store.db.execute import (
     fetch_many,
     fetch_one,
     fetch_rows,
-    has_nodes,
+    is_distributed,
 )
 from ltm_store.db.pool import CLOSE_SECONDS, ConnectionPool, PooledConnection
 from ltm_store.db.standby import Standby, StandbyReader, unawaited
@@ -246,9 +246,8 @@ class Database(Session):
                 await self._refuse_outdated_schema()
                 if not self.row_level_security:
                     await self._refuse_bound_role()
-            self.is_distributed = await has_nodes(self)
-            if self.is_distributed:
-                self.reads = None  # each user's rows are on a node of their own
+                if await is_distributed(self):
+                    self.reads = None  # each user's rows are on a node of their own
             if self.embedder is not None:
                 await self._begin_embedding(self.embedder)
             if self._standby is not None:

@@ -193,6 +193,7 @@ async def _her_memories(connection: Connection, *, vectors: bool) -> None:
     await connection.execute(
         "INSERT INTO ltm_adoption_report (user_id, table_name, row_id, column_name, rule, original)"
         " SELECT user_id, 'ltm_memories', id, 'tags', 'clamped', 'before' FROM ltm_memories"
+        " ORDER BY id"
     )
 
 

@@ -123,8 +123,8 @@ class Session(ABC):
     row_level_security = False
     """Whether each statement tells the server of which user it is."""
 
-    is_distributed = False
-    """Whether a Database found its tables spread over several nodes."""
+    is_distributed: bool | None = None
+    """Whether a Database found its tables spread over several nodes; None: it has not looked."""
 
     def deadline(self) -> float:
         """Until when the present call may take, on the clock of the event loop."""
@@ -311,7 +311,7 @@ async def _run(db: Executor, name: str, arguments: dict[str, object]) -> list[An
         if isinstance(session, _OnPool):
             async with session.connection() as connection:
                 return await _run(connection, name, arguments)
-        distributed = await _is_distributed(session)
+        distributed = await is_distributed(session)
     if session.row_level_security:
         sql, bound = statement.bind_for_user(arguments)
     else:
@@ -340,9 +340,11 @@ async def has_nodes(db: Executor) -> bool:
     return bool(await fetch_value(db, "find_distribution"))
 
 
-async def _is_distributed(session: Session) -> bool:
-    """Whether the step `distribute` was run, on a connection looked up once."""
+async def is_distributed(session: Session) -> bool:
+    """Whether the step `distribute` was run, looked up once on a Database or a connection."""
     if not isinstance(session, _OnConnection):
+        if session.is_distributed is None:
+            session.is_distributed = await has_nodes(session)
         return session.is_distributed
     known: bool | None = getattr(session.behind, "is_distributed", None)  # of a Database's own
     if known is not None:
