@@ -637,7 +637,8 @@ nearest AS MATERIALIZED (
 
 -- if is_indexed
 -- Along the index of this user's vectors, which custom plans alone can see, and which goes on until
--- enough have passed; of a long content the nearest part that it meets counts.
+-- enough have passed; of a long content the nearest part that it meets counts. (By a second key as well,
+-- before 17 the planner would sort instead.)
 nearest AS MATERIALIZED (
     SELECT
         v.id,
@@ -678,8 +679,7 @@ nearest AS MATERIALIZED (
         ORDER BY
             ltm_embedding_distance(
                 e.embedding, ltm_embedding($8::real[]), cardinality($8::real[])
-            ) ASC,
-            e.memory_id DESC
+            )
         LIMIT greatest(200, $3::bigint + $7::bigint)
     ) AS v
     GROUP BY v.id, v.importance_rank, v.content_hash
