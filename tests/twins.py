@@ -265,7 +265,11 @@ CALLS: dict[str, list[Call]] = {
     "embed_missing": [_missing_made],
     "explain_search": [lambda c: explain_search(c, HER, "tea", 10)],
     "export_user": [lambda c: export_user(c, HER)],
-    "find_similar": [lambda c: find_similar(c, HER, 1)],
+    "find_similar": [
+        lambda c: find_similar(c, HER, 1),
+        # By a vector too.
+        lambda c: search_memories(c, HER, "tea", query_embedding=[1.0, 2.0, 1.0]),
+    ],
     "forget_user": [lambda c: forget_user(c, HER)],
     "get_analytics": [lambda c: get_analytics(c, HER)],
     "get_by_key": [lambda c: get_by_key(c, HER, "soup", namespace="agents.cook")],
@@ -316,7 +320,6 @@ CALLS: dict[str, list[Call]] = {
         lambda c: search_memories(c, HER, "green teas sugar"),
         lambda c: search_memories(c, HER, "sugr", tags_any=["sugar"]),
         lambda c: search_memories(c, HER, order="oldest", context_data=_PARIS),
-        lambda c: search_memories(c, HER, "tea", query_embedding=[1.0, 2.0, 1.0]),
         lambda c: search_memories(c, HER, "tea in May 2024"),
     ],
     "shortest_path": [lambda c: shortest_path(c, HER, 2, 4)],
