@@ -285,11 +285,8 @@ class _OnPool(Session):
 
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[Connection]:
-        connection = await translated(lambda: self._pool.acquire(timeout=POOL_SECONDS))
-        try:
+        async with self.connection() as connection:
             yield connection
-        finally:
-            await self._pool.release(connection)
 
 
 def session_of(db: Executor) -> Session:
