@@ -1,11 +1,19 @@
-"""`make bench`: what a call costs beside raw asyncpg, as ratios within one run."""
+"""`make bench`: what calls cost beside raw asyncpg, as ratios within one run, beside their bars.
+
+A user with 100,000 memories, one with 10,000 and one with 2,000. `python -m tests.bench OTHERS`
+adds users with so many memories in all and tells what that changes (1,000,000 take half an hour).
+"""
 
 import asyncio
 import random
 import statistics
+import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from io import BytesIO
+from typing import Any
 
 import asyncpg
 from rich.console import Console
@@ -13,83 +21,210 @@ from rich.table import Table
 
 from ltm_store import (
     Database,
+    add_memories,
     add_memory,
+    check_health,
     connect,
+    export_user,
     get_analytics,
     get_memory,
+    get_relationships,
+    import_user,
     iterate_memories,
+    list_tags,
     migrate,
+    relate,
+    search_memories,
 )
-from ltm_store import search_memories as search
+from ltm_store.database import Coalesce
 from ltm_store.db.execute import fetch_value
 from ltm_store.tracking import Tracking
 from tests import servers
 from tests.bench.recall import recall
 from tests.populate import populate
 
-ROUNDS, CALLS = 5, 200
-LARGE, SMALL, USUAL = 200_000, 10_000, 2_000
-TASKS, READS = 16, 160_000
+ROUNDS, CALLS = 7, 150
+LARGE, TYPICAL, SMALL = 1, 2, 3  # users
+SIZES = {LARGE: 100_000, TYPICAL: 10_000, SMALL: 2_000}
+WRITER, POPULAR, BULK = 11, 12, 13  # users that start with nothing
+TASKS, READS, ADDS, ROWS = 16, 80_000, 4_000, 10_000
 CONTEXT = {
     "temporal": {"timestamp": "2026-03-01T12:00:00+00:00"},
     "spatial": {"city": "Graz", "country": "Austria", "is_home": True},
     "social": {"mood": "calm"},
 }
+WRITTEN = {  # by a bulk load, without what follows from other columns
+    "ltm_memories": "user_id, id, content, tags, memory_type, importance_score, context_data, "
+    "memory_metadata, dynamic_importance, created_at, last_modified, source_type",
+    "ltm_memory_tags": "user_id, memory_id, tag_name",
+    "ltm_contexts": "user_id, memory_id, context_type, context_key, context_value",
+}
+NOTES = """
+CREATE TABLE notes AS SELECT user_id, id, content, memory_type, importance_score AS importance,
+    memory_metadata AS metadata, created_at FROM ltm_memories;
+ALTER TABLE notes ADD PRIMARY KEY (user_id, id);
+CREATE INDEX ON notes (user_id, importance DESC, id DESC);
+CREATE TABLE edges AS SELECT user_id, source_memory_id AS source, target_memory_id AS target,
+    strength FROM ltm_memory_relationships;
+CREATE INDEX ON edges (user_id, source); CREATE INDEX ON edges (user_id, target);
+"""
+NOTE = "n.id, n.content, n.memory_type, n.importance, n.metadata, n.created_at"
+TOP = (
+    f"SELECT {NOTE} FROM notes AS n WHERE n.user_id = $1 AND n.memory_type = $2 "
+    "ORDER BY n.importance DESC, n.id DESC LIMIT 10"
+)
+RELATED = (
+    f"SELECT {NOTE}, e.strength FROM edges AS e JOIN notes AS n ON n.user_id = $1 AND "
+    "n.id = e.source + e.target - $2 WHERE e.user_id = $1 AND (e.source = $2 OR e.target = $2)"
+)
+INSERT = (
+    "INSERT INTO ltm_memories (user_id, content, tags, context_data, related_memory_ids) "
+    "VALUES ($1, $2, $3::text::jsonb, $4::text::jsonb, $5::text::jsonb) RETURNING id"
+)
 Call = Callable[[], Awaitable[object]]
 
 
-async def p50(*calls: Call) -> list[float]:
-    """Median seconds of each call; the calls take turns, so that noise meets them alike."""
+class Rows(Table):
+    """What was measured, beside its bar."""
+
+    def __init__(self, title: str) -> None:
+        super().__init__("what", "median", "ratio", "least-greatest", "bar", title=title)
+
+    def times(self, what: str, rounds: Sequence[float], bar: str = "") -> None:
+        """Seconds of a call."""
+        self.add_row(what, f"{statistics.median(rounds) * 1e6:,.0f} us", "", "", bar)
+
+    def ratio(
+        self, what: str, rounds: Sequence[float], base: Sequence[float], bar: str, unit: str = "us"
+    ) -> None:
+        """Seconds of a call, or calls a second, beside those of another in the same rounds."""
+        ratios = [own / other for own, other in zip(rounds, base, strict=True)]
+        median = statistics.median(rounds) * (1e6 if unit == "us" else 1)
+        spread = f"{min(ratios):.2f}-{max(ratios):.2f}"
+        self.add_row(what, f"{median:,.0f} {unit}", f"{statistics.median(ratios):.2f}", spread, bar)
+
+
+async def seconds(call: Awaitable[object]) -> float:
+    """How long a call takes."""
+    started = time.perf_counter()
+    await call
+    return time.perf_counter() - started
+
+
+async def rounds(*calls: Call, each: int = CALLS) -> list[list[float]]:
+    """The medians of each call's rounds; the calls take turns, so that noise meets them alike."""
     for call in calls:
-        for _ in range(20):
+        for _ in range(min(each, 20)):
             await call()
     medians: list[list[float]] = [[] for _ in calls]
     for _ in range(ROUNDS):
         for call, found in zip(calls, medians, strict=True):
-            times = []
-            for _ in range(CALLS):
-                started = time.perf_counter()
-                await call()
-                times.append(time.perf_counter() - started)
-            found.append(statistics.median(times))
-    return [statistics.median(found) for found in medians]
+            found.append(statistics.median([await seconds(call()) for _ in range(each)]))
+    return medians
 
 
-async def reads(db: Database, conn: asyncpg.Connection, table: Table) -> None:
-    row = await conn.fetchrow("SELECT * FROM ltm_memories WHERE user_id = 2 LIMIT 1")
-    assert row is not None
-    number = row["id"]
-    columns = ", ".join(row.keys())
+async def reads(db: Database, conn: asyncpg.Connection, rows: Rows) -> None:
+    """Gets, relationships and lists, one call after another."""
+    ids = [r["id"] for r in await conn.fetch("SELECT id FROM notes WHERE user_id = $1", TYPICAL)]
+    for hub, others in ((ids[0], ids[1:5]), (ids[1], ids[5:22])):  # three each had before
+        for other in others:
+            await relate(conn, TYPICAL, hub, other)
+            await conn.execute("INSERT INTO edges VALUES ($1, $2, $3, .5)", TYPICAL, hub, other)
+    row = await conn.fetchrow("SELECT * FROM ltm_memories WHERE user_id = $1 LIMIT 1", TYPICAL)
+    columns = ", ".join(dict(row or {}))
     query = f"SELECT {columns} FROM ltm_memories WHERE user_id = $1 AND id = $2"
-    raw, own, pooled, related = await p50(
-        lambda: conn.fetchrow(query, 2, number),
-        lambda: get_memory(conn, 2, number),
-        lambda: get_memory(db, 2, number),
-        lambda: get_memory(conn, 2, number, include_relationships=True),
+    raw, own, pooled, related = await rounds(
+        lambda: conn.fetchrow(query, TYPICAL, ids[0]),
+        lambda: get_memory(conn, TYPICAL, ids[0]),
+        lambda: get_memory(db, TYPICAL, ids[0]),
+        lambda: get_memory(conn, TYPICAL, ids[0], include_relationships=True),
     )
-    table.add_row("raw fetchrow of a memory", f"{raw * 1e6:.0f} us", "", "")
-    table.add_row("get_memory on a connection", f"{own * 1e6:.0f} us", f"{own / raw:.2f}", "1.25")
-    table.add_row("  through Database", f"{pooled * 1e6:.0f} us", f"{pooled / raw:.2f}", "1.6")
-    table.add_row(
-        "  with 6 relationships", f"{related * 1e6:.0f} us", f"{related / raw:.2f}", "1.5"
+    rows.times("raw fetchrow of a memory", raw)
+    rows.ratio("get_memory on a connection", own, raw, "1.2")
+    rows.ratio("  through Database", pooled, raw, "1.3")
+    rows.ratio("  with 10 relationships", related, raw, "2.4")
+    raw, related = await rounds(
+        lambda: conn.fetch(RELATED, TYPICAL, ids[1]),
+        lambda: get_relationships(conn, TYPICAL, ids[1]),
     )
-    small, large = await p50(lambda: search(conn, 2), lambda: search(conn, 1))
-    table.add_row(f"top 10 of {SMALL}", f"{small * 1e6:.0f} us", "", "")
-    table.add_row(f"top 10 of {LARGE}", f"{large * 1e6:.0f} us", f"{large / small:.2f}", "1.3")
-    started = time.perf_counter()
-    await get_analytics(conn, 1)
-    each = (time.perf_counter() - started) / LARGE
-    table.add_row("get_analytics, a memory", f"{each * 1e6:.1f} us", "", "5 us")
+    rows.times("raw join of a memory's 20 edges", raw)
+    rows.ratio("get_relationships, 20 edges", related, raw, "1.4")
+    await top(conn, SMALL, "1.1", rows)
+    await top(conn, LARGE, "1.8", rows)
 
 
-async def tracked(dsn: str, user: int, table: Table) -> None:
-    """Ten seconds of 16 tasks that read, popular memories more often, tracked in each way in turn.
+async def top(conn: asyncpg.Connection, user: int, bar: str, rows: Rows) -> None:
+    """The most important memories of a type."""
+    raw, own = await rounds(
+        lambda: conn.fetch(TOP, user, "fact"),
+        lambda: search_memories(conn, user, memory_type="fact"),
+    )
+    rows.times(f"raw top 10 of a type of {SIZES[user]:,}", raw)
+    rows.ratio("  search_memories", own, raw, bar)
+
+
+async def large(conn: asyncpg.Connection, rows: Rows) -> None:
+    """What a user with 100,000 memories pays for what touches many of them."""
+    words = iter(range(1, 10_000))
+    contents = await conn.fetch("SELECT content FROM notes WHERE user_id = $1 LIMIT 5000", LARGE)
+    calls: dict[str, tuple[Call, str]] = {
+        "a common word": (lambda: search_memories(conn, LARGE, "more"), "3,000 us"),
+        "a rare word": (
+            lambda: search_memories(conn, LARGE, contents[next(words)][0].split()[1]),
+            "2,000 us",
+        ),
+        "list_tags": (lambda: list_tags(conn, LARGE), "90,000 us"),
+        "metadata": (lambda: search_memories(conn, LARGE, metadata={"n": 40_000}), "1,000 us"),
+        "get_analytics": (lambda: get_analytics(conn, LARGE), "100,000 us"),
+        "check_health, of all": (lambda: check_health(conn), "1,500,000 us"),
+    }
+    for what, (call, bar) in calls.items():
+        [found] = await rounds(call, each=60 if "word" in what or what == "metadata" else 2)
+        rows.times(f"{what}, a user of {SIZES[LARGE]:,}", found, bar)
+
+
+async def together(dsn: str, rows: Rows) -> None:
+    """Gets of many tasks through a Database beside those through a pool of asyncpg."""
+    async with (
+        asyncpg.create_pool(dsn, min_size=TASKS, max_size=TASKS) as pool,
+        connect(dsn, access_tracking="off", max_size=TASKS) as db,
+    ):
+        ids = [memory.id async for memory in iterate_memories(db, SMALL)]
+        row = await pool.fetchrow("SELECT * FROM ltm_memories LIMIT 1")
+        columns = ", ".join(dict(row or {}))
+        query = f"SELECT {columns} FROM ltm_memories WHERE user_id = $1 AND id = $2"
+        draw = random.Random(1)
+
+        async def rate(call: Callable[[int], Awaitable[object]], tasks: int) -> float:
+            async def some(numbers: list[int]) -> None:
+                for number in numbers:
+                    await call(number)
+
+            calls = 10_000
+            wanted = [draw.choices(ids, k=calls // tasks) for _ in range(tasks)]
+            return calls / await seconds(asyncio.gather(*(some(numbers) for numbers in wanted)))
+
+        for tasks, bar in ((TASKS, "1.8"), (4 * TASKS, "2.5")):
+            raw, own = [], []
+            for turn in range(ROUNDS + 1):  # the first makes the connections
+                found = (
+                    await rate(lambda n: pool.fetchrow(query, SMALL, n), tasks),
+                    await rate(lambda n: get_memory(db, SMALL, n), tasks),
+                )
+                if turn:
+                    raw.append(found[0])
+                    own.append(found[1])
+            rows.ratio(f"get_memory, {tasks} tasks, to a pool of asyncpg", own, raw, bar, "/s")
+
+
+async def tracked(dsn: str, user: int, rows: Rows) -> None:
+    """Gets of 16 tasks, popular memories more often, tracked in each way in turn.
 
     Writing what was deferred is part of the time.
     """
     modes: tuple[Tracking, ...] = ("off", "deferred", "immediate")
     rates: dict[str, list[float]] = {mode: [] for mode in modes}
-    databases = {mode: await connect(dsn, access_tracking=mode, max_size=16) for mode in modes}
+    databases = {mode: await connect(dsn, access_tracking=mode, max_size=TASKS) for mode in modes}
     ids = [memory.id async for memory in iterate_memories(databases["off"], user)]
     weights = [1 / (n + 1) ** 0.9 for n in range(len(ids))]
     draw = random.Random(2)
@@ -115,51 +250,119 @@ async def tracked(dsn: str, user: int, table: Table) -> None:
     for mode in modes:
         stats = databases[mode].stats()
         assert stats.dropped == 0, stats
-        rate = statistics.median(rates[mode])
-        ratios = [a / b for a, b in zip(rates[mode], rates["off"], strict=True)]
-        ratio = "" if mode == "off" else f"{statistics.median(ratios):.2f}"
-        bar = "0.8" if mode == "deferred" else ""
         label = f"{TASKS} tasks get of {len(ids):,}, tracking {mode}"
-        table.add_row(label, f"{rate:.0f} /s", ratio, bar)
+        bar = "0.9" if mode == "deferred" else ""
+        rows.ratio(label, rates[mode], rates["off"], bar, "/s")
         await databases[mode].close()
 
 
-async def writes(conn: asyncpg.Connection, table: Table) -> None:
-    ids = [(await add_memory(conn, 3, f"target {n}")).id for n in range(2)]
-    insert = (
-        "INSERT INTO ltm_memories (user_id, content, tags, context_data, related_memory_ids) "
-        "VALUES ($1, $2, $3::text::jsonb, $4::text::jsonb, $5::text::jsonb) RETURNING id"
-    )
+async def writes(dsn: str, conn: asyncpg.Connection, rows: Rows) -> None:
+    """Adds, one after another and of many tasks."""
+    ids = [(await add_memory(conn, WRITER, f"target {n}")).id for n in range(2)]
     context = '{"temporal": {"timestamp": "2026-03-01T12:00:00Z"}, "spatial": {"city": "Graz"}}'
-    raw, added = await p50(
-        lambda: conn.fetchval(insert, 3, "words " * 12, '["a", "b", "c"]', context, "[1, 2]"),
+    related = str(ids)
+    raw, own = await rounds(
+        lambda: conn.fetchval(INSERT, WRITER, "words " * 12, '["a", "b", "c"]', context, related),
         lambda: add_memory(
             conn,
-            3,
+            WRITER,
             "words " * 12,
             tags=["a", "b", "c"],
             related_memory_ids=ids,
             enhanced_context=CONTEXT,
         ),
     )
-    table.add_row("raw insert of the memory alone", f"{raw * 1e6:.0f} us", "", "")
-    table.add_row(
-        "add_memory, 10 leaves, 3 tags, 2 links",
-        f"{added * 1e6:.0f} us",
-        f"{added / raw:.2f}",
-        "1.8",
+    rows.times("raw INSERT of the memory alone", raw)
+    rows.ratio("add_memory, 10 leaves, 3 tags, 2 links", own, raw, "1.5")
+    modes: tuple[Coalesce, ...] = (True, "writes")
+    rates: dict[Coalesce, list[float]] = {mode: [] for mode in modes}
+    for _ in range(3):
+        for mode in modes:
+            async with connect(dsn, coalesce=mode, max_size=TASKS) as db:
+
+                async def some(db: Database = db) -> None:
+                    for n in range(ADDS // TASKS):
+                        await add_memory(db, WRITER, f"words {n}", tags=["a", "b", "c"])
+
+                taken = await seconds(asyncio.gather(*(some() for _ in range(TASKS))))
+                rates[mode].append(ADDS / taken)
+    rows.ratio(f"add_memory, {TASKS} tasks, coalesce", rates["writes"], rates[True], "1.5", "/s")
+
+
+def many(first: int) -> list[dict[str, Any]]:
+    """Memories to store at once."""
+    return [
+        {
+            "content": f"memory {n} of what a user told the assistant on some day in spring",
+            "tags": [f"tag{n % 40}", f"tag{40 + n % 7}"],
+            "memory_type": "fact",
+            "metadata": {"n": n},
+            "enhanced_context": {"spatial": {"city": f"city{n % 300}"}},
+        }
+        for n in range(first, first + ROWS)
+    ]
+
+
+async def load(conn: asyncpg.Connection, turn: int) -> list[float]:
+    """Seconds of a COPY of prepared rows, of add_memories, of an import and of an export."""
+    user, copied, imported = (BULK + 10 * n + turn for n in range(3))
+    given = many(turn * ROWS)
+    added = await seconds(add_memories(conn, user, given))
+    texts = {table: BytesIO() for table in WRITTEN}
+    highest = await conn.fetchval("SELECT max(id) FROM ltm_memories")
+    for table, columns in WRITTEN.items():
+        selected = columns.replace("user_id", str(copied))
+        for name in (" id,", " memory_id,"):
+            selected = selected.replace(name, f"{name[:-1]} + {highest},")
+        query = f"SELECT {selected} FROM {table} WHERE user_id = {user}"
+        await conn.copy_from_query(query, output=texts[table])
+
+    async def copy() -> None:
+        async with conn.transaction():
+            for table, columns in WRITTEN.items():
+                texts[table].seek(0)
+                source, names = texts[table], columns.split(", ")
+                await conn.copy_to_table(table, source=source, columns=names)
+
+    copying = await seconds(copy())
+    await conn.execute("SELECT setval('ltm_memories_id_seq', max(id)) FROM ltm_memories")
+    exported: list[dict[str, Any]] = []
+
+    async def export() -> None:
+        exported.extend([line async for line in export_user(conn, user)])
+
+    exporting = await seconds(export())
+    return [copying, added, await seconds(import_user(conn, imported, exported)), exporting]
+
+
+async def bulk(conn: asyncpg.Connection, rows: Rows) -> None:
+    """Many at once beside COPY of rows that were prepared before."""
+    taken = [await load(conn, turn) for turn in range(3)]
+    copies, added, imports, exports = (
+        [ROWS / each for each in kind] for kind in zip(*taken, strict=True)
     )
+    rows.ratio("COPY of prepared rows, memories", copies, copies, "", "/s")
+    rows.ratio("add_memories", added, copies, "0.75", "/s")
+    rows.ratio("import_user", imports, copies, "0.6", "/s")
+    rows.ratio("export_user", exports, copies, "", "/s")
 
 
-async def hot_share(conn: asyncpg.Connection, table: Table) -> None:
+async def accesses(conn: asyncpg.Connection, rows: Rows) -> None:
     """5,000 memories of a user, 100 recalls a day over half a year, the popular ones more often."""
     await conn.execute(
         "INSERT INTO ltm_memories (user_id, content, tags, created_at) "
-        "SELECT 4, repeat('words ', 20), '[\"a\"]', '2026-01-01' FROM generate_series(1, 5000)"
+        "SELECT $1, repeat('words ', 20), '[\"a\"]', '2026-01-01' FROM generate_series(1, 5000)",
+        POPULAR,
     )
-    ids = [r[0] for r in await conn.fetch("SELECT id FROM ltm_memories WHERE user_id = 4")]
-    counts = "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = $1"
-    before = await conn.fetchrow(counts, "ltm_memories")
+    ids = [
+        r[0] for r in await conn.fetch("SELECT id FROM ltm_memories WHERE user_id = $1", POPULAR)
+    ]
+    counts = (
+        "SELECT n_tup_upd, n_tup_hot_upd, pg_current_wal_insert_lsn() - '0/0'::pg_lsn "
+        "FROM pg_stat_user_tables WHERE relname = 'ltm_memories'"
+    )
+    await conn.execute("CHECKPOINT")
+    before = await conn.fetchrow(counts)
     draw = random.Random(1)
     weights = [1 / (n + 1) ** 0.9 for n in range(len(ids))]
     for day in range(180):
@@ -168,7 +371,7 @@ async def hot_share(conn: asyncpg.Connection, table: Table) -> None:
             await fetch_value(
                 conn,
                 "record_accesses",
-                user_id=4,
+                user_id=POPULAR,
                 memory_ids=[recalled],
                 now=moment,
                 access_method="direct",
@@ -176,37 +379,68 @@ async def hot_share(conn: asyncpg.Connection, table: Table) -> None:
                 user_query=None,
             )
     await conn.execute("SELECT pg_stat_force_next_flush()")
-    after = await conn.fetchrow(counts, "ltm_memories")
+    after = await conn.fetchrow(counts)
     assert before is not None
     assert after is not None
-    total, in_place = (new - old for new, old in zip(after, before, strict=True))
-    table.add_row(f"accesses that update in place, of {total}", "", f"{in_place / total:.0%}", "")
+    total, in_place, log = (new - old for new, old in zip(after, before, strict=True))
+    rows.add_row("log of an access, from a checkpoint on", f"{log / total:,.0f} B", "", "", "3,000")
+    rows.add_row(f"of {total:,} accesses update in place", f"{in_place / total:.0%}", "", "", "98%")
 
 
-async def main() -> None:
-    table = Table("what", "p50", "ratio", "bar", title="ltm_store beside raw asyncpg")
+async def others(conn: asyncpg.Connection, count: int, rows: Rows) -> None:
+    """What a user pays for the memories of others."""
+    calls: dict[str, Call] = {
+        "get_memory": lambda: get_memory(conn, SMALL, number),
+        "list": lambda: search_memories(conn, SMALL, memory_type="fact"),
+        "text": lambda: search_memories(conn, SMALL, "memory words about"),
+        "add_memory": lambda: add_memory(conn, SMALL, "words " * 12, tags=["a", "b"]),
+    }
+    number = (await search_memories(conn, SMALL, limit=1))[0].id
+    before = await rounds(*calls.values())
+    await populate(conn, users=count // 2_000, memories=2_000, first_user=10_000)
+    for what, old, new in zip(calls, before, await rounds(*calls.values()), strict=True):
+        rows.ratio(f"{what}, beside {count:,} memories more", new, old, "1.15")
+
+
+@asynccontextmanager
+async def filled() -> AsyncIterator[tuple[str, asyncpg.Connection]]:
+    """A database with the users, and a connection to it."""
     with servers.server() as server:
         admin = await asyncpg.connect(server)
         await admin.execute("DROP DATABASE IF EXISTS ltm_bench WITH (FORCE)")
         await admin.execute("CREATE DATABASE ltm_bench")
         await admin.close()
         dsn = servers.with_database(server, "ltm_bench")
-        migrate.apply(dsn)
+        await asyncio.to_thread(migrate.apply, dsn)
         conn = await asyncpg.connect(dsn, server_settings={"jit": "off"})
-        await populate(conn, users=1, memories=LARGE, first_user=1)
-        await populate(conn, users=1, memories=SMALL, first_user=2)
-        await populate(conn, users=1, memories=USUAL, first_user=5)
-        async with connect(dsn, access_tracking="off") as db:
-            await reads(db, conn, table)
-        for user in (2, 5):
-            await tracked(dsn, user, table)
-        await writes(conn, table)
-        await hot_share(conn, table)
-        recalled = await recall(conn)
+        for user, size in SIZES.items():
+            await populate(conn, users=1, memories=size, first_user=user)
+        await conn.execute(NOTES)
+        await conn.execute("VACUUM ANALYZE")
+        yield dsn, conn
         await conn.close()
+
+
+async def main() -> None:
+    """The tables."""
+    rows = Rows("ltm_store beside raw asyncpg")
+    async with filled() as (dsn, conn):
+        async with connect(dsn, access_tracking="off") as db:
+            await reads(db, conn, rows)
+        await large(conn, rows)
+        await together(dsn, rows)
+        for user in (TYPICAL, SMALL):
+            await tracked(dsn, user, rows)
+        await writes(dsn, conn, rows)
+        await bulk(conn, rows)
+        await accesses(conn, rows)
+        recalled = await recall(conn)
+        if len(sys.argv) > 1:
+            await others(conn, int(sys.argv[1]), rows)
     console = Console(width=100)
-    console.print(table)
+    console.print(rows)
     console.print(recalled)
 
 
-asyncio.run(main())
+if __name__ == "__main__":
+    asyncio.run(main())
