@@ -14,7 +14,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import contextmanager, nullcontext
-from typing import Final, Literal, TypeVar
+from typing import Final, Literal, TypeVar, cast
 
 from pydantic import JsonValue, ValidationError
 from pydantic_core import to_jsonable_python
@@ -33,11 +33,10 @@ from ltm_store.db.vectors import model_of
 from ltm_store.embeddings import exported_embeddings
 from ltm_store.errors import InvalidArgument, InvalidMemory
 from ltm_store.model.base import Arguments
-from ltm_store.model.memories import NewMemory
+from ltm_store.model.memories import Memory, NewMemory
 from ltm_store.model.transfer import (
     IMPORT_KEY,
     ExportedMemory,
-    ExportRow,
     ImportReport,
     RefusedMemory,
     read_line,
@@ -48,8 +47,15 @@ _PAGE: Final = 200  # memories read by one statement
 _BEFORE_ALL: Final = -(2**63)
 _ADDED: Final = set(NewMemory.model_fields) - {"related_memory_ids", "parent_memory_id"}
 _COPIED: Final = [
-    name for name in ExportedMemory.model_fields if name in ExportRow.model_fields and name != "id"
+    name for name in ExportedMemory.model_fields if name in Memory.model_fields and name != "id"
 ]
+_DETAILS: Final = {  # the statement that gives each
+    "relationships": "export_relationships",
+    "accesses": "export_accesses",
+    "tag_details": "export_tags",
+}
+Details = Mapping[str, list[dict[str, object]]]
+"""What hangs on a memory, as an export says it."""
 
 Given = Mapping[str, object]
 Numbered = tuple[int, ExportedMemory | Given]
@@ -207,7 +213,7 @@ async def export_user(
             page = await fetch_many(
                 connection,
                 "export_memories",
-                ExportRow,
+                Memory,
                 user_id=user.number,
                 after_id=after,
                 as_of=now,
@@ -215,13 +221,24 @@ async def export_user(
             )
             if not page:
                 return
+            numbers = [memory.id for memory in page]
+            details = await _details(connection, user, numbers)
             vectors: Mapping[int, Mapping[str, object]] = {}
             if with_embeddings:
-                numbers = [row.id for row in page]
                 vectors = await exported_embeddings(connection, user.number, numbers)
-            for row in page:
-                yield _line(row, ids, vectors.get(row.id, {}))
-            after = page[-1].id
+            for memory in page:
+                yield _line(memory, ids, details[memory.id], vectors.get(memory.id, {}))
+            after = numbers[-1]
+
+
+async def _details(connection: Connection, user: User, ids: list[int]) -> dict[int, Details]:
+    found: dict[int, Details] = {number: {name: [] for name in _DETAILS} for number in ids}
+    for name, statement in _DETAILS.items():
+        rows = await fetch_rows(connection, statement, user_id=user.number, memory_ids=ids)
+        for row in rows:
+            said = {column: value for column, value in row.items() if value is not None}
+            found[said.pop("memory_id")][name].append(said)
+    return found
 
 
 def _place(ids: list[int], memory_id: int | None) -> int | None:
@@ -232,35 +249,35 @@ def _place(ids: list[int], memory_id: int | None) -> int | None:
     return index + 1 if index < len(ids) and ids[index] == memory_id else None
 
 
-def _line(row: ExportRow, ids: list[int], embeddings: Mapping[str, object]) -> dict[str, JsonValue]:
-    related = {outgoing.target_memory_id for outgoing in row.outgoing}
-    key = row.idempotency_key
+def _line(
+    memory: Memory, ids: list[int], details: Details, embeddings: Mapping[str, object]
+) -> dict[str, JsonValue]:
+    related = {link["target_memory_id"] for link in details["relationships"]}
+    key = memory.idempotency_key
     values: dict[str, object] = {
-        "id": _place(ids, row.id),
-        "content": row.content,
-        **{name: getattr(row, name) for name in _COPIED},
+        "id": _place(ids, memory.id),
+        "content": memory.content,
+        **{name: getattr(memory, name) for name in _COPIED},
+        **{name: tuple(found) for name, found in details.items()},
         "idempotency_key": None if key and key.startswith(IMPORT_KEY) else key,
-        "enhanced_context": row.enhanced_context and row.enhanced_context.stored(),
-        "parent_memory_id": _place(ids, row.parent_memory_id),
+        "enhanced_context": memory.enhanced_context and memory.enhanced_context.stored(),
+        "parent_memory_id": _place(ids, memory.parent_memory_id),
         "related_memory_ids": tuple(
             place
-            for target in row.related_memory_ids
+            for target in memory.related_memory_ids
             if target not in related and (place := _place(ids, target))
         ),
         "relationships": tuple(
-            outgoing.model_copy(update={"target_memory_id": place})
-            for outgoing in row.outgoing
-            if (place := _place(ids, outgoing.target_memory_id))
+            {**link, "target_memory_id": place}
+            for link in details["relationships"]
+            if (place := _place(ids, cast("int", link["target_memory_id"])))
         ),
         "embeddings": embeddings,
     }
     values["adopted"] = not _can_be_added(values)
     defaults = ExportedMemory.model_fields
-    return {
-        name: to_jsonable_python(value, exclude_none=True)
-        for name, value in values.items()
-        if value != defaults[name].default
-    }
+    said = {name: value for name, value in values.items() if value != defaults[name].default}
+    return cast("dict[str, JsonValue]", to_jsonable_python(said))
 
 
 def _can_be_added(values: Given) -> bool:

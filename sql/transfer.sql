@@ -100,62 +100,64 @@ WHERE m.user_id = $1 AND ltm_is_current(m.expires_at, $2);
 
 -- name: export_memories(
 --     user_id bigint, after_id bigint, as_of timestamptz, row_limit bigint
--- ) :many ExportRow
--- A page of memories with everything that hangs on them, in the order of the ids.
+-- ) :many Memory
+-- A page of memories in the order of the ids.
 SELECT
     m.*,  -- columns: memory
     m.context_data::text AS enhanced_context,
-    ltm_dynamic_importance(m.importance_rank, $3) AS dynamic_importance,
-    (
-        SELECT coalesce(json_agg(x), '[]')::text
-        FROM (
-            SELECT
-                r.target_memory_id,
-                r.relationship_type,
-                coalesce(r.strength, 1) AS strength,
-                r.description,
-                r.created_at,
-                r.last_accessed
-            FROM ltm_memory_relationships AS r
-            WHERE r.user_id = $1 AND r.source_memory_id = m.id
-            ORDER BY r.id
-        ) AS x
-    ) AS outgoing,
-    (
-        SELECT coalesce(json_agg(x), '[]')::text
-        FROM (
-            SELECT
-                a.access_timestamp,
-                a.access_method,
-                a.access_context,
-                a.user_query,
-                a.was_relevant,
-                a.relevance_score
-            FROM ltm_memory_access AS a
-            WHERE a.user_id = $1 AND a.memory_id = m.id
-            ORDER BY a.id
-        ) AS x
-    ) AS accesses,
-    (
-        SELECT coalesce(json_agg(x), '[]')::text
-        FROM (
-            SELECT
-                t.tag_name,
-                t.tag_category,
-                t.tag_importance,
-                t.tag_confidence,
-                t.usage_count,
-                t.first_used,
-                t.last_used
-            FROM ltm_memory_tags AS t
-            WHERE t.user_id = $1 AND t.memory_id = m.id
-            ORDER BY t.id
-        ) AS x
-    ) AS tag_details
+    ltm_dynamic_importance(m.importance_rank, $3) AS dynamic_importance
 FROM ltm_memories AS m
 WHERE m.user_id = $1 AND m.id > $2 AND ltm_is_current(m.expires_at, $3)
 ORDER BY m.id
 LIMIT $4;
+
+-- name: export_relationships(user_id bigint, memory_ids bigint[]) :many
+-- The relationships that leave the memories of a page, oldest first.
+-- Not asked for each memory by the page: of a user whom the statistics do not know yet all indexes look
+-- alike, and one that reads all of the user's rows would be taken each time.
+SELECT
+    r.source_memory_id AS memory_id,
+    r.target_memory_id,
+    r.relationship_type,
+    coalesce(r.strength, 1) AS strength,
+    r.description,
+    timezone('utc', r.created_at) AS created_at,
+    timezone('utc', r.last_accessed) AS last_accessed
+FROM ltm_memory_relationships AS r
+WHERE r.user_id = $1 AND r.source_memory_id = any($2)
+ORDER BY r.id
+LIMIT 10000000;
+
+-- name: export_accesses(user_id bigint, memory_ids bigint[]) :many
+-- The accesses of the memories of a page, oldest first.
+SELECT
+    a.memory_id,
+    timezone('utc', a.access_timestamp) AS access_timestamp,
+    a.access_method,
+    a.access_context,
+    a.user_query,
+    a.was_relevant,
+    a.relevance_score
+FROM ltm_memory_access AS a
+WHERE a.user_id = $1 AND a.memory_id = any($2)
+ORDER BY a.id
+LIMIT 10000000;
+
+-- name: export_tags(user_id bigint, memory_ids bigint[]) :many
+-- The details of the tags of a page's memories, oldest first.
+SELECT
+    t.memory_id,
+    t.tag_name,
+    t.tag_category,
+    t.tag_importance,
+    t.tag_confidence,
+    t.usage_count,
+    timezone('utc', t.first_used) AS first_used,
+    timezone('utc', t.last_used) AS last_used
+FROM ltm_memory_tags AS t
+WHERE t.user_id = $1 AND t.memory_id = any($2)
+ORDER BY t.id
+LIMIT 10000000;
 
 -- name: import_details(
 --     user_id bigint, memory_id bigint, parent_memory_id bigint, related_memory_ids bigint[],

@@ -8,9 +8,9 @@ from typing import Annotated, ClassVar, Final
 from pydantic import AfterValidator, Field, JsonValue, StrictBool, ValidationError
 
 from ltm_store.errors import InvalidArgument, InvalidMemory
-from ltm_store.model.base import FROM_JSON, Arguments, Row, refusal
+from ltm_store.model.base import Arguments, Row, refusal
 from ltm_store.model.hints import Problem, explained
-from ltm_store.model.memories import Memory, NewMemory
+from ltm_store.model.memories import NewMemory
 from ltm_store.model.values import (
     Fraction,
     Int32,
@@ -143,16 +143,6 @@ def read_line(given: Mapping[str, object]) -> ExportedMemory | list[Problem]:
     except ValidationError as error:
         errors = error.errors(include_input=False, include_context=False, include_url=False)
     return explained(given, [refusal(one) for one in errors])[:_PROBLEMS]
-
-
-class ExportRow(Memory):
-    """A memory with all that an export says of it."""
-
-    readers = None
-
-    outgoing: Annotated[tuple[ExportedRelationship, ...], FROM_JSON]
-    accesses: Annotated[tuple[ExportedAccess, ...], FROM_JSON]
-    tag_details: Annotated[tuple[ExportedTag, ...], FROM_JSON]
 
 
 class ErasedRows(Row):
