@@ -13,22 +13,33 @@ FROM ltm_memories AS m;
 
 -- name: get_analytics(user_id bigint, as_of timestamptz, row_limit bigint) :one Analytics
 -- Totals, distributions, averages and rankings in one pass over the user's memories.
--- memories reads them once, without their contents; totals, types, categories, tags and months are made
--- of it as JSON objects; accessed and related choose the few that the rankings show, and most_accessed
--- and most_related fetch the contents of those alone.
-WITH memories AS MATERIALIZED (
+-- every reads them once, without what is long; totals, types, categories, tags and months are made of it
+-- as JSON objects; accessed and related choose the few that the rankings show, and most_accessed and
+-- most_related fetch the contents of those alone. What has expired is few: tags and relationships are
+-- counted without a join to all that has not.
+WITH every AS MATERIALIZED (
     SELECT
         m.id,
         m.importance_rank,
         m.is_archived,
-        m.tags,
         coalesce(m.memory_type, 'unknown') AS memory_type,
         coalesce(m.category, 'unknown') AS category,
         m.importance_score,
         coalesce(m.access_count, 0) AS access_count,
-        date_trunc('month', m.created_at) AS month
+        date_trunc('month', m.created_at) AS month,
+        ltm_is_current(m.expires_at, $2) AS is_current
     FROM ltm_memories AS m
-    WHERE m.user_id = $1 AND ltm_is_current(m.expires_at, $2)
+    WHERE m.user_id = $1
+),
+
+memories AS NOT MATERIALIZED (
+    SELECT * FROM every AS e
+    WHERE e.is_current
+),
+
+expired AS (
+    SELECT e.id FROM every AS e
+    WHERE NOT e.is_current
 ),
 
 totals AS (
@@ -62,15 +73,15 @@ categories AS (
 
 tags AS (
     SELECT
-        json_object_agg(t.tag, t.memories ORDER BY t.memories DESC, t.tag COLLATE "C" ASC) AS found
+        json_object_agg(t.tag_name, t.memories ORDER BY t.memories DESC, t.tag_name COLLATE "C" ASC)
+            AS found
     FROM (
         SELECT
-            e.tag,
+            g.tag_name,
             count(*) AS memories
-        FROM memories AS m
-        CROSS JOIN
-            LATERAL jsonb_array_elements_text(ltm_as_array(m.tags)) AS e (tag)
-        GROUP BY e.tag
+        FROM ltm_memory_tags AS g
+        WHERE g.user_id = $1 AND g.memory_id NOT IN (SELECT e.id FROM expired AS e)
+        GROUP BY g.tag_name
     ) AS t
 ),
 
@@ -111,10 +122,11 @@ most_accessed AS (
     ) AS s
 ),
 
+-- Each end in the order of its index, which is quicker than to hash as many ends as there are memories.
 related AS (
     SELECT
-        m.id,
-        sum(e.relationships)::bigint AS relationship_count
+        id,
+        coalesce(o.relationships, 0) + coalesce(i.relationships, 0) AS relationship_count
     FROM (
         SELECT
             r.source_memory_id AS id,
@@ -122,17 +134,19 @@ related AS (
         FROM ltm_memory_relationships AS r
         WHERE r.user_id = $1
         GROUP BY r.source_memory_id
-        UNION ALL
+        ORDER BY r.source_memory_id
+    ) AS o
+    FULL JOIN (
         SELECT
             r.target_memory_id AS id,
             count(*) AS relationships
         FROM ltm_memory_relationships AS r
         WHERE r.user_id = $1
         GROUP BY r.target_memory_id
-    ) AS e
-    INNER JOIN memories AS m ON e.id = m.id
-    GROUP BY m.id
-    ORDER BY sum(e.relationships) DESC, m.id DESC
+        ORDER BY r.target_memory_id
+    ) AS i USING (id)
+    WHERE id NOT IN (SELECT e.id FROM expired AS e)
+    ORDER BY relationship_count DESC, id DESC
     LIMIT $3
 ),
 

@@ -9,7 +9,7 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
@@ -48,6 +48,7 @@ LARGE, TYPICAL, SMALL = 1, 2, 3  # users
 SIZES = {LARGE: 100_000, TYPICAL: 10_000, SMALL: 2_000}
 WRITER, POPULAR, BULK = 11, 12, 13  # users that start with nothing
 TASKS, READS, ADDS, ROWS = 16, 80_000, 4_000, 10_000
+STARTED = datetime(2025, 1, 1, tzinfo=UTC)
 CONTEXT = {
     "temporal": {"timestamp": "2026-03-01T12:00:00+00:00"},
     "spatial": {"city": "Graz", "country": "Austria", "is_home": True},
@@ -68,6 +69,7 @@ CREATE TABLE edges AS SELECT user_id, source_memory_id AS source, target_memory_
     strength FROM ltm_memory_relationships;
 CREATE INDEX ON edges (user_id, source); CREATE INDEX ON edges (user_id, target);
 """
+IDS = "SELECT id FROM ltm_memories WHERE user_id = $1 ORDER BY id"
 NOTE = "n.id, n.content, n.memory_type, n.importance, n.metadata, n.created_at"
 TOP = (
     f"SELECT {NOTE} FROM notes AS n WHERE n.user_id = $1 AND n.memory_type = $2 "
@@ -82,6 +84,32 @@ INSERT = (
     "VALUES ($1, $2, $3::text::jsonb, $4::text::jsonb, $5::text::jsonb) RETURNING id"
 )
 Call = Callable[[], Awaitable[object]]
+
+
+def many(count: int) -> Iterator[dict[str, Any]]:
+    """Lines to import: memories with three relationships, two tags and three fields of context."""
+    drawn = random.Random(count)
+    for n in range(1, count + 1):
+        words = " and more words" * drawn.randint(1, 20)
+        yield {
+            "id": n,
+            "content": f"memory {n} about {drawn.randbytes(16).hex()}{words}",
+            "tags": [f"tag{drawn.randrange(50)}", f"rare{drawn.randrange(5000)}"],
+            "memory_type": drawn.choice(("preference", "fact", "goal", "habit", "insight")),
+            "category": f"category{drawn.randrange(12)}",
+            "importance_score": drawn.randint(1, 10),
+            "source_type": "conversation",
+            "source_id": f"conversation{n // 20}",
+            "source_position": n % 20,
+            "created_at": STARTED + timedelta(days=drawn.randrange(600)),
+            "metadata": {"n": n},
+            "enhanced_context": {
+                "temporal": {"month": drawn.randint(1, 12), "time_of_day": "morning"},
+                "spatial": {"city": f"city{drawn.randrange(3000)}"},
+            },
+            "related_memory_ids": list(range(max(1, n - 3), n)),
+            "access_count": drawn.randrange(17),
+        }
 
 
 class Rows(Table):
@@ -125,8 +153,9 @@ async def rounds(*calls: Call, each: int = CALLS) -> list[list[float]]:
 
 async def reads(db: Database, conn: asyncpg.Connection, rows: Rows) -> None:
     """Gets, relationships and lists, one call after another."""
-    ids = [r["id"] for r in await conn.fetch("SELECT id FROM notes WHERE user_id = $1", TYPICAL)]
-    for hub, others in ((ids[0], ids[1:5]), (ids[1], ids[5:22])):  # three each had before
+    ids = [r["id"] for r in await conn.fetch(IDS, TYPICAL)]
+    hubs = ids[100], ids[200]  # each of which has six
+    for hub, others in zip(hubs, (ids[300:304], ids[300:314]), strict=True):
         for other in others:
             await relate(conn, TYPICAL, hub, other)
             await conn.execute("INSERT INTO edges VALUES ($1, $2, $3, .5)", TYPICAL, hub, other)
@@ -134,18 +163,18 @@ async def reads(db: Database, conn: asyncpg.Connection, rows: Rows) -> None:
     columns = ", ".join(dict(row or {}))
     query = f"SELECT {columns} FROM ltm_memories WHERE user_id = $1 AND id = $2"
     raw, own, pooled, related = await rounds(
-        lambda: conn.fetchrow(query, TYPICAL, ids[0]),
-        lambda: get_memory(conn, TYPICAL, ids[0]),
-        lambda: get_memory(db, TYPICAL, ids[0]),
-        lambda: get_memory(conn, TYPICAL, ids[0], include_relationships=True),
+        lambda: conn.fetchrow(query, TYPICAL, hubs[0]),
+        lambda: get_memory(conn, TYPICAL, hubs[0]),
+        lambda: get_memory(db, TYPICAL, hubs[0]),
+        lambda: get_memory(conn, TYPICAL, hubs[0], include_relationships=True),
     )
     rows.times("raw fetchrow of a memory", raw)
     rows.ratio("get_memory on a connection", own, raw, "1.2")
     rows.ratio("  through Database", pooled, raw, "1.3")
     rows.ratio("  with 10 relationships", related, raw, "2.4")
     raw, related = await rounds(
-        lambda: conn.fetch(RELATED, TYPICAL, ids[1]),
-        lambda: get_relationships(conn, TYPICAL, ids[1]),
+        lambda: conn.fetch(RELATED, TYPICAL, hubs[1]),
+        lambda: get_relationships(conn, TYPICAL, hubs[1]),
     )
     rows.times("raw join of a memory's 20 edges", raw)
     rows.ratio("get_relationships, 20 edges", related, raw, "1.4")
@@ -289,24 +318,11 @@ async def writes(dsn: str, conn: asyncpg.Connection, rows: Rows) -> None:
     rows.ratio(f"add_memory, {TASKS} tasks, coalesce", rates["writes"], rates[True], "1.5", "/s")
 
 
-def many(first: int) -> list[dict[str, Any]]:
-    """Memories to store at once."""
-    return [
-        {
-            "content": f"memory {n} of what a user told the assistant on some day in spring",
-            "tags": [f"tag{n % 40}", f"tag{40 + n % 7}"],
-            "memory_type": "fact",
-            "metadata": {"n": n},
-            "enhanced_context": {"spatial": {"city": f"city{n % 300}"}},
-        }
-        for n in range(first, first + ROWS)
-    ]
-
-
 async def load(conn: asyncpg.Connection, turn: int) -> list[float]:
     """Seconds of a COPY of prepared rows, of add_memories, of an import and of an export."""
     user, copied, imported = (BULK + 10 * n + turn for n in range(3))
-    given = many(turn * ROWS)
+    of_imports = {"id", "related_memory_ids", "access_count"}
+    given = [{n: line[n] for n in line.keys() - of_imports} for line in many(ROWS)]
     added = await seconds(add_memories(conn, user, given))
     texts = {table: BytesIO() for table in WRITTEN}
     highest = await conn.fetchval("SELECT max(id) FROM ltm_memories")
@@ -354,9 +370,7 @@ async def accesses(conn: asyncpg.Connection, rows: Rows) -> None:
         "SELECT $1, repeat('words ', 20), '[\"a\"]', '2026-01-01' FROM generate_series(1, 5000)",
         POPULAR,
     )
-    ids = [
-        r[0] for r in await conn.fetch("SELECT id FROM ltm_memories WHERE user_id = $1", POPULAR)
-    ]
+    ids = [r[0] for r in await conn.fetch(IDS, POPULAR)]
     counts = (
         "SELECT n_tup_upd, n_tup_hot_upd, pg_current_wal_insert_lsn() - '0/0'::pg_lsn "
         "FROM pg_stat_user_tables WHERE relname = 'ltm_memories'"
@@ -414,7 +428,7 @@ async def filled() -> AsyncIterator[tuple[str, asyncpg.Connection]]:
         await asyncio.to_thread(migrate.apply, dsn)
         conn = await asyncpg.connect(dsn, server_settings={"jit": "off"})
         for user, size in SIZES.items():
-            await populate(conn, users=1, memories=size, first_user=user)
+            await import_user(conn, user, many(size))
         await conn.execute(NOTES)
         await conn.execute("VACUUM ANALYZE")
         yield dsn, conn
