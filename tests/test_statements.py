@@ -790,6 +790,25 @@ async def test_ten_times_as_much_of_others_costs_a_user_nothing(own_dsn):
         assert many <= 1.3 * few + 12, (name, given, few, many)  # some levels of the trees more
 
 
+async def test_no_call_starts_workers(filled):
+    """Which takes longer than the call; a planner that finds them cheap takes them nowhere."""
+    costs = "parallel_setup_cost", "parallel_tuple_cost", "min_parallel_table_scan_size"
+    started = []
+    async with filled.transaction():
+        for name in (*costs, "min_parallel_index_scan_size"):
+            await filled.execute(f"SET LOCAL {name} = 0")
+        await filled.execute("SET LOCAL plan_cache_mode = force_generic_plan")
+        for name, given in CHEAP + [(f"list_{what}", frozenset()) for what in ("by_moment", "ids")]:
+            sql = shape_for(ALL[name], given).sql
+            await filled.execute(f"PREPARE planned AS {sql}")
+            nulls = ", ".join(["NULL"] * len(shape_for(ALL[name], given).names))
+            plan = await filled.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE planned({nulls})")
+            await filled.execute("DEALLOCATE planned")
+            if "Gather" in plan:
+                started.append(name)
+    assert not started
+
+
 def test_every_statement_has_a_plan_test():
     whole = {
         "applied_migrations",
