@@ -375,4 +375,4 @@ async def fetch_many(
 ) -> list[Model]:
     """The rows of a statement as models, in its order."""
     rows = await _run(db, name, arguments)
-    return [model.from_record(row) for row in rows]
+    return model.from_records(rows)

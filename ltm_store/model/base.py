@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Final, Self
@@ -17,6 +17,7 @@ from ltm_store.model.values import STORED, load_json
 Reader = Callable[[Any], object]
 
 NO_READERS: Final[Mapping[str, Reader]] = MappingProxyType({})
+_set: Final = object.__setattr__
 
 RowLimit = Annotated[int, Field(strict=True, ge=1, le=limits.HITS)]
 
@@ -71,30 +72,41 @@ class Row(BaseModel):
 
     @classmethod
     def from_record(cls, record: Mapping[str, object]) -> Self:
-        """The row of a record.
+        """The row of a record."""
+        return cls.from_records((record,))[0]
 
-        Where `readers` says how, it is trusted: the database's CHECKs and the statement's types
+    @classmethod
+    def from_records(cls, records: Sequence[Mapping[str, object]]) -> list[Self]:
+        """The rows of records that have the same columns.
+
+        Where `readers` says how, they are trusted: the database's CHECKs and the statement's types
         guarantee what validation would look for again, at ten times the cost.
         """
-        readers = cls.readers
-        given = dict(record)
-        if readers is None:
-            return cls.model_validate(given, context=STORED)
-        values = {**cls._defaults(), **given}
-        for name, read in readers.items():
-            if name in given:
-                values[name] = read(given[name])
-        row = cls.__new__(cls)
-        # What BaseModel.__init__ sets; the fields are frozen for everybody else.
-        object.__setattr__(row, "__dict__", values)
-        object.__setattr__(row, "__pydantic_fields_set__", set(given))
-        object.__setattr__(row, "__pydantic_extra__", None)
-        object.__setattr__(row, "__pydantic_private__", None)
-        return row
+        if cls.readers is None:
+            return [cls.model_validate(dict(record), context=STORED) for record in records]
+        if not records:
+            return []
+        names = tuple(records[0].keys())
+        given, defaults = set(names), cls._defaults()
+        readers = [(name, read) for name, read in cls.readers.items() if name in given]
+        rows = []
+        for record in records:
+            values = defaults.copy()
+            values.update(zip(names, record.values(), strict=True))
+            for name, read in readers:
+                values[name] = read(values[name])
+            row = cls.__new__(cls)
+            # What BaseModel.__init__ sets; the fields are frozen for everybody else.
+            _set(row, "__dict__", values)
+            _set(row, "__pydantic_fields_set__", given)
+            _set(row, "__pydantic_extra__", None)
+            _set(row, "__pydantic_private__", None)
+            rows.append(row)
+        return rows
 
     @classmethod
     @cache
-    def _defaults(cls) -> Mapping[str, object]:
+    def _defaults(cls) -> dict[str, object]:
         """All fields, in their order; a test sees to it that statements give those without one."""
         fields = cls.model_fields.items()
         return {name: None if field.is_required() else field.default for name, field in fields}

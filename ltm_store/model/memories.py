@@ -159,7 +159,7 @@ def _ids(ids: object) -> tuple[int, ...]:
 def _read_relationships(text: str | None) -> tuple[Relationship, ...] | None:
     if text is None:
         return None
-    return tuple([Relationship.from_record(record) for record in from_json(text)])
+    return tuple(Relationship.from_records(from_json(text)))
 
 
 class Memory(Row):
