@@ -26,7 +26,7 @@ VALUES: Final = {
 }
 RENDERED: Final = {DISTRIBUTED, "one_user"}
 """The conditions that hold there."""
-ELSEWHERE: Final = {"get_memories_together", "move_user"}
+ELSEWHERE: Final = {"add_memories_together", "get_memories_together", "move_user"}
 """Statements that are not sent there."""
 _TASKS = re.compile(r"Task Count: (\d+)")
 
@@ -38,13 +38,16 @@ async def explained(shape: Shape, statement: Statement, connection: asyncpg.Conn
         value = VALUES.get(type_.removesuffix("[]"), '"1"')
         return f"ARRAY['{value}']::{type_}" if type_.endswith("[]") else f"'{value}'::{type_}"
 
-    given = ", ".join(literal(dict(statement.parameters)[name]) for name in shape.names)
-    await connection.execute(f"PREPARE explained AS {shape.sql}")
-    try:
-        rows = await connection.fetch(f"EXPLAIN EXECUTE explained{f'({given})' if given else ''}")
-    finally:
-        await connection.execute("DEALLOCATE explained")
-    return "\n".join(row[0] for row in rows)
+    types = dict(statement.parameters)
+    values = [f"({literal(types[name])})" for name in shape.names]
+    sql = re.sub(r"\$(\d+)", lambda match: values[int(match[1]) - 1], shape.sql)
+    return "\n".join(row[0] for row in await connection.fetch(f"EXPLAIN {sql}"))
+
+
+def sent_to_all(plan: str) -> list[str]:
+    """The parts of a statement that insert what another part gives: it would go to every node."""
+    part = re.compile(r"^( +)->.*Citus INSERT[^\n]*\n((?:\1 .*\n?)*)", re.MULTILINE)
+    return [match[0] for match in part.finditer(plan) if "read_intermediate_result" in match[2]]
 
 
 @each(s for s in ALL.values() if s.name not in ELSEWHERE)
@@ -55,6 +58,7 @@ async def test_no_statement_is_refused_and_those_of_a_user_read_one_shard(
         plan = await explained(shape, statement, session_conn)
         if not statement.all_users:
             assert set(_TASKS.findall(plan)) <= {"0", "1"}, shape.sql
+            assert sent_to_all(plan) == [], shape.sql
 
 
 TABLES = (
