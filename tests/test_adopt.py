@@ -370,6 +370,24 @@ async def test_what_is_not_the_originals_is_refused_before_anything_changes(chan
     assert await old.fetch("SELECT oid, relname, relnamespace FROM pg_class ORDER BY oid") == before
 
 
+@pytest.mark.parametrize("name", ['My "App"', "it's", "back\\slash"])
+async def test_a_schema_with_a_quote_in_its_name_is_refused_before_anything_is_made(
+    name, old, empty
+):
+    quoted = '"' + name.replace('"', '""') + '"'
+    database = await old.fetchval("SELECT current_database()")
+    await old.execute(f"CREATE SCHEMA {quoted}; SET search_path = {quoted}")
+    await old.execute(originals.L0)
+    await originals.fill(old, 9)
+    await old.execute(f"ALTER DATABASE {database} SET search_path = {quoted}")
+    before = await old.fetch("SELECT oid FROM pg_class ORDER BY oid")
+    with pytest.raises(migrate.MigrationFailed, match="cannot be adopted") as caught:
+        migrate.apply(empty)
+    told = f"the name of the schema {name} has a quote or a backslash in it (rename it)"
+    assert told in str(caught.value)
+    assert await old.fetch("SELECT oid FROM pg_class ORDER BY oid") == before
+
+
 RIGHTS = {
     "SELECT 1": "program may not create schemas in this database",
     "GRANT CREATE ON DATABASE {} TO program": "program may not create tables in the schema public",

@@ -172,6 +172,12 @@ FOR EACH ROW EXECUTE FUNCTION "{function_name}"();
 CREATE TRIGGER ltm_adoption_truncate BEFORE TRUNCATE ON "{table_name}"
 FOR EACH STATEMENT EXECUTE FUNCTION ltm_adoption.refuse_truncate();
 
+-- name: heed_replication_of(table_name name) :exec
+-- Do so as well where a session replicates, to which ordinary triggers do not happen.
+ALTER TABLE "{table_name}"
+ENABLE ALWAYS TRIGGER ltm_adoption_note,
+ENABLE ALWAYS TRIGGER ltm_adoption_truncate;
+
 -- name: drop_note_trigger(table_name name) :exec
 -- Note changes no longer, if they are noted.
 DROP TRIGGER IF EXISTS ltm_adoption_note ON "{table_name}";

@@ -44,15 +44,20 @@ def adopt(dsn: str, locked: Session, report: Report) -> None:
     """
     with Adoption.of(dsn, locked, report) as adoption:
         done = steps(adoption.session)
-        if done and "swap" not in done and (problems := list(replicated(adoption))):
-            raise MigrationFailed(f"the adoption cannot go on: {'; '.join(problems)}")
         for step, work in STEPS.items():
             if step not in done:
                 ask(locked, "ping")  # without this session the lock is gone
+                if step not in ("survey", "validate"):  # others may have begun to replicate
+                    _refuse_replication(adoption)
                 try:
                     work(adoption)
                 except DiskFull as error:
                     raise MigrationFailed(f"{first_line(error)}: {_WITHOUT_ROOM}") from None
+
+
+def _refuse_replication(a: Adoption) -> None:
+    if problems := list(replicated(a)):
+        raise MigrationFailed(f"the adoption cannot go on: {'; '.join(problems)}")
 
 
 def _swap(a: Adoption) -> None:

@@ -179,6 +179,7 @@ class Adoption:
                 function_name=("ltm_adoption", ORIGINALS[table].note),
             )
             self.ask("refuse_truncate_of", table_name=(self.home, table))
+            self.ask("heed_replication_of", table_name=(self.home, table))
 
     def stop_watching(self, tables: Iterable[str]) -> None:
         """Note changes of some tables of the home schema no longer."""
