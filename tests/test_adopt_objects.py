@@ -334,8 +334,12 @@ async def refusal(admin: asyncpg.Connection, server: str) -> AsyncIterator[str]:
         await old.execute(originals.level_1())
         for make, _ in REFUSED.values():
             await old.execute(make)
+        before = await old.fetch("SELECT oid, relname, relnamespace FROM pg_class ORDER BY oid")
         with pytest.raises(migrate.MigrationFailed) as caught:
             migrate.apply(dsn)
+        assert before == await old.fetch(
+            "SELECT oid, relname, relnamespace FROM pg_class ORDER BY oid"
+        )
         yield str(caught.value)
         await old.close()
 

@@ -130,6 +130,12 @@ SELECT count(*) FROM "{view_name}";
 SELECT count(*) FROM "{view_name}" AS o
 WHERE o.id <= $1;
 
+-- name: words_in(one_of integer, table_name name, column_name name) :one
+-- How many words a row has in a column, by one of so many: runs of digits or letters, or two signs of others.
+SELECT avg(regexp_count(o."{column_name}"::text, '[0-9]+|[A-Za-z]+|[^\x01-\x7f]{1,2}'))::float8
+FROM "{table_name}" AS o
+WHERE hashint8(o.id) % $1::integer = 0;
+
 -- name: next_ids(after_id bigint, last_id bigint, row_limit bigint, view_name name) :one
 -- The ids of the next batch.
 SELECT array_agg(b.id ORDER BY b.id)::bigint[]
