@@ -407,11 +407,14 @@ async def test_rights_that_are_missing_are_told_before_anything_changes(rights, 
                 await old.execute(f"DROP ROLE {role}")
 
 
-async def test_an_id_at_the_end_of_an_integer_does_not_end_the_others(old, empty):
+async def test_an_id_at_the_end_of_an_integer_and_functions_of_others_stay_where_they_are(
+    old, empty
+):
     await old.execute(originals.level_1())
     await originals.fill(old)
     await old.execute(
-        "INSERT INTO ltm_memories (id, user_id, content, tags) VALUES (2147483647, 1, 'last', '[]')"
+        "INSERT INTO ltm_memories (id, user_id, content, tags) VALUES (2147483647, 1, 'last', '[]');"
+        "CREATE FUNCTION ltm_cleanup() RETURNS integer LANGUAGE sql AS 'SELECT 7'"
     )
     insert = "INSERT INTO ltm_memories (user_id, content, tags) VALUES (1, 'x', '[]') RETURNING id"
     assert await old.fetchval(insert) == 61
@@ -420,14 +423,6 @@ async def test_an_id_at_the_end_of_an_integer_does_not_end_the_others(old, empty
     migrate.rollback(empty, everything=True)
     assert await old.fetchval(insert) == 63
     assert await old.fetchval("SELECT count(*) FROM ltm_memories") == 64
-
-
-async def test_functions_of_others_stay_where_they_are(old, empty):
-    await old.execute(originals.L0)
-    await originals.fill(old, 9)
-    await old.execute("CREATE FUNCTION ltm_cleanup() RETURNS integer LANGUAGE sql AS 'SELECT 7'")
-    migrate.apply(empty)
-    migrate.rollback(empty, everything=True)
     assert await old.fetchval("SELECT ltm_cleanup()") == 7
 
 
@@ -443,17 +438,6 @@ async def test_the_way_back_to_ids_that_are_always_generated(old, empty):
     migrate.rollback(empty, everything=True)
     contents = await old.fetch("SELECT id, content FROM ltm_memories ORDER BY id")
     assert [tuple(row) for row in contents] == [(1, "x"), (2, "y")]
-
-
-async def test_what_nobody_knows_of_a_context_stays_as_it_was(old, empty):
-    await old.execute(originals.level_1())
-    await originals.fill(old, 3)
-    text = '{"weather": "sunny", "confidence": 0.5, "spatial": {"city": "Linz", "planet": "Mars"}}'
-    await old.execute("UPDATE ltm_memories SET context_data = $1::jsonb WHERE id = 2", text)
-    migrate.apply(empty)
-    migrate.optional(empty, "finish_adoption")
-    found = await old.fetchval("SELECT context_data::text FROM ltm_memories WHERE id = 2")
-    assert json.loads(found) == json.loads(text)
 
 
 async def test_tables_behind_another_schema_are_not_shadowed(old, empty):
@@ -699,6 +683,8 @@ async def test_the_end_drops_and_reports_what_the_original_program_left_behind(
     """Before and between the last look and the lock; all checks of health find nothing then."""
     await old.execute(originals.level_1())
     await originals.fill(old)
+    unknown = '{"weather": "sunny", "confidence": 0.5, "spatial": {"city": "Linz", "x": 1}}'
+    await old.execute("UPDATE ltm_memories SET context_data = $1::jsonb WHERE id = 2", unknown)
     migrate.apply(empty)
     await old.execute(
         "UPDATE ltm_memories SET parent_memory_id = NULL;"
@@ -731,6 +717,8 @@ async def test_the_end_drops_and_reports_what_the_original_program_left_behind(
     monkeypatch.setattr(migrate, "run_optional", late)
     migrate.optional(empty, "finish_adoption")
     assert await check_health(old) == []
+    found = await old.fetchval("SELECT context_data::text FROM ltm_memories WHERE id = 2")
+    assert json.loads(found) == json.loads(unknown)
     kept = await old.fetch(
         "SELECT id, related_memory_ids::text, jsonb_array_length(tags) FROM ltm_memories "
         "WHERE id IN (11, 13, 17, 22, 23, 25) ORDER BY id"
