@@ -237,9 +237,7 @@ class Database(Session):
             self._dsn = await asyncio.to_thread(_embedded_and_migrated)
         deadline = asyncio.get_running_loop().time() + self.timeout
         try:
-            opened = [await self._acquire(deadline, patient=False) for _ in range(self._min_size)]
-            for connection in opened:
-                self._pool.release(connection)
+            await self._open_first(deadline)
             if not self._trust_schema:
                 await self._refuse_unsafe_schema()
             if self._check_schema:
@@ -257,6 +255,15 @@ class Database(Session):
             raise
         self._opened = True
         return self
+
+    async def _open_first(self, deadline: float) -> None:
+        opened: list[PooledConnection] = []
+        try:
+            while len(opened) < self._min_size:
+                opened.append(await self._acquire(deadline, patient=False))
+        finally:
+            for connection in opened:
+                self._pool.release(connection)
 
     async def _connect(self) -> PooledConnection:
         settings = {} if self._pgbouncer else self._settings()

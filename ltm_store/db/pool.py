@@ -308,6 +308,7 @@ class ConnectionPool:
             for connection in [*idle, *self._out]:
                 if not connection.is_closed():
                     connection.terminate()
+            self._out.clear()
 
 
 async def _goodbye(connection: PooledConnection) -> None:
