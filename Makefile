@@ -37,6 +37,7 @@ docs: $(VENV)/dev ## The pages of docs/ with a reference of every function, as H
 soak: $(VENV)/dev ## Long runs: mutants, chaos, drawn histories, functions in pairs, a million memories adopted (an hour)
 	$(WITHOUT_DSN) $(BIN)/python -m tests.soak.mutations
 	$(WITHOUT_DSN) $(BIN)/python -m tests.soak.chaos
+	$(WITHOUT_DSN) LTM_TEST_DRAWS=50 $(PYTEST) tests/test_cancellation.py
 	$(WITHOUT_DSN) $(BIN)/python -m tests.soak.histories
 	$(WITHOUT_DSN) $(BIN)/python -m tests.soak.pairs
 	$(WITHOUT_DSN) $(BIN)/python -m tests.soak.adopt
