@@ -571,6 +571,7 @@ class Database(Session):
         Raises Unavailable where accesses could not be written; they are kept, and tried again every
         second. An embedder that fails is not waited for; it is tried again too.
         """
+        self._pool.check_home()
         try:
             await self._tracker.queue.flush()
             if self._embeddings is not None:
@@ -597,8 +598,11 @@ class Database(Session):
         """Write the queued accesses and close every connection, within 5 seconds (or the timeout).
 
         Never raises because the server is gone; accesses that could not be written are dropped.
-        Memories that have no vectors yet get them later, from whoever has the embedder then.
+        Memories that have no vectors yet get them later, from whoever has the embedder then. Does
+        nothing in a process forked from its own.
         """
+        if self._pool.is_forked:
+            return
         clock = asyncio.get_running_loop().time
         deadline = clock() + min(CLOSE_SECONDS, self.timeout)
         try:
