@@ -7,7 +7,7 @@ import pickle
 import subprocess
 import sys
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
@@ -20,6 +20,7 @@ from ltm_store import (
     LtmError,
     SchemaOutdated,
     Unavailable,
+    access_history,
     add_memories,
     add_memory,
     archive_memory,
@@ -37,6 +38,7 @@ from ltm_store import (
     update_memory,
 )
 from ltm_store.database import Options
+from tests.chaos import stepping_clock
 from tests.servers import with_user
 from tests.wire import impatient, wire
 
@@ -267,6 +269,8 @@ async def main():
         memory = await add_memory(db, 1, "of the parent")
         await get_memory(db, 1, memory.id)
         before = await session(db)
+        flushing = asyncio.ensure_future(db.flush())
+        await asyncio.sleep(0)
         child = os.fork()
         if child == 0:
             calls = search_memories(db, 1), get_memory(db, 1, 1), session(db), db.flush()
@@ -276,7 +280,7 @@ async def main():
             os._exit(7 if all(told) else 1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
         assert await session(db) == before
-        await db.flush()
+        await flushing
         print(len(await search_memories(db, 1)), db.stats().recorded)
 
 asyncio.run(main())
@@ -289,6 +293,31 @@ async def test_a_child_is_told_of_the_fork_and_its_parent_goes_on(dsn):
         subprocess.run, command, capture_output=True, text=True, timeout=100, check=False
     )
     assert (done.stdout, done.returncode) == ("2 1\n", 0), done.stderr
+
+
+async def test_a_clock_that_steps_moves_no_deadline_and_drops_no_access(dsn):
+    async with wire(dsn) as proxy, connect(proxy.dsn) as db:
+        memory = await add_memory(db, 1, "x")
+        with stepping_clock() as step:
+            began = datetime.now(UTC)
+            for hours in (5, -9, 30, 0):
+                step(hours)
+                assert await get_memory(db, 1, memory.id)
+            await db.flush()
+            proxy.swallow_present()
+            with impatient(db):
+                call = asyncio.ensure_future(search_memories(db, 1))
+                await asyncio.sleep(0)
+                step(1000)
+                with pytest.raises(Unavailable):
+                    await call
+        history = await access_history(db, 1, memory.id)
+        assert db.stats()[4:7] == (0, 4, 0)
+        proxy.cut()
+    moments = [began + timedelta(hours=hours) for hours in (30, 5, 0, -9)]
+    for access, moment in zip(history, moments, strict=True):
+        assert access.access_timestamp
+        assert moment <= access.access_timestamp < moment + timedelta(hours=1)
 
 
 async def test_two_calls_at_once_on_one_connection_are_told(db):
