@@ -24,6 +24,7 @@ WRITERS = 8
 SECONDS = 2.0  # that a call may take
 HANG = 60.0
 DISK_FULL = "53100"
+ROOM = 4 << 20  # bytes of the small disk beyond what goes there
 
 
 class _IsDatetime(type):
@@ -126,6 +127,12 @@ class Scene:
     async def admin(self, *statements: str) -> None:
         await self.admin_of(self.server, *statements)
 
+    async def value(self, query: str) -> int:
+        connection = await asyncpg.connect(self.server.dsn)
+        found: int = await connection.fetchval(query)
+        await connection.close()
+        return found
+
     async def backends_end(self) -> None:
         await self.admin(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
@@ -174,7 +181,8 @@ class Scene:
 
     async def the_disk_is_full(self) -> None:
         """The one of the memories' table; nothing where it may not be mounted, as by root."""
-        place = self.server.small_disk()
+        used = await self.value("SELECT pg_table_size('ltm_memories')")
+        place = self.server.small_disk(used + ROOM)
         if place is None:
             return
         await self.admin(

@@ -390,12 +390,12 @@ class Mortal:
         (self.directory / "pg" / "postmaster.pid").unlink()
         (self.directory / ".s.PGSQL.5432.lock").unlink()
 
-    def small_disk(self) -> Path | None:
-        """Mount a disk of a few MiB for the server; None where that may not be done."""
+    def small_disk(self, size: int) -> Path | None:
+        """Mount a disk of so many bytes for the server; None where that may not be done."""
         place = self.directory / "small"
         place.mkdir(exist_ok=True)
         owner = (self.directory / "pg").stat()
-        options = f"size=16m,mode=700,uid={owner.st_uid},gid={owner.st_gid}"
+        options = f"size={size},mode=700,uid={owner.st_uid},gid={owner.st_gid}"
         mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
         try:
             subprocess.run(mount, check=True, capture_output=True)
