@@ -144,6 +144,8 @@ async def test_a_login_that_policies_bind_reads_its_users_there(primary, standby
             assert db.stats().recorded == 17
             for user in ("ann", "ben"):
                 await forget_user(db, user)
+        with pytest.raises(InvalidArgument, match="row_level_security"):  # a superuser reads there
+            await connect(here, read_dsn=standby.dsn, row_level_security=True)
     finally:
         await admin.execute("DROP ROLE ltm_t_there")
         migrate.optional(primary, "row_level_security", undo=True)
