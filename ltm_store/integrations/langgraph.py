@@ -361,6 +361,8 @@ class LtmStore(AsyncBatchedBaseStore):
         self, sweep_interval_minutes: float | None = None
     ) -> asyncio.Task[None]:
         """Sweep at an interval, ttl's or five minutes unless told, until the store is closed."""
+        if self._db.row_level_security:
+            await purge_expired(self._db)  # raises now what no interval would tell
         if self._sweeper is None or self._sweeper.done():
             configured = (self.ttl_config or {}).get("sweep_interval_minutes")
             minutes = sweep_interval_minutes or configured or _SWEEP_MINUTES
