@@ -80,6 +80,9 @@ async def test_an_add_with_a_vector_tells_of_the_nearest_that_means_nearly_the_s
     assert (await add("x", 1, 0, embedding_model="other")).duplicate_of is None
     assert (await add("y", 1, 0, 0)).duplicate_of is None
     assert (await add("x", 1, 0, user=2)).duplicate_of is None
+    for outcome in ("created", "existing"):
+        memory = await add("Something else", 0, 1, idempotency_key="k")
+        assert (memory.outcome, memory.duplicate_of) == (outcome, None)  # not of itself
 
 
 @pytest.mark.usefixtures("vectors")
