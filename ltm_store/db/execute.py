@@ -83,14 +83,18 @@ def only_reads(function: Function) -> Function:
 
     @wraps(function)
     async def reading(db: Executor, *args: Any, **kwargs: Any) -> Any:
-        return await function(reader(db), *args, **kwargs)
+        session = session_of(db)
+        if session.timeout == inf or _deadline.get() is not None:
+            return await function(session.reader(), *args, **kwargs)
+        with within(session.deadline()):
+            return await function(session.reader(), *args, **kwargs)
 
-    return one_deadline(cast("Function", reading))
+    return cast("Function", reading)
 
 
-def reader(db: Executor) -> Executor:
+def reader(db: Executor) -> Session:
     """What the statements of one call that only reads run on."""
-    return db.reader() if isinstance(db, Session) else db
+    return session_of(db).reader()
 
 
 class Session(ABC):
