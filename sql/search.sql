@@ -340,13 +340,14 @@ known AS MATERIALIZED (
 -- end if
 
 -- The index of words holds the user in each of its keys; another look at all memories of the user
--- would only cost time, hence IS TRUE.
+-- would only cost time, hence IS TRUE. Word by word (OFFSET 0): joined, the planner, which knows no
+-- word, may take reading the whole table once for cheaper.
 found AS MATERIALIZED (
     SELECT
         m.id,
         m.importance_rank,
         m.content_hash,
-        m.source_position IS NOT NULL AND m.source_id IS NOT NULL AS has_place,
+        m.has_place,
         m.search_vector @@ (SELECT n.speakers FROM named AS n) IS TRUE AS is_named,
         a.place,
         a.weight * CASE
@@ -355,13 +356,25 @@ found AS MATERIALIZED (
             ELSE 0.5
         END::double precision AS weight
     FROM asked AS a
-    INNER JOIN ltm_memories AS m
-        ON ltm_search_terms(m.user_id, m.search_vector) @@ a.term
+    CROSS JOIN
+        LATERAL (
+            SELECT
+                m.id,
+                m.importance_rank,
+                m.content_hash,
+                m.source_position IS NOT NULL AND m.source_id IS NOT NULL AS has_place,
+                m.search_vector
+            FROM ltm_memories AS m
+            WHERE
+                (m.user_id = $1) IS TRUE
+                AND m.user_id = $1  -- if distributed
+                AND ltm_search_terms(m.user_id, m.search_vector) @@ a.term
+                AND TRUE  -- conditions: filters
+            OFFSET 0
+        ) AS m
     WHERE
-        (m.user_id = $1) IS TRUE
-        AND m.user_id = $1  -- if distributed
+        TRUE
         AND NOT (SELECT k.is_enough FROM known AS k)  -- if not include_archived
-        AND TRUE  -- conditions: filters
 ),
 
 -- What the user's memories hold instead of a word that none of them holds.
@@ -494,7 +507,7 @@ beside AS MATERIALIZED (
         ON
             m.user_id = $1
             AND m.source_id = s.source_id
-            AND m.source_position = s.source_position + o.step
+            AND m.source_position = s.source_position::bigint + o.step
             AND TRUE  -- conditions: filters
 ),
 
@@ -736,15 +749,17 @@ lending AS MATERIALIZED (
 borrowed AS MATERIALIZED (
     SELECT
         m.id,
-        max(o.share * l.surplus) AS meaning_score
+        max(
+            l.surplus * CASE WHEN m.source_position > s.source_position THEN 0.5 ELSE 0.2 END
+        ) AS meaning_score
     FROM lending AS l
     INNER JOIN ltm_memories AS s ON s.user_id = $1 AND l.id = s.id
-    CROSS JOIN (VALUES (1, 0.5), (-1, 0.2)) AS o (step, share)
     INNER JOIN ltm_memories AS m
         ON
             m.user_id = $1
             AND m.source_id = s.source_id
-            AND m.source_position = s.source_position + o.step
+            AND m.source_position
+            = any(ARRAY[s.source_position::bigint - 1, s.source_position::bigint + 1])
     GROUP BY m.id
 ),
 

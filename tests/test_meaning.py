@@ -210,6 +210,18 @@ async def test_a_turn_borrows_from_what_is_beside_it_in_the_source_while_that_ca
 
 
 @with_vectors
+async def test_the_first_and_the_last_place_of_a_source_can_be_found(conn):
+    ids = {
+        (await add_memory(conn, 1, "tea", embedding=[1, 0], source_id="s", source_position=p)).id
+        for p in (-(2**31), 2**31 - 1)
+    }
+    hits = await search_memories(conn, 1, "tea", distinct=False)
+    assert {hit.id for hit in hits} == ids
+    hits = await search_memories(conn, 1, "x", query_embedding=[1.0, 0.0], distinct=False)
+    assert {hit.id for hit in hits} == ids
+
+
+@with_vectors
 async def test_importance_counts_after_words_and_meaning_and_before_the_limit(conn):
     for number in range(230):
         await add_memory(conn, 1, f"near {number}", importance_score=1, embedding=[1.0, 0.01])
