@@ -346,19 +346,50 @@ described AS (
 
 SELECT
     a.*,
-    (
-        SELECT m.id
-        FROM ltm_memories AS m
-        WHERE
-            m.user_id = $1
-            AND m.content_hash = hashtextextended(ltm_normalized_content($3), 0)
-            AND ltm_normalized_content(m.content) = ltm_normalized_content($3)
-            AND m.is_archived IS NOT TRUE
-            AND ltm_is_current(m.expires_at, $2)
-            AND m.id <> a.id
-            AND a.outcome = 'created'
-        ORDER BY m.id
-        LIMIT 1
+    coalesce(
+        (
+            SELECT m.id
+            FROM ltm_memories AS m
+            WHERE
+                m.user_id = $1
+                AND m.content_hash = hashtextextended(ltm_normalized_content($3), 0)
+                AND ltm_normalized_content(m.content) = ltm_normalized_content($3)
+                AND m.is_archived IS NOT TRUE
+                AND ltm_is_current(m.expires_at, $2)
+                AND m.id <> a.id
+                AND a.outcome = 'created'
+            ORDER BY m.id
+            LIMIT 1
+        )
+        -- if embedding
+        -- Else what means nearly the same, among the newest.
+        ,
+        (
+            SELECT m.id
+            FROM (
+                SELECT
+                    e.memory_id,
+                    e.content_hash,
+                    ltm_cosine(e.embedding, (SELECT ltm_embedding($29))) AS meaning_score
+                FROM ltm_embeddings AS e
+                WHERE
+                    e.user_id = $1
+                    AND e.model = $30
+                    AND e.dimensions = cardinality($29::real[])
+                ORDER BY e.memory_id DESC, e.part DESC
+                LIMIT 2000
+            ) AS n
+            INNER JOIN ltm_memories AS m
+                ON m.user_id = $1 AND m.id = n.memory_id AND m.content_hash = n.content_hash
+            WHERE
+                n.meaning_score >= 0.95
+                AND m.is_archived IS NOT TRUE
+                AND ltm_is_current(m.expires_at, $2)
+                AND a.outcome = 'created'
+            ORDER BY n.meaning_score DESC, m.id ASC
+            LIMIT 1
+        )
+        -- end if
     ) AS duplicate_of
 FROM added AS a;
 
