@@ -19,6 +19,8 @@ from ltm_store.db.execute import (
     fetch_one,
     fetch_rows,
     fetch_value,
+    held,
+    is_distributed,
     one_deadline,
     only_reads,
     session_of,
@@ -331,7 +333,10 @@ async def _add_with_others(db: Executor, arguments: Mapping[str, object]) -> Mem
 
 
 async def _add_alone(db: Executor, arguments: Mapping[str, object]) -> Memory | None:
-    return await fetch_one(db, "add_memory", Memory, **arguments)
+    async with held(db) as one:
+        spread = await is_distributed(session_of(one))
+        new_id = await fetch_value(one, "draw_memory_id") if spread else None
+        return await fetch_one(one, "add_memory", Memory, **arguments, new_id=new_id)
 
 
 def _is_large(arguments: Mapping[str, object]) -> bool:
