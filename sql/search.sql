@@ -469,14 +469,14 @@ frequencies AS MATERIALIZED (
 own AS MATERIALIZED (
     SELECT
         h.id,
-        h.importance_rank,
+        max(h.importance_rank) AS importance_rank,
         h.content_hash,
-        h.has_place,
-        CASE WHEN h.is_named THEN 1.6 ELSE 1 END::double precision AS naming,
+        bool_or(h.has_place) AS has_place,
+        CASE WHEN bool_or(h.is_named) THEN 1.6 ELSE 1 END::double precision AS naming,
         sum(h.weight * f.idf) AS score
     FROM held AS h
     INNER JOIN frequencies AS f ON h.place = f.place
-    GROUP BY h.id, h.importance_rank, h.content_hash, h.has_place, h.is_named
+    GROUP BY h.id, h.content_hash
 ),
 
 -- Neighbouring turns of one source lend words to each other: answers follow questions.
