@@ -19,6 +19,8 @@ from ltm_store.db.execute import (
     fetch_one,
     fetch_rows,
     fetch_value,
+    held,
+    is_distributed,
     one_deadline,
     only_reads,
     session_of,
@@ -182,8 +184,10 @@ async def add_memory(
     embedding: a vector of the content, 1 .. 4000 numbers, where you make them yourself.
     embedding_model: the name of what made it, default the Database's embedder's, else "caller".
 
-    Where the user has a memory that says the same, duplicate_of tells its id; both are kept, and of
-    two adds at the same instant neither may tell. Raises InvalidMemory naming the field that is
+    Where the user has a memory that says the same, duplicate_of tells its id; with an embedding
+    else the one of the newest 2,000 vectors whose meaning is nearest, from a cosine of 0.95 on,
+    which may as well be an earlier state of the same fact. Both are kept, and of two adds at the
+    same instant neither may tell. Raises InvalidMemory naming the field that is
     refused, among them related and parent memories that this user does not have, and Conflict
     carrying the memory that has the key.
     """
@@ -329,7 +333,10 @@ async def _add_with_others(db: Executor, arguments: Mapping[str, object]) -> Mem
 
 
 async def _add_alone(db: Executor, arguments: Mapping[str, object]) -> Memory | None:
-    return await fetch_one(db, "add_memory", Memory, **arguments)
+    async with held(db) as one:
+        spread = await is_distributed(session_of(one))
+        new_id = await fetch_value(one, "draw_memory_id") if spread else None
+        return await fetch_one(one, "add_memory", Memory, **arguments, new_id=new_id)
 
 
 def _is_large(arguments: Mapping[str, object]) -> bool:

@@ -390,6 +390,30 @@ class Mortal:
         (self.directory / "pg" / "postmaster.pid").unlink()
         (self.directory / ".s.PGSQL.5432.lock").unlink()
 
+    def small_disk(self, size: int) -> Path | None:
+        """Mount a disk of so many bytes for the server; None where that may not be done."""
+        place = self.directory / "small"
+        place.mkdir(exist_ok=True)
+        owner = (self.directory / "pg").stat()
+        options = f"size={size},mode=700,uid={owner.st_uid},gid={owner.st_gid}"
+        mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
+        try:
+            subprocess.run(mount, check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError):
+            return None
+        return place
+
+    @staticmethod
+    def fill(place: Path) -> None:
+        """Take all the room that is left on a disk."""
+        with suppress(OSError), (place / "filler").open("wb", buffering=0) as file:
+            while file.write(bytes(4096)):
+                pass
+
+    def unmount(self) -> None:
+        if (self.directory / "small").is_mount():
+            subprocess.run(["umount", str(self.directory / "small")], check=True)
+
 
 def _children(data: Path) -> list[int]:
     """The processes that work in a data directory."""
@@ -401,7 +425,7 @@ def _children(data: Path) -> list[int]:
     return found
 
 
-def mortal(dsn: str) -> Iterator[Mortal]:
+def mortal(dsn: str, settings: str = "") -> Iterator[Mortal]:
     """A new server with the programs of the one of this DSN, where those are here."""
     with psycopg.connect(dsn) as connection:
         (row,) = connection.execute("SELECT setting FROM pg_config WHERE name = 'BINDIR'")
@@ -413,6 +437,8 @@ def mortal(dsn: str) -> Iterator[Mortal]:
         owner = files.stat()
         run = _programs(programs, directory, owner.st_uid, owner.st_gid)
         run("initdb", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8", "-N")
+        with (directory / "pg" / "postgresql.conf").open("a") as file:
+            file.write(settings)
         server = Mortal(directory, run)
         server.start()
         try:
@@ -420,3 +446,4 @@ def mortal(dsn: str) -> Iterator[Mortal]:
         finally:
             with suppress(subprocess.CalledProcessError):
                 server.stop("immediate")
+            server.unmount()

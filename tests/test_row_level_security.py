@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -358,11 +359,13 @@ async def test_every_access_is_counted_for_its_own_user(bound, db):
         assert some(await get_memory(db, user, memories[user].id)).access_count == 3
 
 
-async def test_reads_that_share_a_statement_are_of_one_user(db):
+async def test_reads_that_share_a_statement_are_of_one_user(db, caplog):
+    caplog.set_level(logging.DEBUG, "ltm_store.statements")
     memories = {user: await add_memory(db, user, "tea") for user in (1, 2, 3)}
-    asked = [(user, of) for user in memories for of in memories for _ in range(8)]
+    asked = [(user, of) for _ in range(8) for user in memories for of in memories]
     read = await asyncio.gather(*(get_memory(db, user, memories[of].id) for user, of in asked))
     assert [memory is not None for memory in read] == [user == of for user, of in asked]
+    assert "get_memories_together" in caplog.text  # or each went alone after a refusal
 
 
 OPERATORS = {
