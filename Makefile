@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test check soak lint docs bench migrate rollback status psql shell wheel
+.PHONY: help demo test check lowest soak lint docs bench migrate rollback status psql shell wheel
 
 PYTHON ?= python3
 VENV := .venv
@@ -7,6 +7,9 @@ BIN := $(VENV)/bin
 WITHOUT_DSN := env -u DATABASE_URL -u LTM_DATABASE_URL
 # Each worker starts a server of its own; one that is given has room for one run.
 PYTEST := $(BIN)/pytest $(if $(LTM_TEST_DSN),,-n auto --maxprocesses 4)
+LOWEST := $(VENV)/lowest
+WITH_LOWEST := claude cli cli_files cli_verbs contract database langgraph memories migrate rows \
+	search sync telemetry transfer
 
 help: ## Print this message
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,11 +20,14 @@ demo: $(VENV)/embedded ## An assistant's day with a year of memories, on a Postg
 test: $(VENV)/dev ## The tests on one PostgreSQL
 	$(WITHOUT_DSN) $(PYTEST)
 
-check: lint docs ## What CI runs: lint, types, docs, tests on PostgreSQL 15, 16 and 18 and in odd sessions
+check: lint docs lowest ## What CI runs: lint, types, docs, tests on PostgreSQL 15, 16 and 18 and in odd sessions
 	$(WITHOUT_DSN) LTM_TEST_PG=18 $(PYTEST)
 	$(WITHOUT_DSN) LTM_TEST_PG=18 LTM_TEST_ODD=1 $(PYTEST)
 	$(WITHOUT_DSN) LTM_TEST_PG=16 $(PYTEST)
 	$(WITHOUT_DSN) LTM_TEST_PG=15 $(PYTEST)
+
+lowest: $(LOWEST)/bin/pytest ## Tests of what others' packages do, with the lowest versions that pyproject.toml allows
+	$(WITHOUT_DSN) $(subst $(BIN),$(LOWEST)/bin,$(PYTEST)) $(WITH_LOWEST:%=tests/test_%.py)
 
 lint: $(VENV)/dev ## Style, types, layers, SQL
 	$(BIN)/ruff format --check ltm_store tests
@@ -37,6 +43,7 @@ docs: $(VENV)/dev ## The pages of docs/ with a reference of every function, as H
 soak: $(VENV)/dev ## Long runs: mutants, chaos, drawn histories, functions in pairs, a million memories adopted (an hour)
 	$(WITHOUT_DSN) $(BIN)/python -m tests.soak.mutations
 	$(WITHOUT_DSN) $(BIN)/python -m tests.soak.chaos
+	$(WITHOUT_DSN) LTM_TEST_DRAWS=50 $(PYTEST) tests/test_cancellation.py
 	$(WITHOUT_DSN) $(BIN)/python -m tests.soak.histories
 	$(WITHOUT_DSN) $(BIN)/python -m tests.soak.pairs
 	$(WITHOUT_DSN) $(BIN)/python -m tests.soak.adopt
@@ -73,6 +80,14 @@ $(VENV)/embedded: $(BIN)/python pyproject.toml
 $(VENV)/dev: $(BIN)/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@ $(VENV)/embedded
+
+$(LOWEST)/bin/pytest: $(VENV)/dev tests/lowest.py
+	$(PYTHON) -m venv --clear $(LOWEST)
+	$(BIN)/python -m tests.lowest > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c $(LOWEST)/constraints.txt -e '.[anthropic,cli,embedded,langgraph,otel]' \
+		hypothesis langgraph opentelemetry-sdk packaging pytest pytest-asyncio pytest-xdist
+	@touch $@
 
 $(VENV)/bench: $(VENV)/dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'

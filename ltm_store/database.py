@@ -237,9 +237,7 @@ class Database(Session):
             self._dsn = await asyncio.to_thread(_embedded_and_migrated)
         deadline = asyncio.get_running_loop().time() + self.timeout
         try:
-            opened = [await self._acquire(deadline, patient=False) for _ in range(self._min_size)]
-            for connection in opened:
-                self._pool.release(connection)
+            await self._open_first(deadline)
             if not self._trust_schema:
                 await self._refuse_unsafe_schema()
             if self._check_schema:
@@ -247,7 +245,7 @@ class Database(Session):
                 if not self.row_level_security:
                     await self._refuse_bound_role()
                 if await is_distributed(self):
-                    self.reads = None  # each user's rows are on a node of their own
+                    self.reads = self.adds = None  # each user's rows are on a node of their own
             if self.embedder is not None:
                 await self._begin_embedding(self.embedder)
             if self._standby is not None:
@@ -257,6 +255,15 @@ class Database(Session):
             raise
         self._opened = True
         return self
+
+    async def _open_first(self, deadline: float) -> None:
+        opened: list[PooledConnection] = []
+        try:
+            while len(opened) < self._min_size:
+                opened.append(await self._acquire(deadline, patient=False))
+        finally:
+            for connection in opened:
+                self._pool.release(connection)
 
     async def _connect(self) -> PooledConnection:
         settings = {} if self._pgbouncer else self._settings()
@@ -564,6 +571,7 @@ class Database(Session):
         Raises Unavailable where accesses could not be written; they are kept, and tried again every
         second. An embedder that fails is not waited for; it is tried again too.
         """
+        self._pool.check_home()
         try:
             await self._tracker.queue.flush()
             if self._embeddings is not None:
@@ -590,8 +598,11 @@ class Database(Session):
         """Write the queued accesses and close every connection, within 5 seconds (or the timeout).
 
         Never raises because the server is gone; accesses that could not be written are dropped.
-        Memories that have no vectors yet get them later, from whoever has the embedder then.
+        Memories that have no vectors yet get them later, from whoever has the embedder then. Does
+        nothing in a process forked from its own.
         """
+        if self._pool.is_forked:
+            return
         clock = asyncio.get_running_loop().time
         deadline = clock() + min(CLOSE_SECONDS, self.timeout)
         try:

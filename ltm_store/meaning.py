@@ -162,13 +162,13 @@ async def embed_claims(db: Executor, embedder: Embedder, claims: Sequence[Claim]
                     notes[claim] = outcome[: limits.EMBEDDING_NOTE_CHARS]
                 else:
                     made.setdefault(claim, []).append(outcome)
+        whole = {claim: vectors for claim, vectors in made.items() if claim not in notes}
+        changed = await _store(db, embedder.model, whole)
     except (EmbedderFailed, asyncio.CancelledError):
         with suppress(Exception):  # then they are free when their time is up
             async with asyncio.timeout(RELEASE_SECONDS):
                 await _release(db, embedder.model, dict.fromkeys(claims))
         raise
-    whole = {claim: vectors for claim, vectors in made.items() if claim not in notes}
-    changed = await _store(db, embedder.model, whole)
     if notes:
         _log.warning("%d memories were set aside, the embedder refused them", len(notes))
         await _release(db, embedder.model, notes)

@@ -8,11 +8,13 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta, tzinfo
 
 import asyncpg
+import pytest
 
 from ltm_store import Database, LtmError, add_memory, connect, migrate, search_memories
 from tests.servers import Mortal
@@ -20,6 +22,35 @@ from tests.wire import Wire, wire
 
 WRITERS = 8
 SECONDS = 2.0  # that a call may take
+HANG = 60.0
+DISK_FULL = "53100"
+ROOM = 4 << 20  # bytes of the small disk beyond what goes there
+
+
+class _IsDatetime(type):
+    def __instancecheck__(cls, value: object) -> bool:
+        return isinstance(value, datetime)
+
+
+@contextmanager
+def stepping_clock() -> Iterator[Callable[[float], None]]:
+    """Sets this process's clock so many hours on, or back, until the block ends."""
+    ahead = timedelta()
+
+    class Clock(datetime, metaclass=_IsDatetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            return datetime.now(tz) + ahead
+
+    def step(hours: float) -> None:
+        nonlocal ahead
+        ahead = timedelta(hours=hours)
+
+    real = time.time
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ltm_store.model.values.datetime", Clock)
+        patch.setattr("time.time", lambda: real() + ahead.total_seconds())
+        yield step
 
 
 @dataclass
@@ -96,6 +127,12 @@ class Scene:
     async def admin(self, *statements: str) -> None:
         await self.admin_of(self.server, *statements)
 
+    async def value(self, query: str) -> int:
+        connection = await asyncpg.connect(self.server.dsn)
+        found: int = await connection.fetchval(query)
+        await connection.close()
+        return found
+
     async def backends_end(self) -> None:
         await self.admin(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
@@ -142,6 +179,38 @@ class Scene:
         for connection in taken:
             await connection.close()
 
+    async def the_disk_is_full(self) -> None:
+        """The one of the memories' table; nothing where it may not be mounted, as by root."""
+        used = await self.value("SELECT pg_table_size('ltm_memories')")
+        place = self.server.small_disk(used + ROOM)
+        if place is None:
+            return
+        await self.admin(
+            f"CREATE TABLESPACE small LOCATION '{place}'",
+            "ALTER TABLE ltm_memories SET TABLESPACE small",
+        )
+        self.server.fill(place)
+        before = self._refusals()
+        async with asyncio.timeout(HANG):
+            while self._refusals() == before:
+                await self.admin()
+        await self.admin(
+            "ALTER TABLE ltm_memories SET TABLESPACE pg_default",
+            "DROP TABLESPACE small",
+            "CHECKPOINT",  # what is replayed after a crash needs no such place
+        )
+        self.server.unmount()
+
+    def _refusals(self) -> int:
+        return sum(count for text, count in self.load.met.items() if DISK_FULL in text)
+
+    async def clocks_step(self) -> None:
+        """The clients' one, by hours, while their calls wait."""
+        with stepping_clock() as step:
+            for hours in (5, -9, 30, 0):
+                step(hours)
+                await asyncio.sleep(0.1)
+
     async def calls_are_cancelled(self) -> None:
         for _ in range(20):
             for task in random.sample(sorted(self.load.calls, key=id), len(self.load.calls) // 2):
@@ -160,6 +229,8 @@ EVENTS: tuple[Event, ...] = (
     Scene.the_server_only_reads,
     Scene.there_are_too_many_connections,
     Scene.calls_are_cancelled,
+    Scene.the_disk_is_full,
+    Scene.clocks_step,
     Scene.the_server_restarts,
 )
 

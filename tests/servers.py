@@ -390,6 +390,30 @@ class Mortal:
         (self.directory / "pg" / "postmaster.pid").unlink()
         (self.directory / ".s.PGSQL.5432.lock").unlink()
 
+    def small_disk(self, size: int) -> Path | None:
+        """Mount a disk of so many bytes for the server; None where that may not be done."""
+        place = self.directory / "small"
+        place.mkdir(exist_ok=True)
+        owner = (self.directory / "pg").stat()
+        options = f"size={size},mode=700,uid={owner.st_uid},gid={owner.st_gid}"
+        mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
+        try:
+            subprocess.run(mount, check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError):
+            return None
+        return place
+
+    @staticmethod
+    def fill(place: Path) -> None:
+        """Take all the room that is left on a disk."""
+        with suppress(OSError), (place / "filler").open("wb", buffering=0) as file:
+            while file.write(bytes(4096)):
+                pass
+
+    def unmount(self) -> None:
+        if (self.directory / "small").is_mount():
+            subprocess.run(["umount", str(self.directory / "small")], check=True)
+
 
 def _children(data: Path) -> list[int]:
     """The processes that work in a data directory."""
@@ -422,3 +446,4 @@ def mortal(dsn: str, settings: str = "") -> Iterator[Mortal]:
         finally:
             with suppress(subprocess.CalledProcessError):
                 server.stop("immediate")
+            server.unmount()

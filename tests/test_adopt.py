@@ -413,7 +413,8 @@ async def test_an_id_at_the_end_of_an_integer_and_functions_of_others_stay_where
     await old.execute(originals.level_1())
     await originals.fill(old)
     await old.execute(
-        "INSERT INTO ltm_memories (id, user_id, content, tags) VALUES (2147483647, 1, 'z', '[]');"
+        "INSERT INTO ltm_memories (id, user_id, content, tags) "
+        "VALUES (2147483647, 1, 'last', '[]');"
         "CREATE FUNCTION ltm_cleanup() RETURNS integer LANGUAGE sql AS 'SELECT 7'"
     )
     insert = "INSERT INTO ltm_memories (user_id, content, tags) VALUES (1, 'x', '[]') RETURNING id"

@@ -9,6 +9,8 @@ SHORT = (
     Scene.the_server_only_reads,
     Scene.there_are_too_many_connections,
     Scene.calls_are_cancelled,
+    Scene.the_disk_is_full,
+    Scene.clocks_step,
 )
 
 

@@ -4,8 +4,10 @@ import asyncio
 import copy
 import gc
 import pickle
+import subprocess
+import sys
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
@@ -18,6 +20,7 @@ from ltm_store import (
     LtmError,
     SchemaOutdated,
     Unavailable,
+    access_history,
     add_memories,
     add_memory,
     archive_memory,
@@ -35,6 +38,7 @@ from ltm_store import (
     update_memory,
 )
 from ltm_store.database import Options
+from tests.chaos import stepping_clock
 from tests.servers import with_user
 from tests.wire import impatient, wire
 
@@ -242,12 +246,78 @@ async def test_another_event_loop_is_told(db):
         await asyncio.to_thread(asyncio.run, search_memories(db, 1))
 
 
-async def test_a_database_of_before_a_fork_is_told(db, monkeypatch):
-    await search_memories(db, 1)
-    with monkeypatch.context() as patch:
-        patch.setattr("ltm_store.db.pool.getpid", lambda: -1)  # as in a child
-        with pytest.raises(LtmError, match="fork"):
-            await search_memories(db, 1)
+FORKING = """
+import asyncio, os, sys
+from ltm_store import LtmError, add_memory, connect, get_memory, search_memories
+
+def refused(call):
+    try:
+        asyncio.run(call)
+    except LtmError as error:
+        return "before a fork" in str(error)
+
+async def in_child():
+    async with connect(sys.argv[1]) as mine:
+        await add_memory(mine, 1, "of the child")
+
+async def session(db):
+    async with db.transaction() as connection:
+        return connection.get_server_pid()
+
+async def main():
+    async with connect(sys.argv[1], max_size=1) as db:
+        memory = await add_memory(db, 1, "of the parent")
+        await get_memory(db, 1, memory.id)
+        before = await session(db)
+        flushing = asyncio.ensure_future(db.flush())
+        await asyncio.sleep(0)
+        child = os.fork()
+        if child == 0:
+            calls = search_memories(db, 1), get_memory(db, 1, 1), session(db), db.flush()
+            told = [refused(call) for call in calls]
+            asyncio.run(db.close())
+            asyncio.run(in_child())
+            os._exit(7 if all(told) else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        assert await session(db) == before
+        await flushing
+        print(len(await search_memories(db, 1)), db.stats().recorded)
+
+asyncio.run(main())
+"""
+
+
+async def test_a_child_is_told_of_the_fork_and_its_parent_goes_on(dsn):
+    command = [sys.executable, "-W", "ignore", "-c", FORKING, dsn]
+    done = await asyncio.to_thread(
+        subprocess.run, command, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert (done.stdout, done.returncode) == ("2 1\n", 0), done.stderr
+
+
+async def test_a_clock_that_steps_moves_no_deadline_and_drops_no_access(dsn):
+    async with wire(dsn) as proxy, connect(proxy.dsn) as db:
+        memory = await add_memory(db, 1, "x")
+        with stepping_clock() as step:
+            began = datetime.now(UTC)
+            for hours in (5, -9, 30, 0):
+                step(hours)
+                assert await get_memory(db, 1, memory.id)
+            await db.flush()
+            proxy.swallow_present()
+            with impatient(db):
+                call = asyncio.ensure_future(search_memories(db, 1))
+                await asyncio.sleep(0)
+                step(1000)
+                with pytest.raises(Unavailable):
+                    await call
+        history = await access_history(db, 1, memory.id)
+        assert db.stats()[4:7] == (0, 4, 0)
+        proxy.cut()
+    moments = [began + timedelta(hours=hours) for hours in (30, 5, 0, -9)]
+    for access, moment in zip(history, moments, strict=True):
+        assert access.access_timestamp
+        assert moment <= access.access_timestamp < moment + timedelta(hours=1)
 
 
 async def test_two_calls_at_once_on_one_connection_are_told(db):

@@ -1,20 +1,29 @@
 """What memories say stays in them: no error, log, trace or span tells it, whatever goes wrong."""
 
+import asyncio
 import inspect
+import json
 import logging
 import traceback
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import asyncpg
+import mcp
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from typer.testing import CliRunner
 
 import ltm_store
-from ltm_store import LtmError, add_memory, connect
+from ltm_store import LtmError, add_memory, connect, sync
+from ltm_store.cli.app import app
+from ltm_store.integrations.claude import MemoryTool
+from ltm_store.integrations.langgraph import LtmStore
+from ltm_store.integrations.mcp import memory_server
+from ltm_store.integrations.tools import memory_tools
 
 CANARY = "Xylophagous-Zebra-4711"
 
@@ -50,6 +59,7 @@ CALLS = [
     Call("add_memory", MEMORY | {"key": CANARY}),
     Call("add_memories", {"memories": [MEMORY]}),
     Call("put_memory", {"key": CANARY, **MEMORY}),
+    Call("put_memories", {"memories": [{"key": CANARY, **MEMORY, "idempotency_key": None}]}),
     Call("update_memory", {"memory_id": 1, **MEMORY, "archive_reason": CANARY}),
     Call("import_user", {"lines": [MEMORY]}),
     Call("archive_memory", {"memory_id": 1, "reason": CANARY}),
@@ -111,11 +121,19 @@ class Ears(NamedTuple):
         text = [record.getMessage() + str(vars(record)) for record in self.log.records]
         text += [span.to_json() for span in self.spans.get_finished_spans()]
         if error is not None:
-            text += traceback.TracebackException.from_exception(error).format()
-            while error is not None:
-                text.append(f"{error} {error!r} {error.args} {vars(error)}")
-                error = error.__cause__ or error.__context__
+            text.append(heard_of(error))
         return "\n".join(text)
+
+
+def heard_of(error: BaseException | None) -> str:
+    """What an error and those before it say, and its trace."""
+    text: list[str] = []
+    if error is not None:
+        text += traceback.TracebackException.from_exception(error).format()
+    while error is not None:
+        text.append(f"{error} {error!r} {error.args} {vars(error)}")
+        error = error.__cause__ or error.__context__
+    return "\n".join(text)
 
 
 @pytest.fixture
@@ -217,3 +235,109 @@ async def test_what_the_server_logs(own_dsn: str, quiet: bool):
     told = log.read_bytes()[begin:].decode(errors="replace")
     assert "never" in told
     assert (CANARY in told) is not quiet
+
+
+# -- through what is built on it -----------------------------------------------------------------
+
+TOOLS: dict[str, dict[str, Any]] = {
+    "remember": {"content": CANARY, "tags": [CANARY], "memory_type": CANARY},
+    "recall": {"query": CANARY, "tags": [CANARY]},
+    "update_memory": {"memory_id": 1, "content": CANARY, "tags": [CANARY]},
+    "relate_memories": {"source_memory_id": 1, "target_memory_id": 2, "description": CANARY},
+}
+FILE = "/memories/notes.md"  # a name that the model gave is told to it
+FILES: list[dict[str, Any]] = [
+    {"command": "create", "path": FILE, "file_text": CANARY},
+    {"command": "view", "path": FILE},
+    {"command": "str_replace", "path": FILE, "old_str": CANARY, "new_str": CANARY},
+    {"command": "rename", "old_path": FILE, "new_path": f"{FILE}.new"},
+]
+COMMANDS: list[tuple[str, ...]] = [
+    ("add", CANARY, "--tag", CANARY, "--metadata", f'{{"note": "{CANARY}"}}', "--key", CANARY),
+    ("search", CANARY, "--any-tag", CANARY),
+    ("recall", CANARY),
+    ("tag", CANARY, "--type", CANARY, "--yes"),
+    ("archive", "--type", CANARY, "--reason", CANARY, "--yes"),
+    ("import", "-"),
+]
+BROKEN = ["a check", "a function that fails"]
+"""Of FAULTS those whose errors hold the content, as the server tells them."""
+
+
+async def _by_sync(db: ltm_store.Database, dsn: str) -> list[BaseException | str]:
+    def calls() -> list[BaseException | str]:
+        errors: list[BaseException | str] = []
+        with sync.connect(dsn, check_schema=False) as blocking:
+            for one in CALLS:
+                try:
+                    getattr(sync, one.name)(blocking, "u", **one.given)
+                except LtmError as error:
+                    errors.append(error)
+        return errors
+
+    return await asyncio.to_thread(calls)
+
+
+async def _by_tools(db: ltm_store.Database, dsn: str) -> list[BaseException | str]:
+    tools = {tool.name: tool for tool in memory_tools(db, "u")}
+    calls: list[Awaitable[object]] = [tools[name].call(given) for name, given in TOOLS.items()]
+    files = MemoryTool(db, "u")
+    calls += [files.call(command) for command in FILES]
+    return await _errors(calls)
+
+
+async def _by_langgraph(db: ltm_store.Database, dsn: str) -> list[BaseException | str]:
+    store = LtmStore(db)
+    place, item = ("u", CANARY), {"note": CANARY, CANARY: 1}
+    errors = await _errors([
+        store.aput(place, CANARY, item),
+        store.aget(place, CANARY),
+        store.asearch(("u",), query=CANARY, filter={"note": CANARY}),
+        store.aput(place, CANARY, {"note": Telling()}),
+        store.aput(place, CANARY, {"note": f"{CANARY}\0"}),
+    ])  # fmt: skip
+    await store.aclose()
+    return errors
+
+
+async def _errors(calls: Iterable[Awaitable[object]]) -> list[BaseException | str]:
+    found = await asyncio.gather(*calls, return_exceptions=True)
+    return [error for error in found if isinstance(error, BaseException)]
+
+
+async def _by_mcp(db: ltm_store.Database, dsn: str) -> list[BaseException | str]:
+    client: Any = mcp.Client(memory_server(db, "u"))
+    async with client:
+        results = [await client.call_tool(*one) for one in TOOLS.items()]
+    return [str(result) for result in results if result.is_error]
+
+
+async def _by_command(db: ltm_store.Database, dsn: str) -> list[BaseException | str]:
+    def calls() -> list[BaseException | str]:
+        line = json.dumps(MEMORY)
+        options = ["--user", "u", "--dsn", dsn]
+        results = [CliRunner().invoke(app, [*c, *options], input=line) for c in COMMANDS]
+        assert all(result.exit_code in (0, 1) for result in results)
+        return [result.output for result in results if result.exit_code]
+
+    return await asyncio.to_thread(calls)
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+async def test_what_is_built_on_it_tells_no_content_either(own_dsn: str, fault: str, caplog):
+    caplog.set_level(logging.DEBUG)
+    connection = await asyncpg.connect(own_dsn)
+    async with connect(own_dsn, access_tracking="off") as db:
+        for n in range(2):
+            await add_memory(db, "u", f"{n}")
+        await connection.execute(FAULTS[fault])
+        for told in (_by_sync, _by_tools, _by_langgraph, _by_mcp, _by_command):
+            errors = await told(db, own_dsn)
+            assert errors, told
+            for error in errors:
+                heard = error if isinstance(error, str) else heard_of(error)
+                assert CANARY not in heard, told
+            logged = "\n".join(r.getMessage() + str(vars(r)) for r in caplog.records)
+            assert CANARY not in logged, told
+            caplog.clear()
+    await connection.close()

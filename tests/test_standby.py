@@ -24,6 +24,7 @@ from ltm_store import (
     get_relationships,
     iterate_memories,
     list_tags,
+    migrate,
     put_memory,
     relate,
     render_report,
@@ -35,6 +36,7 @@ from ltm_store.db.execute import fetch_one
 from ltm_store.model.standby import PrimaryPosition
 from tests import servers
 from tests.conftest import created
+from tests.servers import with_user
 from tests.wire import wire
 
 HANG = 60  # seconds
@@ -120,6 +122,33 @@ async def test_reads_go_to_the_standby_and_their_accesses_to_the_primary(primary
         history = await access_history(db, "alice", memory.id)
         assert {access.access_method for access in history} == {"direct", "search"}
         assert len(history) == db.stats().recorded == 4
+
+
+async def test_a_login_that_policies_bind_reads_its_users_there(primary, standby, admin):
+    migrate.optional(primary, "row_level_security")
+    await admin.execute("CREATE ROLE ltm_t_there LOGIN PASSWORD 'there' IN ROLE ltm_app")
+    here, there = (with_user(dsn, "ltm_t_there", "there") for dsn in (primary, standby.dsn))
+    try:
+        async with connect(here, read_dsn=there, max_lag=HANG, row_level_security=True) as db:
+            tea, coffee = [(await add_memory(db, u, "a drink")).id for u in ("ann", "ben")]
+            await goes_to_standby(db)
+            async with all_on(db, "standby"):
+                asked = [(u, m) for u in ("ann", "ben") for m in (tea, coffee) for _ in range(8)]
+                read = await asyncio.gather(*(get_memory(db, *one) for one in asked))
+                assert [one for one, memory in zip(asked, read, strict=True) if memory] == (
+                    [("ann", tea)] * 8 + [("ben", coffee)] * 8
+                )
+                assert [hit.id for hit in await search_memories(db, "ann", "drink")] == [tea]
+                assert await count_memories(db, "carl") == 0
+            await db.flush()
+            assert db.stats().recorded == 17
+            for user in ("ann", "ben"):
+                await forget_user(db, user)
+        with pytest.raises(InvalidArgument, match="row_level_security"):  # a superuser reads there
+            await connect(here, read_dsn=standby.dsn, row_level_security=True)
+    finally:
+        await admin.execute("DROP ROLE ltm_t_there")
+        migrate.optional(primary, "row_level_security", undo=True)
 
 
 async def test_calls_that_wait_together_share_a_statement_on_the_standby(primary, standby):

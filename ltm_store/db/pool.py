@@ -133,7 +133,7 @@ class ConnectionPool:
         Where the server does not take one at the moment it is asked again until then, unless the
         caller is not patient.
         """
-        self._check_process_and_loop()
+        self.check_home()
         clock = asyncio.get_running_loop().time
         pause = REFUSED_PAUSE
         while True:
@@ -153,11 +153,17 @@ class ConnectionPool:
                 if served is not None:
                     return served
 
-    def _check_process_and_loop(self) -> None:
+    @property
+    def is_forked(self) -> bool:
+        """Whether its connections are another process's, which forked this one."""
+        return self._home is not None and self._home[0] != getpid()
+
+    def check_home(self) -> None:
+        """Raise LtmError in another process or event loop than that of the first call."""
         here = getpid(), asyncio.get_running_loop()
         if self._home is None:
             self._home = here
-        if self._home[0] != here[0]:
+        if self.is_forked:
             raise LtmError("this Database was opened before a fork: open one in each process")
         if self._home[1] is not here[1]:
             raise LtmError("this Database is of another event loop: open one in each")
@@ -308,6 +314,7 @@ class ConnectionPool:
             for connection in [*idle, *self._out]:
                 if not connection.is_closed():
                     connection.terminate()
+            self._out.clear()
 
 
 async def _goodbye(connection: PooledConnection) -> None:
