@@ -268,10 +268,8 @@ async def read_by_key(
     idempotency_key: str | None = None,
 ) -> Memory | None:
     """The memory with a key, or with an idempotency key, as of a moment; not tracked."""
-    return await fetch_one(
+    return await _by_key(
         db,
-        "get_by_key",
-        Memory,
         user_id=user.number,
         namespace=namespace,
         key=key,
@@ -334,9 +332,44 @@ async def _add_with_others(db: Executor, arguments: Mapping[str, object]) -> Mem
 
 async def _add_alone(db: Executor, arguments: Mapping[str, object]) -> Memory | None:
     async with held(db) as one:
-        spread = await is_distributed(session_of(one))
-        new_id = await fetch_value(one, "draw_memory_id") if spread else None
-        return await fetch_one(one, "add_memory", Memory, **arguments, new_id=new_id)
+        if not await is_distributed(session_of(one)):
+            return await _sent(one, arguments, None)
+        try:
+            return await _add_there(one, arguments)
+        except InvalidMemory as error:  # another writer of the key came in between
+            if error.field not in ("memory_id", "source_memory_id"):
+                raise
+        return await _add_there(one, arguments)
+
+
+async def _add_there(db: Executor, arguments: Mapping[str, object]) -> Memory | None:
+    """The same on Citus, where the id is known before: that of the memory with the key, or new."""
+    found = await _holder(db, arguments)
+    if found is None:
+        return await _sent(db, arguments, await fetch_value(db, "draw_memory_id"))
+    if arguments["replace"]:
+        return await _sent(db, arguments, found.id)
+    return found.model_copy(update={"outcome": "existing"})
+
+
+async def _holder(db: Executor, arguments: Mapping[str, object]) -> Memory | None:
+    """The memory that has the idempotency_key, else the key, of an add."""
+    for name in ("key",) if arguments["replace"] else ("idempotency_key", "key"):
+        if arguments[name] is not None:
+            keys = {"key": None, "idempotency_key": None} | {name: arguments[name]}
+            given = {field: arguments[field] for field in ("user_id", "namespace")}
+            found = await _by_key(db, **given, **keys, as_of=arguments["now"])
+            if found is not None:
+                return found
+    return None
+
+
+async def _by_key(db: Executor, **arguments: object) -> Memory | None:
+    return await fetch_one(db, "get_by_key", Memory, **arguments)
+
+
+async def _sent(db: Executor, arguments: Mapping[str, object], new_id: int | None) -> Memory | None:
+    return await fetch_one(db, "add_memory", Memory, **arguments, new_id=new_id)
 
 
 def _is_large(arguments: Mapping[str, object]) -> bool:

@@ -73,25 +73,6 @@ SELECT
 FROM ltm_memory_ranks AS k
 INNER JOIN ltm_memories AS m ON k.user_id = m.user_id AND k.memory_id = m.id;
 
--- query: stored_id(user_id bigint, namespace text, key text, new_id bigint)
--- The id of the memory that an add on Citus has made or replaced, for its rows in the other tables.
-SELECT
-    coalesce(
-        -- if key
-        m.id,  -- if replace
-        -- end if
-        n.id
-    ) AS id
-FROM unnest(ARRAY[:new_id::bigint]) AS n (id)
--- if idempotency_key or key
-INNER JOIN ltm_memories AS m
-    ON
-        m.user_id = :user_id
-        AND m.id = n.id  -- if not replace
-        AND (m.namespace, m.key) = (:namespace, :key)  -- if replace
--- end if
-WHERE TRUE;
-
 -- name: draw_memory_id() :one
 -- An id for a memory that is about to be added.
 -- scope: all users
@@ -111,8 +92,9 @@ SELECT nextval(pg_get_serial_sequence('ltm_memories', 'id')) AS id;
 -- Where another has the key: find that one too, or replace it, if it is as this statement's snapshot
 -- shows it (seen), and so are its tags and contexts. If it is not, there is no row.
 -- On Citus the parts run one after another, so that each sees what those before have written: untagged
--- what is there once the memory is locked. There the memory has an id that was drawn before, and no
--- INSERT reads another part, which Citus would send to all nodes.
+-- what is there once the memory is locked. There the caller gives the id, and no INSERT reads
+-- another part, which Citus would send to all nodes; where another memory has the key, rows of its own
+-- have a foreign key to nothing.
 -- freed are the keys of memories that have expired; added is the memory; tagged, related, described and
 -- embedded are its rows in the other tables, where it is new or replaced.
 -- repeatable: if idempotency_key
@@ -305,10 +287,7 @@ tagged AS (
     FROM unnest($20::text[]) AS t (tag_name)
     CROSS JOIN added AS a  -- if not distributed
     -- if distributed
-    CROSS JOIN
-        (
-            SELECT NULL  -- query: stored_id
-        ) AS a  -- noqa: AL04
+    CROSS JOIN unnest(ARRAY[$31::bigint]) AS a (id)  -- noqa: AL04
     -- end if
     WHERE a.outcome <> 'existing'  -- if not distributed
     ON CONFLICT DO NOTHING
@@ -331,10 +310,7 @@ embedded AS (
     FROM unnest(ARRAY[$30::text]) AS e (model)
     CROSS JOIN added AS a  -- if not distributed
     -- if distributed
-    CROSS JOIN
-        (
-            SELECT NULL  -- query: stored_id
-        ) AS a  -- noqa: AL04
+    CROSS JOIN unnest(ARRAY[$31::bigint]) AS a (id)  -- noqa: AL04
     -- end if
     WHERE a.outcome <> 'existing'  -- if not distributed
     -- if replace
@@ -365,10 +341,7 @@ related AS (
     FROM unnest($21::bigint[]) AS r (id)
     CROSS JOIN added AS a  -- if not distributed
     -- if distributed
-    CROSS JOIN
-        (
-            SELECT NULL  -- query: stored_id
-        ) AS a  -- noqa: AL04
+    CROSS JOIN unnest(ARRAY[$31::bigint]) AS a (id)  -- noqa: AL04
     -- end if
     WHERE a.outcome <> 'existing'  -- if not distributed
     ON CONFLICT DO NOTHING  -- if replace
@@ -392,10 +365,7 @@ described AS (
             AS c (context_type, context_key, context_value, confidence)
     CROSS JOIN added AS a  -- if not distributed
     -- if distributed
-    CROSS JOIN
-        (
-            SELECT NULL  -- query: stored_id
-        ) AS a  -- noqa: AL04
+    CROSS JOIN unnest(ARRAY[$31::bigint]) AS a (id)  -- noqa: AL04
     -- end if
     WHERE a.outcome <> 'existing'  -- if not distributed
 )
