@@ -20,7 +20,7 @@ demo: $(VENV)/embedded ## An assistant's day with a year of memories, on a Postg
 test: $(VENV)/dev ## The tests on one PostgreSQL
 	$(WITHOUT_DSN) $(PYTEST)
 
-check: lint docs lowest ## What CI runs: lint, types, docs, tests on PostgreSQL 15, 16 and 18 and in odd sessions
+check: lint docs ## What CI runs: lint, types, docs, tests on PostgreSQL 15, 16 and 18 and in odd sessions
 	$(WITHOUT_DSN) LTM_TEST_PG=18 $(PYTEST)
 	$(WITHOUT_DSN) LTM_TEST_PG=18 LTM_TEST_ODD=1 $(PYTEST)
 	$(WITHOUT_DSN) LTM_TEST_PG=16 $(PYTEST)

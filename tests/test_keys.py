@@ -179,7 +179,7 @@ async def test_a_put_takes_the_place_of_an_expired_memory(conn):
     assert (await put_memory(conn, 1, "k", "z")).id == new.id
 
 
-ROUNDS = 10
+ROUNDS, WRITERS = 10, 16  # a thousand puts are in tests/soak/pairs.py
 
 
 async def put_of(db: Database, task: int, turn: int) -> Memory:
@@ -204,8 +204,19 @@ async def assert_whole(conn: asyncpg.Connection, memory: Memory) -> None:
     assert {t["tag_name"] for t in tags if t["memory_id"] == memory.id} == set(memory.tags)
     assert memory.enhanced_context is not None
     assert memory.content in memory.enhanced_context.extra
-    described = {c["context_key"] for c in await rows(conn, "ltm_contexts")}
+    contexts = await rows(conn, "ltm_contexts")
+    described = {c["context_key"] for c in contexts if c["memory_id"] == memory.id}
     assert described == set(memory.enhanced_context.extra)
+
+
+async def put_by_many(db: Database, conn: asyncpg.Connection, turn: int, before: int) -> int:
+    """Put by many writers at once, and look that the last one's is whole; how many were created."""
+    made = await asyncio.gather(*(put_of(db, task, turn) for task in range(WRITERS)))
+    memory = await get_by_key(conn, 1, "k")
+    assert memory is not None
+    assert memory.version == before + WRITERS * (turn + 1)
+    await assert_whole(conn, memory)
+    return sum(memory.outcome == "created" for memory in made)
 
 
 @pytest.mark.parametrize("holder", ["none", "archived", "expired"])
@@ -224,13 +235,10 @@ async def test_puts_of_many_writers_follow_one_another_whole(db, caplog, holder)
     async with db.transaction() as conn:
         for turn in range(ROUNDS):
             caplog.clear()
-            made = await asyncio.gather(*(put_of(db, task, turn) for task in range(16)))
-            assert len(caplog.records) <= (6 if IS_CITUS else 3) * 16  # ids are asked
-            created += sum(memory.outcome == "created" for memory in made)
-            memory = await get_by_key(conn, 1, "k")
-            assert memory is not None
-            assert memory.version == before + 16 * (turn + 1)
-            await assert_whole(conn, memory)
+            created += await put_by_many(db, conn, turn, before)
+            assert (
+                len(caplog.records) <= (6 if IS_CITUS else 3) * WRITERS + 1
+            )  # the last is the look at it
         assert created == (holder != "archived")
         assert await conn.fetch("SELECT * FROM ltm_health") == []
 
