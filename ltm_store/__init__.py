@@ -4,7 +4,13 @@ from ltm_store.accesses import access_history, record_access, record_feedback
 from ltm_store.analytics import get_analytics
 from ltm_store.database import Database, connect
 from ltm_store.embedders import Embedder
-from ltm_store.embeddings import embed_memory, embedding_status, find_similar, index_user
+from ltm_store.embeddings import (
+    embed_memories,
+    embed_memory,
+    embedding_status,
+    find_similar,
+    index_user,
+)
 from ltm_store.errors import (
     InvalidArgument,
     InvalidMemory,
@@ -19,6 +25,7 @@ from ltm_store.keys import (
     delete_by_key,
     get_by_key,
     list_namespaces,
+    put_memories,
     put_memory,
     rename_key,
 )
@@ -159,6 +166,7 @@ __all__ = [
     "delete_by_key",
     "delete_memory",
     "delete_where",
+    "embed_memories",
     "embed_memory",
     "embed_missing",
     "embedding_status",
@@ -186,6 +194,7 @@ __all__ = [
     "merge_users",
     "prune_accesses",
     "purge_expired",
+    "put_memories",
     "put_memory",
     "record_access",
     "record_feedback",

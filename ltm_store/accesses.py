@@ -148,7 +148,7 @@ async def _write(
             moments.append(accessed_at)
             reasons.append(places.setdefault(reason, len(places) + 1))
         last_accesses.append(len(moments))
-    ((recorded, busy),) = await fetch_rows(
+    rows = await fetch_rows(
         db,
         "write_accesses",
         user_ids=users,
@@ -162,7 +162,13 @@ async def _write(
         user_queries=[reason.user_query for reason in places],
         one_user=one_user,
     )
-    return recorded, [place - 1 for place in busy]
+    if one_user is None:
+        ((recorded, busy),) = rows
+        return recorded, [place - 1 for place in busy]
+    left = set(numbers).difference(row["memory_id"] for row in rows)
+    if left:
+        left &= set(await fetch_value(db, "existing_ids", user_id=one_user, memory_ids=list(left)))
+    return len(rows), [place for place, number in enumerate(numbers) if number in left]
 
 
 @one_deadline

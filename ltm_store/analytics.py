@@ -23,6 +23,7 @@ _NOTHING: Final = Analytics.model_validate(
         "most_related_memories": [],
         "tag_distribution": {},
         "growth_by_month": {},
+        "namespace_distribution": {},
     }
 )
 

@@ -245,7 +245,7 @@ class Database(Session):
                 if not self.row_level_security:
                     await self._refuse_bound_role()
                 if await is_distributed(self):
-                    self.reads = None  # each user's rows are on a node of their own
+                    self.reads = self.adds = None  # each user's rows are on a node of their own
             if self.embedder is not None:
                 await self._begin_embedding(self.embedder)
             if self._standby is not None:

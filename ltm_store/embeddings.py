@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Final, NamedTuple
@@ -189,23 +189,50 @@ async def embed_memory(
     1 .. 256 of equal length, of which a search counts the best. Raises InvalidMemory naming the
     argument that is refused, StepMissing where the optional step was not run.
     """
-    number = check_memory_id(memory_id)
+    given = {memory_id: embedding}
+    return await embed_memories(db, user_id, given, embedding_model=embedding_model) > 0
+
+
+@one_deadline
+async def embed_memories(
+    db: Executor,
+    user_id: UserId,
+    embeddings: Mapping[int, Sequence[float] | Sequence[Sequence[float]]],
+    *,
+    embedding_model: str | None = None,
+) -> int:
+    """Store vectors of several memories, as embed_memory does; return how many of these there are.
+
+    embeddings: for each memory's id one vector, or several; all of equal length. All or nothing.
+    """
+    vectors: list[Vectors] = [
+        (check_memory_id(memory_id), None, _parts(embedding, embedding_model))
+        for memory_id, embedding in embeddings.items()
+    ]
+    if not vectors:
+        return 0
+    if len({len(vector) for *_, parts in vectors for vector in parts}) > 1:
+        raise InvalidMemory("embedding", "should have vectors of equal length")
+    model = model_of(db, vectors[0][2][0], embedding_model, "embedding")
+    user = await find_user(db, user_id)
+    if user is None:
+        return 0
+    return len(await write_embeddings(db, model, user.number, vectors))
+
+
+def _parts(
+    embedding: Sequence[float] | Sequence[Sequence[float]], model: str | None
+) -> list[Sequence[float]]:
+    """The vectors of a memory's parts, checked."""
     several = isinstance(embedding, list | tuple) and bool(embedding)
     several = several and isinstance(embedding[0], list | tuple)
     parts = embedding if several else [embedding]
     if len(parts) > _PARTS:
         raise InvalidMemory("embedding", f"more than {_PARTS} vectors")
-    vectors = [
-        GivenEmbedding.checked({"embedding": part, "embedding_model": embedding_model}).embedding
+    return [
+        GivenEmbedding.checked({"embedding": part, "embedding_model": model}).embedding
         for part in parts
     ]
-    if len({len(vector) for vector in vectors}) > 1:
-        raise InvalidMemory("embedding", "should have vectors of equal length")
-    model = model_of(db, vectors[0], embedding_model, "embedding")
-    user = await find_user(db, user_id)
-    if user is None:
-        return False
-    return bool(await write_embeddings(db, model, user.number, [(number, None, vectors)]))
 
 
 async def exported_embeddings(

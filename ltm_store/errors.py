@@ -181,6 +181,8 @@ def _message(error: BaseException) -> str:
 
 def _state(error: asyncpg.PostgresError, state: str) -> str:
     """The SQLSTATE; of what Citus passes on from a shard as an internal error, the error's own."""
+    if state == "CIINF":  # what another part gave is not where a shard was moved to
+        return "57"
     if state != "XX000":
         return state
     if told := _CONSTRAINT.search(_message(error)):

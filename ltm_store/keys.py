@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from typing import Final, Unpack
 
 from ltm_store import limits
@@ -22,6 +23,7 @@ from ltm_store.memories import (
     NewFields,
     delete_by_number,
     insert_memory,
+    insert_together,
     read_by_key,
     track_reads,
 )
@@ -31,6 +33,8 @@ from ltm_store.model.values import UserId, moment
 
 NamespaceOption = str | Sequence[str] | None
 _ATTEMPTS: Final = 10  # of a put, where the key is given and taken in between
+_MOST_TOGETHER: Final = 1_000  # puts of a statement
+_MOST_CHARS: Final = 4_194_304  # of their contents
 _ALL: Final = 2**31  # rows: as many as there are
 
 
@@ -70,6 +74,94 @@ async def put_memory(
         user = await ensure_user(db, user_id, refresh=attempt > 0)
         memory = await _put_locked(db, user, new)
     raise Unavailable("other writers of this key came in between each time")
+
+
+@one_deadline
+async def put_memories(
+    db: Executor, user_id: UserId, memories: Iterable[NewMemory | Mapping[str, object]]
+) -> list[Memory]:
+    """Store many memories under their keys, as put_memory does each; return them as given.
+
+    memories: each a NewMemory or a dict of add_memory's keywords, with a key, and without an
+    idempotency_key and an embedding. Of several with one key in a namespace the last one counts.
+    last_modified goes up in the order given. They go in statements of up to 1,000, all or nothing
+    but for keys that other writers have put meanwhile, which are put again after them.
+
+    Raises InvalidMemory whose field begins with its place, "memories[3].tags", before anything is
+    written; of related and parent memories that this user does not have the field alone.
+    """
+    puts = _checked_puts(memories)
+    waiting: dict[tuple[str, str | None], NewMemory] = {}
+    for put in puts:
+        waiting.pop(_place(put), None)  # so that it comes last
+        waiting[_place(put)] = put
+    stored: dict[tuple[str, str | None], Memory] = {}
+    for attempt in range(_ATTEMPTS):
+        if not waiting:
+            return [stored[_place(put)] for put in puts]
+        user = await ensure_user(db, user_id, refresh=attempt > 1)
+        batches = list(_batches(waiting.values()))
+        if attempt == 0 and len(batches) == 1:
+            made = await insert_together(db, user, batches[0])
+        else:
+            made = await _put_batches(db, user, batches, locking=attempt > 0)
+        for memory in made:
+            place = memory.namespace, memory.key
+            stored[place] = memory
+            del waiting[place]
+    raise Unavailable("other writers of these keys came in between each time")
+
+
+def _place(put: NewMemory) -> tuple[str, str | None]:
+    return put.namespace, put.key
+
+
+def _checked_puts(memories: Iterable[NewMemory | Mapping[str, object]]) -> list[NewMemory]:
+    if not isinstance(memories, Iterable) or isinstance(memories, str | bytes | Mapping):
+        raise InvalidArgument("memories", "should be a list, or another iterable of memories")
+    puts = []
+    for place, given in enumerate(memories):
+        try:
+            put = given if isinstance(given, NewMemory) else NewMemory.checked(given)
+            for name in ("idempotency_key", "embedding"):
+                if getattr(put, name) is not None:
+                    raise InvalidMemory(name, "is for put_memory alone")
+            if put.key is None:
+                raise InvalidMemory("key", "should be given")
+        except InvalidMemory as error:
+            raise InvalidMemory(f"memories[{place}].{error.field}", error.rule) from None
+        puts.append(put)
+    return puts
+
+
+def _batches(puts: Iterable[NewMemory]) -> Iterator[list[NewMemory]]:
+    """As many at a time as a statement takes."""
+    batch: list[NewMemory] = []
+    chars = 0
+    for put in puts:
+        if batch and (len(batch) == _MOST_TOGETHER or chars + len(put.content) > _MOST_CHARS):
+            yield batch
+            batch, chars = [], 0
+        batch.append(put)
+        chars += len(put.content)
+    if batch:
+        yield batch
+
+
+async def _put_batches(
+    db: Executor, user: User, batches: list[list[NewMemory]], *, locking: bool
+) -> list[Memory]:
+    """Put memories in one transaction; with `locking` while others wait."""
+
+    async def put(connection: Connection) -> list[Memory]:
+        made = []
+        for batch in batches:
+            for new in sorted(batch, key=attrgetter("namespace", "key")) if locking else ():
+                await _find(connection, user, new.namespace, new.key, locking=True)
+            made += await insert_together(connection, user, batch)
+        return made
+
+    return await session_of(db).with_locks(put)
 
 
 async def _put_locked(db: Executor, user: User, new: NewMemory) -> Memory | None:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import islice
+from operator import itemgetter
 from typing import Final, TypedDict, Unpack
 
 from pydantic import JsonValue
@@ -18,6 +19,8 @@ from ltm_store.db.execute import (
     fetch_one,
     fetch_rows,
     fetch_value,
+    held,
+    is_distributed,
     one_deadline,
     only_reads,
     session_of,
@@ -68,6 +71,7 @@ _COLUMNS: Final = {
     "expiries": "expires_at",
     "namespaces": "namespace",
     "lifetimes": "expires_after",
+    "moments": "now",
 }
 _ATTEMPTS: Final = 100  # of an update, where others come in between
 _PLAIN_FIELDS: Final = set(MemoryChanges.model_fields).difference(
@@ -180,8 +184,10 @@ async def add_memory(
     embedding: a vector of the content, 1 .. 4000 numbers, where you make them yourself.
     embedding_model: the name of what made it, default the Database's embedder's, else "caller".
 
-    Where the user has a memory that says the same, duplicate_of tells its id; both are kept, and of
-    two adds at the same instant neither may tell. Raises InvalidMemory naming the field that is
+    Where the user has a memory that says the same, duplicate_of tells its id; with an embedding
+    else the one of the newest 2,000 vectors whose meaning is nearest, from a cosine of 0.95 on,
+    which may as well be an earlier state of the same fact. Both are kept, and of two adds at the
+    same instant neither may tell. Raises InvalidMemory naming the field that is
     refused, among them related and parent memories that this user does not have, and Conflict
     carrying the memory that has the key.
     """
@@ -262,10 +268,8 @@ async def read_by_key(
     idempotency_key: str | None = None,
 ) -> Memory | None:
     """The memory with a key, or with an idempotency key, as of a moment; not tracked."""
-    return await fetch_one(
+    return await _by_key(
         db,
-        "get_by_key",
-        Memory,
         user_id=user.number,
         namespace=namespace,
         key=key,
@@ -327,7 +331,45 @@ async def _add_with_others(db: Executor, arguments: Mapping[str, object]) -> Mem
 
 
 async def _add_alone(db: Executor, arguments: Mapping[str, object]) -> Memory | None:
-    return await fetch_one(db, "add_memory", Memory, **arguments)
+    async with held(db) as one:
+        if not await is_distributed(session_of(one)):
+            return await _sent(one, arguments, None)
+        try:
+            return await _add_there(one, arguments)
+        except InvalidMemory as error:  # another writer of the key came in between
+            if error.field not in ("memory_id", "source_memory_id"):
+                raise
+        return await _add_there(one, arguments)
+
+
+async def _add_there(db: Executor, arguments: Mapping[str, object]) -> Memory | None:
+    """The same on Citus, where the id is known before: that of the memory with the key, or new."""
+    found = await _holder(db, arguments)
+    if found is None:
+        return await _sent(db, arguments, await fetch_value(db, "draw_memory_id"))
+    if arguments["replace"]:
+        return await _sent(db, arguments, found.id)
+    return found.model_copy(update={"outcome": "existing"})
+
+
+async def _holder(db: Executor, arguments: Mapping[str, object]) -> Memory | None:
+    """The memory that has the idempotency_key, else the key, of an add."""
+    for name in ("key",) if arguments["replace"] else ("idempotency_key", "key"):
+        if arguments[name] is not None:
+            keys = {"key": None, "idempotency_key": None} | {name: arguments[name]}
+            given = {field: arguments[field] for field in ("user_id", "namespace")}
+            found = await _by_key(db, **given, **keys, as_of=arguments["now"])
+            if found is not None:
+                return found
+    return None
+
+
+async def _by_key(db: Executor, **arguments: object) -> Memory | None:
+    return await fetch_one(db, "get_by_key", Memory, **arguments)
+
+
+async def _sent(db: Executor, arguments: Mapping[str, object], new_id: int | None) -> Memory | None:
+    return await fetch_one(db, "add_memory", Memory, **arguments, new_id=new_id)
 
 
 def _is_large(arguments: Mapping[str, object]) -> bool:
@@ -338,7 +380,10 @@ def _is_large(arguments: Mapping[str, object]) -> bool:
 async def add_together(
     db: Executor, calls: list[Mapping[str, object]]
 ) -> list[Mapping[str, object] | None]:
-    """Store the memories of some calls of one user; none, where the user was forgotten."""
+    """Store the memories of some calls of one user; none, where the user was forgotten.
+
+    Of puts those rows, in no order, between which no other writer of the key came.
+    """
     tag_places, (tag_names,) = _placed(calls, ["tag_names"])
     related_places, (related_ids,) = _placed(calls, ["related_memory_ids"])
     context_places, described = _placed(calls, _CONTEXT_COLUMNS)
@@ -347,7 +392,8 @@ async def add_together(
         "add_memories_together",
         user_id=calls[0]["user_id"],
         external=calls[0]["external"],
-        now=calls[-1]["now"],
+        now=moment(None),
+        keys=[call["key"] for call in calls] if calls[0]["replace"] else None,
         related_lists=[_json(call["related_memory_ids"]) for call in calls],
         tag_places=tag_places or None,
         tag_names=tag_names,
@@ -358,6 +404,28 @@ async def add_together(
         **{many: [call[one] for call in calls] for many, one in _COLUMNS.items()},
     )
     return list(rows) or [None] * len(calls)
+
+
+async def insert_together(db: Executor, user: User, news: Sequence[NewMemory]) -> list[Memory]:
+    """Put validated memories of several keys, each a microsecond after the one before it.
+
+    Without those between which another writer of the key came, and in no order.
+    """
+    now, last = moment(None), len(news) - 1
+    calls: list[Mapping[str, object]] = [
+        _add_arguments(user, new, now - timedelta(microseconds=last - place), replace=True)
+        for place, new in enumerate(news)
+    ]
+    calls.sort(key=itemgetter("namespace", "key"))  # so that none waits for another in a circle
+    try:
+        rows = await add_together(db, calls)
+    except InvalidMemory as error:
+        if error.field == "target_memory_id":
+            raise InvalidMemory("related_memory_ids", error.rule) from None
+        raise
+    memories = [Memory.from_record(row) for row in rows if row is not None]
+    session_of(db).note_contents(user.number, [memory.id for memory in memories])
+    return memories
 
 
 def _placed(

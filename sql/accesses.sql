@@ -1,18 +1,21 @@
 -- Accesses: the log ltm_memory_access, and its sums on the memory.
 
+-- query: accessed(user_id bigint, memory_ids bigint[], now timestamptz)
+SELECT m.id
+FROM ltm_memories AS m
+WHERE
+    m.user_id = :user_id
+    AND m.id = any(:memory_ids::bigint[])
+    AND ltm_is_current(m.expires_at, :now);
+
 -- name: record_accesses(
 --     user_id bigint, memory_ids bigint[], now timestamptz, access_method varchar, access_context text,
 --     user_query text
 -- ) :one
 -- Count one access of each of these memories and log it; tell how many there were.
 WITH locked AS (
-    SELECT m.id
-    FROM ltm_memories AS m
-    WHERE
-        m.user_id = $1
-        AND m.id = any($2::bigint[])
-        AND ltm_is_current(m.expires_at, $3)
-    ORDER BY m.id
+    SELECT NULL  -- query: accessed
+    ORDER BY id
     FOR NO KEY UPDATE
 ),
 
@@ -45,15 +48,24 @@ logged AS (
     SELECT
         $1,
         l.id,
-        timezone('utc', $3),
+        n.moment,
         $5,
         $4,
         $6
-    FROM locked AS l
-    RETURNING id
+    FROM (SELECT timezone('utc', $3) AS moment) AS n
+    -- if distributed
+    -- Not what another part has read, which Citus would send to all nodes.
+    CROSS JOIN
+        (
+            SELECT NULL  -- query: accessed
+        ) AS l
+    -- end if
+    -- if not distributed
+    CROSS JOIN locked AS l  -- noqa: AL04
+    -- end if
 )
 
-SELECT count(*) AS recorded FROM logged;
+SELECT count(*) AS recorded FROM locked;
 
 -- name: write_accesses(
 --     user_ids bigint[], memory_ids bigint[], first_accesses integer[], last_accesses integer[],
@@ -67,6 +79,8 @@ SELECT count(*) AS recorded FROM logged;
 -- disk: these are statistics. It gives up where a table stays locked, before the server looks for a
 -- deadlock, so that it is never a caller's transaction that is undone.
 -- one_user is the user of all of them, on a distributed database: one shard then has all their rows.
+-- Then it tells of each that is written the memory: the log is the statement itself, since Citus would
+-- send what another part has read to all nodes.
 -- repeatable: always
 WITH settings AS MATERIALIZED (
     SELECT
@@ -161,14 +175,16 @@ counted AS (
         m.user_id = l.user_id
         AND m.id = l.id
         AND m.user_id = $10  -- if one_user
-),
+)
+,  -- if not one_user
 
-logged AS (
+logged AS (  -- if not one_user
     INSERT INTO ltm_memory_access (
         user_id, memory_id, access_timestamp, access_context, access_method, user_query
     )
     SELECT
-        e.user_id,
+        e.user_id,  -- if not one_user
+        $10,  -- if one_user
         e.id,
         timezone('utc', ($5::timestamptz[])[e.access]),
         ($8::text[])[($6::integer[])[e.access]],
@@ -181,6 +197,8 @@ logged AS (
             generate_series(l.first_access, l.last_access) AS access
         FROM locked AS l
     ) AS e
+    RETURNING memory_id  -- if one_user
+-- if not one_user
 )
 
 SELECT
@@ -191,9 +209,15 @@ SELECT
         INNER JOIN ltm_memories AS m ON r.user_id = m.user_id AND r.memory_id = m.id
         WHERE
             r.place NOT IN (SELECT l.place FROM locked AS l)
-            AND m.user_id = $10  -- if one_user
         ORDER BY r.place
-    ) AS busy;
+    -- end if
+    ) AS busy;  -- if not one_user
+
+-- name: existing_ids(user_id bigint, memory_ids bigint[]) :one
+-- Which of these memories are there, expired or not.
+SELECT coalesce(array_agg(m.id), '{}') AS ids
+FROM ltm_memories AS m
+WHERE m.user_id = $1 AND m.id = any($2);
 
 -- columns: access
 SELECT

@@ -13,8 +13,8 @@ FROM ltm_memories AS m;
 
 -- name: get_analytics(user_id bigint, as_of timestamptz, row_limit bigint) :one Analytics
 -- Totals, distributions, averages and rankings in one pass over the user's memories.
--- every reads them once, without what is long; totals, types, categories, tags and months are made of it
--- as JSON objects; accessed and related choose the few that the rankings show, and most_accessed and
+-- every reads them once, without what is long; totals, types, categories, namespaces, tags and months
+-- are made of it as JSON objects; accessed and related choose the few that the rankings show, and most_accessed and
 -- most_related fetch the contents of those alone. What has expired is few: tags and relationships are
 -- counted without a join to all that has not.
 WITH every AS MATERIALIZED (
@@ -24,6 +24,7 @@ WITH every AS MATERIALIZED (
         m.is_archived,
         coalesce(m.memory_type, 'unknown') AS memory_type,
         coalesce(m.category, 'unknown') AS category,
+        m.namespace,
         m.importance_score,
         coalesce(m.access_count, 0) AS access_count,
         date_trunc('month', m.created_at) AS month,
@@ -69,6 +70,17 @@ categories AS (
         SELECT m.category, count(*) AS memories FROM memories AS m
         GROUP BY m.category
     ) AS c
+),
+
+namespaces AS (
+    SELECT
+        json_object_agg(
+            n.namespace, n.memories ORDER BY n.memories DESC, n.namespace COLLATE "C" ASC
+        ) AS found
+    FROM (
+        SELECT m.namespace, count(*) AS memories FROM memories AS m
+        GROUP BY m.namespace
+    ) AS n
 ),
 
 tags AS (
@@ -125,7 +137,7 @@ most_accessed AS (
 -- Each end in the order of its index, which is quicker than to hash as many ends as there are memories.
 related AS (
     SELECT
-        id,
+        coalesce(o.id, i.id) AS id,
         coalesce(o.relationships, 0) + coalesce(i.relationships, 0) AS relationship_count
     FROM (
         SELECT
@@ -144,8 +156,8 @@ related AS (
         WHERE r.user_id = $1
         GROUP BY r.target_memory_id
         ORDER BY r.target_memory_id
-    ) AS i USING (id)
-    WHERE id NOT IN (SELECT e.id FROM expired AS e)
+    ) AS i ON o.id = i.id
+    WHERE coalesce(o.id, i.id) NOT IN (SELECT e.id FROM expired AS e)
     ORDER BY relationship_count DESC, id DESC
     LIMIT $3
 ),
@@ -172,6 +184,7 @@ SELECT
     a.average_dynamic_importance,
     coalesce(t.found, '{}')::text AS type_distribution,
     coalesce(c.found, '{}')::text AS category_distribution,
+    coalesce(n.found, '{}')::text AS namespace_distribution,
     coalesce(g.found, '{}')::text AS tag_distribution,
     coalesce(w.found, '{}')::text AS growth_by_month,
     coalesce(x.found, '[]')::text AS most_accessed_memories,
@@ -179,6 +192,7 @@ SELECT
 FROM totals AS a
 CROSS JOIN types AS t
 CROSS JOIN categories AS c
+CROSS JOIN namespaces AS n
 CROSS JOIN tags AS g
 CROSS JOIN months AS w
 CROSS JOIN most_accessed AS x

@@ -73,6 +73,11 @@ SELECT
 FROM ltm_memory_ranks AS k
 INNER JOIN ltm_memories AS m ON k.user_id = m.user_id AND k.memory_id = m.id;
 
+-- name: draw_memory_id() :one
+-- An id for a memory that is about to be added.
+-- scope: all users
+SELECT nextval(pg_get_serial_sequence('ltm_memories', 'id')) AS id;
+
 -- name: add_memory(
 --     user_id bigint, now timestamptz, content text, tags text, memory_type varchar, category varchar,
 --     importance_score integer, confidence_score double precision, context text, context_data text,
@@ -81,12 +86,15 @@ INNER JOIN ltm_memories AS m ON k.user_id = m.user_id AND k.memory_id = m.id;
 --     idempotency_key text, tag_names text[], related_memory_ids bigint[], context_types text[],
 --     context_keys text[], context_values text[], context_confidences double precision[],
 --     namespace text, key text, expires_after interval, embedding real[], embedding_model text,
---     external flag, replace flag
+--     new_id bigint, external flag, replace flag
 -- ) :one Memory
 -- Store a memory with its contexts, tags and relationships, or find the one with this idempotency key.
 -- Where another has the key: find that one too, or replace it, if it is as this statement's snapshot
--- shows it (seen), and so are its tags and contexts. If it is not, there is no row. (On Citus the parts
--- run one after another, and untagged sees what is there once the memory is locked.)
+-- shows it (seen), and so are its tags and contexts. If it is not, there is no row.
+-- On Citus the parts run one after another, so that each sees what those before have written: untagged
+-- what is there once the memory is locked. There the caller gives the id, and no INSERT reads
+-- another part, which Citus would send to all nodes; where another memory has the key, rows of its own
+-- have a foreign key to nothing.
 -- freed are the keys of memories that have expired; added is the memory; tagged, related, described and
 -- embedded are its rows in the other tables, where it is new or replaced.
 -- repeatable: if idempotency_key
@@ -120,12 +128,14 @@ seen AS (
 
 added AS (
     INSERT INTO ltm_memories AS m (
+        id,  -- if distributed
         user_id, content, tags, memory_type, category, importance_score, confidence_score, context,
         context_data, source_type, source_id, source_position, created_by, created_at,
         last_modified, parent_memory_id, memory_metadata, expires_at, idempotency_key,
         related_memory_ids, namespace, key, expires_after, dynamic_importance
     )
     SELECT
+        $31,  -- if distributed
         $1, $3, $4::text::jsonb, $5, $6, $7, $8, $9,
         $10::text::jsonb, $11, $12, $13, $14, timezone('utc', $15::timestamptz),
         timezone('utc', $2::timestamptz), $16, $17::text::jsonb, $18, $19, to_jsonb($21::bigint[]),
@@ -135,7 +145,9 @@ added AS (
         )
     WHERE
         TRUE
+        -- if not distributed
         AND (SELECT count(*) FROM freed) >= 0  -- if idempotency_key or key
+        -- end if
         -- if external
         -- Nobody's number: another process has forgotten this user, and the caller looks the name up
         -- anew.
@@ -272,8 +284,12 @@ tagged AS (
         t.tag_name,
         timezone('utc', $15),
         timezone('utc', $15)
-    FROM added AS a CROSS JOIN unnest($20::text[]) AS t (tag_name)
-    WHERE a.outcome <> 'existing'
+    FROM unnest($20::text[]) AS t (tag_name)
+    CROSS JOIN added AS a  -- if not distributed
+    -- if distributed
+    CROSS JOIN unnest(ARRAY[$31::bigint]) AS a (id)  -- noqa: AL04
+    -- end if
+    WHERE a.outcome <> 'existing'  -- if not distributed
     ON CONFLICT DO NOTHING
 ),
 -- end if
@@ -286,13 +302,17 @@ embedded AS (
     SELECT
         $1,
         a.id,
-        $30,
+        e.model,
         cardinality($29::real[]),
         ltm_embedding($29),
         hashtextextended(ltm_normalized_content($3), 0),
         $2
-    FROM added AS a
-    WHERE a.outcome <> 'existing'
+    FROM unnest(ARRAY[$30::text]) AS e (model)
+    CROSS JOIN added AS a  -- if not distributed
+    -- if distributed
+    CROSS JOIN unnest(ARRAY[$31::bigint]) AS a (id)  -- noqa: AL04
+    -- end if
+    WHERE a.outcome <> 'existing'  -- if not distributed
     -- if replace
     ON CONFLICT (user_id, model, memory_id, part)
     DO UPDATE SET
@@ -318,8 +338,12 @@ related AS (
         'related',
         0.5,
         timezone('utc', $2)
-    FROM added AS a CROSS JOIN unnest($21::bigint[]) AS r (id)
-    WHERE a.outcome <> 'existing'
+    FROM unnest($21::bigint[]) AS r (id)
+    CROSS JOIN added AS a  -- if not distributed
+    -- if distributed
+    CROSS JOIN unnest(ARRAY[$31::bigint]) AS a (id)  -- noqa: AL04
+    -- end if
+    WHERE a.outcome <> 'existing'  -- if not distributed
     ON CONFLICT DO NOTHING  -- if replace
 ),
 -- end if
@@ -337,28 +361,61 @@ described AS (
         c.confidence,
         timezone('utc', $2)
     FROM
-        added AS a
-    CROSS JOIN
         unnest($22::text[], $23::text[], $24::text[], $25::double precision[])
             AS c (context_type, context_key, context_value, confidence)
-    WHERE a.outcome <> 'existing'
+    CROSS JOIN added AS a  -- if not distributed
+    -- if distributed
+    CROSS JOIN unnest(ARRAY[$31::bigint]) AS a (id)  -- noqa: AL04
+    -- end if
+    WHERE a.outcome <> 'existing'  -- if not distributed
 )
 
 SELECT
     a.*,
-    (
-        SELECT m.id
-        FROM ltm_memories AS m
-        WHERE
-            m.user_id = $1
-            AND m.content_hash = hashtextextended(ltm_normalized_content($3), 0)
-            AND ltm_normalized_content(m.content) = ltm_normalized_content($3)
-            AND m.is_archived IS NOT TRUE
-            AND ltm_is_current(m.expires_at, $2)
-            AND m.id <> a.id
-            AND a.outcome = 'created'
-        ORDER BY m.id
-        LIMIT 1
+    coalesce(
+        (
+            SELECT m.id
+            FROM ltm_memories AS m
+            WHERE
+                m.user_id = $1
+                AND m.content_hash = hashtextextended(ltm_normalized_content($3), 0)
+                AND ltm_normalized_content(m.content) = ltm_normalized_content($3)
+                AND m.is_archived IS NOT TRUE
+                AND ltm_is_current(m.expires_at, $2)
+                AND m.id <> a.id
+                AND a.outcome = 'created'
+            ORDER BY m.id
+            LIMIT 1
+        )
+        -- if embedding
+        -- Else what means nearly the same, among the newest.
+        ,
+        (
+            SELECT m.id
+            FROM (
+                SELECT
+                    e.memory_id,
+                    e.content_hash,
+                    ltm_cosine(e.embedding, (SELECT ltm_embedding($29))) AS meaning_score
+                FROM ltm_embeddings AS e
+                WHERE
+                    e.user_id = $1
+                    AND e.model = $30
+                    AND e.dimensions = cardinality($29::real[])
+                ORDER BY e.memory_id DESC, e.part DESC
+                LIMIT 2000
+            ) AS n
+            INNER JOIN ltm_memories AS m
+                ON m.user_id = $1 AND m.id = n.memory_id AND m.content_hash = n.content_hash
+            WHERE
+                n.meaning_score >= 0.95
+                AND m.is_archived IS NOT TRUE
+                AND ltm_is_current(m.expires_at, $2)
+                AND a.outcome = 'created'
+            ORDER BY n.meaning_score DESC, m.id ASC
+            LIMIT 1
+        )
+        -- end if
     ) AS duplicate_of
 FROM added AS a;
 
@@ -371,25 +428,64 @@ FROM added AS a;
 --     related_lists text[], tag_places integer[], tag_names text[], related_places integer[],
 --     related_ids bigint[], context_places integer[], context_types text[], context_keys text[],
 --     context_values text[], context_confidences double precision[], namespaces text[],
---     lifetimes interval[], external flag
+--     lifetimes interval[], moments timestamptz[], keys text[], external flag
 -- ) :many Memory
--- Store the memories of some calls of one user, as add_memory does each, without any keys.
+-- Store the memories of some calls of one user, as add_memory does each, without idempotency keys.
+-- With keys each takes the place of the one that has its key, as a put does; where another writer came
+-- in between it has no row. What is there is locked in the order of ids, as accesses are written.
 -- added are the memories, in the order of the calls and so of their ids; tagged, related and described
 -- are their rows in the other tables, each with the place of its memory.
 WITH
+-- if keys
+locked AS (
+    SELECT m.id
+    FROM ltm_memories AS m
+    INNER JOIN unnest($29::text[], $32::text[]) AS r (namespace, key)
+        ON m.namespace = r.namespace AND m.key = r.key
+    WHERE m.user_id = $1
+    ORDER BY m.id
+    FOR NO KEY UPDATE OF m
+),
+
+freed AS (
+    UPDATE ltm_memories AS m
+    SET
+        idempotency_key = NULL,
+        key = NULL
+    FROM unnest($29::text[], $32::text[]) AS r (namespace, key)
+    WHERE
+        m.user_id = $1
+        AND m.namespace = r.namespace
+        AND m.key = r.key
+        AND m.expires_at <= $2
+        AND (SELECT count(*) FROM locked) >= 0
+    RETURNING m.id
+),
+
+seen AS (
+    SELECT
+        m.id,
+        m.version
+    FROM ltm_memories AS m
+    INNER JOIN unnest($29::text[], $32::text[]) AS r (namespace, key)
+        ON m.namespace = r.namespace AND m.key = r.key
+    WHERE m.user_id = $1
+),
+-- end if
+
 added AS (
     INSERT INTO ltm_memories AS m (
         user_id, content, tags, memory_type, category, importance_score, confidence_score, context,
         context_data, source_type, source_id, source_position, created_by, created_at,
         last_modified, parent_memory_id, memory_metadata, expires_at, related_memory_ids,
-        namespace, expires_after, dynamic_importance
+        namespace, expires_after, key, dynamic_importance
     )
     SELECT
         $1, r.content, r.tags::jsonb, r.memory_type, r.category, r.importance_score,
         r.confidence_score, r.context, r.context_data::jsonb, r.source_type, r.source_id,
         r.source_position, r.created_by, timezone('utc', r.created_at),
-        timezone('utc', $2::timestamptz), r.parent_memory_id, r.metadata::jsonb, r.expires_at,
-        r.related_memory_ids::jsonb, r.namespace, r.expires_after,
+        timezone('utc', r.moment), r.parent_memory_id, r.metadata::jsonb, r.expires_at,
+        r.related_memory_ids::jsonb, r.namespace, r.expires_after, r.key,
         ltm_dynamic_importance(
             ltm_importance_rank(
                 r.importance_score, r.confidence_score, 0, NULL, timezone('utc', r.created_at)
@@ -401,16 +497,18 @@ added AS (
             $3::text[], $4::text[], $5::varchar[], $6::varchar[], $7::integer[],
             $8::double precision[], $9::text[], $10::text[], $11::varchar[], $12::text[],
             $13::integer[], $14::varchar[], $15::timestamptz[], $16::bigint[], $17::text[],
-            $18::timestamptz[], $19::text[], $29::text[], $30::interval[]
+            $18::timestamptz[], $19::text[], $29::text[], $30::interval[], $31::timestamptz[],
+            coalesce($32::text[], '{}')
         )
         WITH ORDINALITY AS r (
             content, tags, memory_type, category, importance_score, confidence_score, context,
             context_data, source_type, source_id, source_position, created_by, created_at,
             parent_memory_id, metadata, expires_at, related_memory_ids, namespace,
-            expires_after, place
+            expires_after, moment, key, place
         )
     WHERE
         TRUE
+        AND (SELECT count(*) FROM freed) >= 0  -- if keys
         -- if external
         AND EXISTS (
             SELECT 1
@@ -420,19 +518,108 @@ added AS (
         )
         -- end if
     ORDER BY r.place
+    -- if keys
+    ON CONFLICT (namespace, key, user_id) WHERE key IS NOT NULL
+    DO UPDATE
+        SET
+            content = excluded.content,
+            tags = excluded.tags,
+            memory_type = excluded.memory_type,
+            category = excluded.category,
+            importance_score = excluded.importance_score,
+            confidence_score = excluded.confidence_score,
+            context = excluded.context,
+            context_data = excluded.context_data,
+            source_type = excluded.source_type,
+            source_id = excluded.source_id,
+            source_position = excluded.source_position,
+            created_by = excluded.created_by,
+            last_modified = excluded.last_modified,
+            parent_memory_id = excluded.parent_memory_id,
+            memory_metadata = excluded.memory_metadata,
+            expires_at = excluded.expires_at,
+            expires_after = excluded.expires_after,
+            idempotency_key = NULL,
+            is_archived = FALSE,
+            archive_reason = NULL,
+            related_memory_ids = CASE
+                WHEN excluded.related_memory_ids IS NULL THEN m.related_memory_ids
+                WHEN jsonb_typeof(m.related_memory_ids) = 'array'
+                    THEN
+                        m.related_memory_ids
+                        || jsonb_path_query_array(
+                            excluded.related_memory_ids,
+                            '$[*] ? (!(@ == $known[*]))',
+                            ('{"known":' || m.related_memory_ids::text || '}')::jsonb
+                        )
+                ELSE excluded.related_memory_ids
+            END,
+            dynamic_importance = ltm_dynamic_importance(
+                ltm_importance_rank(
+                    excluded.importance_score, excluded.confidence_score, m.access_count,
+                    m.last_accessed, m.created_at
+                ),
+                $2
+            ),
+            version = m.version + 1
+        WHERE (m.id, m.version) IN (SELECT s.id, s.version FROM seen AS s)  -- if not distributed
+    -- end if
     RETURNING
         m.*,  -- columns: memory
         m.context_data::text AS enhanced_context,
         ltm_dynamic_importance(m.importance_rank, $2) AS dynamic_importance,
-        'created' AS outcome
+        CASE WHEN m.xmax = 0 THEN 'created' ELSE 'replaced' END AS outcome
 ),
 
 placed AS (
     SELECT
-        a.id,
-        row_number() OVER (ORDER BY a.id) AS place
+        -- if keys
+        r.place,
+        -- end if
+        -- if not keys
+        row_number() OVER (ORDER BY a.id) AS place,
+        -- end if
+        a.id
     FROM added AS a
+    -- if keys
+    INNER JOIN unnest($29::text[], $32::text[]) WITH ORDINALITY AS r (namespace, key, place)
+        ON a.namespace = r.namespace AND a.key = r.key
+-- end if
 ),
+
+-- if keys
+untagged AS (
+    DELETE FROM ltm_memory_tags AS t
+    USING added AS a
+    WHERE
+        t.user_id = $1
+        AND t.memory_id = a.id
+        AND a.outcome = 'replaced'
+        AND NOT EXISTS (
+            SELECT 1
+            FROM jsonb_array_elements_text(a.tags::jsonb) AS n (tag_name)
+            WHERE ltm_lower(t.tag_name) = ltm_lower(n.tag_name)
+        )
+),
+
+respelt AS (
+    UPDATE ltm_memory_tags AS t
+    SET tag_name = n.tag_name
+    FROM added AS a CROSS JOIN jsonb_array_elements_text(a.tags::jsonb) AS n (tag_name)
+    WHERE
+        t.user_id = $1
+        AND t.memory_id = a.id
+        AND a.outcome = 'replaced'
+        AND ltm_lower(t.tag_name) = ltm_lower(n.tag_name)
+        AND t.tag_name <> n.tag_name
+),
+
+undescribed AS (
+    DELETE FROM ltm_contexts AS c
+    USING added AS a
+    WHERE c.user_id = $1 AND c.memory_id = a.id AND a.outcome = 'replaced'
+),
+-- end if
 
 -- if tag_places
 tagged AS (
@@ -465,6 +652,7 @@ related AS (
         timezone('utc', $2)
     FROM unnest($22::integer[], $23::bigint[]) AS r (place, id)
     INNER JOIN placed AS p ON p.place = r.place
+    ON CONFLICT DO NOTHING  -- if keys
 ),
 -- end if
 
@@ -497,6 +685,7 @@ SELECT
             AND ltm_normalized_content(m.content) = ltm_normalized_content(a.content)
             AND m.is_archived IS NOT TRUE
             AND ltm_is_current(m.expires_at, $2)
+            AND a.outcome = 'created'  -- if keys
         ORDER BY m.id
         LIMIT 1
     ) AS duplicate_of
@@ -607,6 +796,18 @@ LEFT JOIN
 ORDER BY r.place
 LIMIT cardinality($1);
 
+-- conditions: expected_memory(
+--     user_id bigint, memory_id bigint, now timestamptz, expected_version integer, content text
+-- )
+SELECT m.id
+FROM ltm_memories AS m
+WHERE
+    m.user_id = :user_id
+    AND m.id = :memory_id
+    AND ltm_is_current(m.expires_at, :now)
+    AND (:expected_version::integer IS NULL OR m.version = :expected_version)
+    AND (m.key IS NOT NULL OR coalesce(length(:content::text), 1) > 0);
+
 -- name: update_memory(
 --     user_id bigint, memory_id bigint, now timestamptz, expected_version integer, given text[],
 --     content text, importance_score integer, confidence_score double precision, context text,
@@ -620,8 +821,11 @@ LIMIT cardinality($1);
 -- Change the given fields of a memory, if it is still at the expected version.
 -- locked is the memory, where it is as expected; untagged and tagged replace the rows of its tags, and
 -- undescribed and described those of its context, where these are given; then the memory itself.
+-- On Citus these run one after another, and no INSERT reads another part, which it would send to all
+-- nodes.
 WITH
 -- if guarded
+-- if not distributed
 -- The rows of tags and contexts are replaced as this statement's snapshot shows them. Where another
 -- update came in between, nothing is found, and the caller runs the statement again.
 seen AS (
@@ -630,17 +834,16 @@ seen AS (
     WHERE m.user_id = $1 AND m.id = $2
 ),
 -- end if
+-- end if
 
 locked AS (
     SELECT m.id
     FROM ltm_memories AS m
     WHERE
-        m.user_id = $1
-        AND m.id = $2
-        AND ltm_is_current(m.expires_at, $3)
-        AND ($4::integer IS NULL OR m.version = $4)
-        AND (m.key IS NOT NULL OR coalesce(length($6::text), 1) > 0)
+        TRUE  -- conditions: expected_memory
+        -- if not distributed
         AND m.version = (SELECT s.version FROM seen AS s)  -- if guarded
+        -- end if
     FOR NO KEY UPDATE
 ),
 
@@ -663,7 +866,19 @@ tagged AS (
         n.tag_name,
         timezone('utc', $3),
         timezone('utc', $3)
-    FROM locked AS l CROSS JOIN unnest($22::text[]) AS n (tag_name)
+    FROM unnest($22::text[]) AS n (tag_name)
+    -- if distributed
+    CROSS JOIN
+        (
+            SELECT m.id
+            FROM ltm_memories AS m
+            WHERE
+                TRUE  -- conditions: expected_memory
+        ) AS l
+    -- end if
+    -- if not distributed
+    CROSS JOIN locked AS l  -- noqa: AL04
+    -- end if
     ON CONFLICT (user_id, memory_id, ltm_lower(tag_name))
     DO UPDATE SET tag_name = excluded.tag_name WHERE t.tag_name <> excluded.tag_name
 ),
@@ -689,10 +904,20 @@ described AS (
         c.confidence,
         timezone('utc', $3)
     FROM
-        locked AS l
-    CROSS JOIN
         unnest($24::text[], $25::text[], $26::text[], $27::double precision[])
             AS c (context_type, context_key, context_value, confidence)
+    -- if distributed
+    CROSS JOIN
+        (
+            SELECT m.id
+            FROM ltm_memories AS m
+            WHERE
+                TRUE  -- conditions: expected_memory
+        ) AS l
+    -- end if
+    -- if not distributed
+    CROSS JOIN locked AS l  -- noqa: AL04
+    -- end if
 ),
 -- end if
 

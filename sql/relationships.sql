@@ -73,21 +73,26 @@ WHERE
 ORDER BY r.strength DESC NULLS FIRST, r.id ASC
 LIMIT 10000;
 
+-- query: both_ends(
+--     user_id bigint, source_memory_id bigint, target_memory_id bigint, now timestamptz
+-- )
+SELECT
+    m.id,
+    m.related_memory_ids
+FROM ltm_memories AS m
+WHERE
+    m.user_id = :user_id
+    AND m.id IN (:source_memory_id, :target_memory_id)
+    AND ltm_is_current(m.expires_at, :now);
+
 -- name: relate(
 --     user_id bigint, source_memory_id bigint, target_memory_id bigint, now timestamptz,
 --     relationship_type varchar, strength double precision, description text
 -- ) :one Relationship
 -- Make a relationship, or give the one that is there this strength and description.
 WITH ends AS (
-    SELECT
-        m.id,
-        m.related_memory_ids
-    FROM ltm_memories AS m
-    WHERE
-        m.user_id = $1
-        AND m.id IN ($2, $3)
-        AND ltm_is_current(m.expires_at, $4)
-    ORDER BY m.id
+    SELECT NULL  -- query: both_ends
+    ORDER BY id
     FOR NO KEY UPDATE
 ),
 
@@ -122,7 +127,18 @@ related AS (
         $6,
         $7,
         timezone('utc', $4::timestamptz)
-    WHERE (SELECT count(*) FROM ends) = 2
+    WHERE
+        TRUE
+        AND (SELECT count(*) FROM ends) = 2  -- if not distributed
+        -- if distributed
+        -- Not what another part has read, which Citus would send to all nodes.
+        AND (
+            SELECT count(*)
+            FROM (
+                SELECT NULL  -- query: both_ends
+            ) AS b
+        ) = 2
+        -- end if
     ON CONFLICT (user_id, source_memory_id, target_memory_id, relationship_type)
     DO UPDATE SET strength = excluded.strength, description = excluded.description
     RETURNING

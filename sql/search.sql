@@ -272,7 +272,8 @@ WHERE
 -- for in other spellings (other_words), frequencies weigh them, and own adds up what a memory holds
 -- itself. The best lend their words to their neighbours in the source (beside, lifted). scored is what
 -- the words find, with its text score. With a vector, nearest is what means most nearly the same (of
--- what is measured), and fused adds up both for the best of each (gathered). What is of the time that was asked for counts twice (timed).
+-- what is measured); the best of both (gathered) borrow from what is beside them in the source (borrowed),
+-- and fused adds up words and meaning. What is of the time that was asked for counts twice (timed).
 -- Then importance lifts it, of equal contents the most important stays, and of the best the last step
 -- reads the whole rows.
 -- needs: embeddings if query_embedding
@@ -339,13 +340,14 @@ known AS MATERIALIZED (
 -- end if
 
 -- The index of words holds the user in each of its keys; another look at all memories of the user
--- would only cost time, hence IS TRUE.
+-- would only cost time, hence IS TRUE. Word by word (OFFSET 0): joined, the planner, which knows no
+-- word, may take reading the whole table once for cheaper.
 found AS MATERIALIZED (
     SELECT
         m.id,
         m.importance_rank,
         m.content_hash,
-        m.source_position IS NOT NULL AND m.source_id IS NOT NULL AS has_place,
+        m.has_place,
         m.search_vector @@ (SELECT n.speakers FROM named AS n) IS TRUE AS is_named,
         a.place,
         a.weight * CASE
@@ -354,13 +356,25 @@ found AS MATERIALIZED (
             ELSE 0.5
         END::double precision AS weight
     FROM asked AS a
-    INNER JOIN ltm_memories AS m
-        ON ltm_search_terms(m.user_id, m.search_vector) @@ a.term
+    CROSS JOIN
+        LATERAL (
+            SELECT
+                m.id,
+                m.importance_rank,
+                m.content_hash,
+                m.source_position IS NOT NULL AND m.source_id IS NOT NULL AS has_place,
+                m.search_vector
+            FROM ltm_memories AS m
+            WHERE
+                (m.user_id = $1) IS TRUE
+                AND m.user_id = $1  -- if distributed
+                AND ltm_search_terms(m.user_id, m.search_vector) @@ a.term
+                AND TRUE  -- conditions: filters
+            OFFSET 0
+        ) AS m
     WHERE
-        (m.user_id = $1) IS TRUE
-        AND m.user_id = $1  -- if distributed
+        TRUE
         AND NOT (SELECT k.is_enough FROM known AS k)  -- if not include_archived
-        AND TRUE  -- conditions: filters
 ),
 
 -- What the user's memories hold instead of a word that none of them holds.
@@ -455,14 +469,14 @@ frequencies AS MATERIALIZED (
 own AS MATERIALIZED (
     SELECT
         h.id,
-        h.importance_rank,
+        max(h.importance_rank) AS importance_rank,
         h.content_hash,
-        h.has_place,
-        CASE WHEN h.is_named THEN 1.6 ELSE 1 END::double precision AS naming,
+        bool_or(h.has_place) AS has_place,
+        CASE WHEN bool_or(h.is_named) THEN 1.6 ELSE 1 END::double precision AS naming,
         sum(h.weight * f.idf) AS score
     FROM held AS h
     INNER JOIN frequencies AS f ON h.place = f.place
-    GROUP BY h.id, h.importance_rank, h.content_hash, h.has_place, h.is_named
+    GROUP BY h.id, h.content_hash
 ),
 
 -- Neighbouring turns of one source lend words to each other: answers follow questions.
@@ -493,7 +507,7 @@ beside AS MATERIALIZED (
         ON
             m.user_id = $1
             AND m.source_id = s.source_id
-            AND m.source_position = s.source_position + o.step
+            AND m.source_position = s.source_position::bigint + o.step
             AND TRUE  -- conditions: filters
 ),
 
@@ -719,7 +733,46 @@ gathered AS MATERIALIZED (
     )
 ),
 
+-- The nearest lend to those beside them in the source what they are nearer than the last of them.
+lending AS MATERIALIZED (
+    SELECT
+        n.id,
+        n.meaning_score - min(n.meaning_score) OVER () AS surplus
+    FROM (
+        SELECT n.* FROM nearest AS n
+        WHERE $6
+        ORDER BY n.meaning_score DESC, n.id DESC
+        LIMIT 50
+    ) AS n
+),
+
+borrowed AS MATERIALIZED (
+    SELECT
+        m.id,
+        max(
+            l.surplus * CASE WHEN m.source_position > s.source_position THEN 0.5 ELSE 0.2 END
+        ) AS meaning_score
+    FROM lending AS l
+    INNER JOIN ltm_memories AS s ON s.user_id = $1 AND l.id = s.id
+    INNER JOIN ltm_memories AS m
+        ON
+            m.user_id = $1
+            AND m.source_id = s.source_id
+            AND m.source_position
+            = any(ARRAY[s.source_position::bigint - 1, s.source_position::bigint + 1])
+    GROUP BY m.id
+),
+
 -- What has no vector yet counts as the last of the nearest.
+meant AS MATERIALIZED (
+    SELECT
+        g.*,
+        coalesce(g.meaning_score, t.least) + coalesce(b.meaning_score, 0) AS nearness
+    FROM gathered AS g
+    LEFT JOIN borrowed AS b ON g.id = b.id
+    CROSS JOIN (SELECT min(n.meaning_score) AS least FROM nearest AS n) AS t
+),
+
 fused AS MATERIALIZED (
     SELECT
         b.id,
@@ -729,14 +782,13 @@ fused AS MATERIALIZED (
         b.neighbour_of,
         b.meaning_score,
         (1 - $10::double precision) * coalesce(b.text_score / t.text_score, 0)
-        + $10 * coalesce(coalesce(b.meaning_score, t.least) / t.meaning_score, 0) AS points
-    FROM gathered AS b
+        + $10 * coalesce(b.nearness / t.nearness, 0) AS points
+    FROM meant AS b
     CROSS JOIN (
         SELECT
             nullif(max(c.text_score), 0) AS text_score,
-            nullif(greatest(max(c.meaning_score), 0), 0) AS meaning_score,
-            (SELECT min(n.meaning_score) FROM nearest AS n) AS least
-        FROM gathered AS c
+            nullif(greatest(max(c.nearness), 0), 0) AS nearness
+        FROM meant AS c
     ) AS t
 ),
 -- end if

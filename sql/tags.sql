@@ -13,6 +13,14 @@ SELECT
     ) AS tags
 FROM ltm_memories AS m;
 
+-- conditions: current_memory(user_id bigint, memory_id bigint, now timestamptz)
+SELECT m.id
+FROM ltm_memories AS m
+WHERE
+    m.user_id = :user_id
+    AND m.id = :memory_id
+    AND ltm_is_current(m.expires_at, :now);
+
 -- name: add_tags(
 --     user_id bigint, memory_id bigint, now timestamptz, tag_names text[], tag_category varchar,
 --     tag_importance double precision, tag_confidence double precision
@@ -21,7 +29,8 @@ FROM ltm_memories AS m;
 WITH locked AS (
     SELECT m.id
     FROM ltm_memories AS m
-    WHERE m.user_id = $1 AND m.id = $2 AND ltm_is_current(m.expires_at, $3)
+    WHERE
+        TRUE  -- conditions: current_memory
     FOR NO KEY UPDATE
 ),
 
@@ -39,7 +48,20 @@ tagged AS (
         coalesce($7::double precision, 1),
         timezone('utc', $3),
         timezone('utc', $3)
-    FROM locked AS l CROSS JOIN unnest($4::text[]) AS n (tag_name)
+    FROM unnest($4::text[]) AS n (tag_name)
+    -- if distributed
+    -- Not what another part has read, which Citus would send to all nodes.
+    CROSS JOIN
+        (
+            SELECT m.id
+            FROM ltm_memories AS m
+            WHERE
+                TRUE  -- conditions: current_memory
+        ) AS l
+    -- end if
+    -- if not distributed
+    CROSS JOIN locked AS l  -- noqa: AL04
+    -- end if
     ON CONFLICT (user_id, memory_id, ltm_lower(tag_name))
     DO UPDATE SET
         tag_category = coalesce($5, t.tag_category),

@@ -425,7 +425,7 @@ def _children(data: Path) -> list[int]:
     return found
 
 
-def mortal(dsn: str) -> Iterator[Mortal]:
+def mortal(dsn: str, settings: str = "") -> Iterator[Mortal]:
     """A new server with the programs of the one of this DSN, where those are here."""
     with psycopg.connect(dsn) as connection:
         (row,) = connection.execute("SELECT setting FROM pg_config WHERE name = 'BINDIR'")
@@ -437,6 +437,8 @@ def mortal(dsn: str) -> Iterator[Mortal]:
         owner = files.stat()
         run = _programs(programs, directory, owner.st_uid, owner.st_gid)
         run("initdb", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8", "-N")
+        with (directory / "pg" / "postgresql.conf").open("a") as file:
+            file.write(settings)
         server = Mortal(directory, run)
         server.start()
         try:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -222,24 +223,53 @@ async def test_a_database_that_was_rolled_back_is_adopted_too(old, empty):
     assert migrate.status(empty) == (migration_ids(), [], [])
 
 
+class Stopped(BaseException):
+    """Ends a run; to the server it is as if the process had been killed."""
+
+
+def stop_at(patch: pytest.MonkeyPatch, step: str) -> None:
+    done, move = session.Adoption.done, progress.Bar.move
+
+    def stopped(adoption, name):
+        done(adoption, name)
+        if name == step:
+            raise Stopped
+
+    def stopped_inside(bar, steps):
+        move(bar, steps)
+        if step == "copying" and bar._done > 20:
+            raise Stopped
+
+    patch.setattr(session.Adoption, "done", stopped)
+    patch.setattr(progress.Bar, "move", stopped_inside)
+
+
 @pytest.mark.parametrize("shape", ["L1", "L2"])
-async def test_what_is_written_between_the_steps_is_there_in_the_end(
-    shape, old, empty, monkeypatch
+async def test_a_run_stopped_at_every_step_is_continued_with_what_was_written(
+    shape, old, empty, fresh_catalog, monkeypatch
 ):
-    """A twin that nobody adopts gets the same rows and the same writes."""
+    """Stopped before the step's transaction commits; at the last step after all is done.
+
+    A twin that nobody adopts gets the same rows and the same writes.
+    """
     small_batches(monkeypatch, 7)
     await old.execute("CREATE SCHEMA twin")
     twin = await asyncpg.connect(empty, server_settings={"search_path": "twin"})
     for connection in (old, twin):
         await connection.execute(SHAPES[shape])
         await originals.fill(connection)
-    for number, step in enumerate(list(adopt.STEPS)):
+    steps = list(adopt.STEPS)
+    steps.insert(steps.index("copy_rows"), "copying")
+    for number, step in enumerate(steps):
         with pytest.MonkeyPatch.context() as patch:
-            run_up_to(patch, step)
-            migrate.apply(empty)
+            stop_at(patch, step)
+            with pytest.raises(Stopped):
+                migrate.apply(empty)
         for connection in (old, twin):
             await old_writes(connection, number)
     assert migrate.apply(empty) == []
+    assert await catalog(old) == fresh_catalog
+    assert not await old.fetchval("SELECT to_regclass('ltm_memories_adoption_id')")
     ours = await everything(old)
     theirs = {table: await rows(old, table, "twin") for table in originals.TABLES}
     await twin.close()
@@ -264,48 +294,6 @@ async def test_what_is_written_between_the_steps_is_there_in_the_end(
     assert await old.fetchval("SELECT bool_and(convalidated) FROM pg_constraint")
 
 
-class Stopped(BaseException):
-    """Ends a run; to the server it is as if the process had been killed."""
-
-
-def stop_at(patch: pytest.MonkeyPatch, step: str) -> None:
-    done, move = session.Adoption.done, progress.Bar.move
-
-    def stopped(adoption, name):
-        done(adoption, name)
-        if name == step:
-            raise Stopped
-
-    def stopped_inside(bar, steps):
-        move(bar, steps)
-        if step == "copying" and bar._done > 20:
-            raise Stopped
-
-    patch.setattr(session.Adoption, "done", stopped)
-    patch.setattr(progress.Bar, "move", stopped_inside)
-
-
-@pytest.mark.parametrize("step", [*adopt.STEPS, "copying"])
-async def test_a_run_stopped_at_a_step_is_continued(step, old, empty, fresh_catalog):
-    """Stopped before the step's transaction commits; at the last step after all is done."""
-    await old.execute(originals.level_1())
-    await originals.fill(old)
-    before = await everything(old)
-    with pytest.MonkeyPatch.context() as patch:
-        small_batches(patch, 7)
-        stop_at(patch, step)
-        with pytest.raises(Stopped):
-            migrate.apply(empty)
-    await old_writes(old, 7)
-    migrate.apply(empty)
-    after = await everything(old)
-    assert set(after["ltm_memories"]) == {*before["ltm_memories"], 61} - {27}
-    assert await catalog(old) == fresh_catalog
-    tags = [row["tag_name"] for row in after["ltm_memory_tags"].values() if row["memory_id"] == 61]
-    assert "tea" in tags
-    assert not await old.fetchval("SELECT to_regclass('ltm_memories_adoption_id')")
-
-
 async def test_a_run_killed_while_it_copies_is_continued(old, empty):
     await old.execute(originals.level_1())
     await originals.fill(old)
@@ -327,47 +315,67 @@ migrate.apply(sys.argv[1])
 """
 
 
-STRANGE = {
-    "ALTER TABLE ltm_memories ADD COLUMN embedding text": "the column ltm_memories.embedding",
-    "ALTER TABLE ltm_memories ALTER tags TYPE integer USING 1": "ltm_memories.tags is of the type",
-    "CREATE VIEW recent AS SELECT id FROM ltm_memories": "recent reads ltm_memories",
-    "CREATE TABLE notes (m integer REFERENCES ltm_memories (id))": "notes_m_fkey of notes leads to",
-    "CREATE TABLE keep (m ltm_memories)": "the column keep.m holds rows of ltm_memories",
-    "CREATE FUNCTION all_of() RETURNS SETOF ltm_memories LANGUAGE sql AS "
-    "'SELECT * FROM ltm_memories'": "the function all_of() speaks of rows of ltm_memories",
-    "CREATE TABLE notes (id bigint DEFAULT nextval('ltm_memories_id_seq'))": "notes takes numbers",
-    "ALTER TABLE ltm_memories ALTER created_at TYPE timestamptz": "created_at is of the type",
-    "CREATE TABLE ltm_external_users (id integer)": "public.ltm_external_users is in the way",
-    "CREATE SCHEMA ltm_next": "the schema ltm_next is in the way",
-    "ALTER TABLE ltm_memories ENABLE ROW LEVEL SECURITY": "has row level security",
-    "CREATE PUBLICATION p FOR TABLE ltm_memories": "ltm_memories is in the publication p",
-    "GRANT SELECT (id) ON ltm_memories TO public": "has rights on single columns",
-    "CREATE TRIGGER t AFTER INSERT ON ltm_memories FOR EACH ROW EXECUTE FUNCTION "
-    "suppress_redundant_updates_trigger()": "the trigger t stands on ltm_memories",
-    "CREATE TABLE more () INHERITS (ltm_memories)": "ltm_memories inherits or is inherited",
-    "ALTER TABLE ltm_memories DROP COLUMN content": "ltm_memories has no column content",
-    "ALTER TABLE ltm_memories DROP CONSTRAINT ltm_memories_pkey; "
-    "UPDATE ltm_memories SET id = 7": "several rows of ltm_memories have the id 7",
-    "ALTER TABLE ltm_memories DROP CONSTRAINT ltm_memories_user_id_fkey; "
-    "UPDATE ltm_memories SET user_id = -1": "has no user_id, or a negative number",
-    "CREATE SEQUENCE ltm_contexts_id_seq": "public.ltm_contexts_id_seq is in the way",
-    "CREATE INDEX ltm_memories_id_idx ON users (id)": "public.ltm_memories_id_idx is in the way",
-    "CREATE TYPE ltm_contexts AS ENUM ()": "the type public.ltm_contexts is in the way",
-    "CREATE FUNCTION ltm_dynamic_importance(integer, timestamptz) RETURNS integer LANGUAGE sql AS "
-    "'SELECT 1'": "the function public.ltm_dynamic_importance(integer,timestamp with",
+STRANGE = {  # what makes it, and what the refusal says; all that one look finds is said at once
+    "of the tables": {
+        "ALTER TABLE ltm_memories ADD COLUMN embedding text": "the column ltm_memories.embedding",
+        "ALTER TABLE ltm_memories ALTER context TYPE integer USING 1": "context is of the type",
+        "ALTER TABLE ltm_memories DROP COLUMN content": "ltm_memories has no column content",
+        "CREATE TABLE keep (m ltm_contexts)": "the column keep.m holds rows of ltm_contexts",
+        "CREATE FUNCTION all_of() RETURNS SETOF ltm_memories LANGUAGE sql AS "
+        "'SELECT * FROM ltm_memories'": "the function all_of() speaks of rows of ltm_memories",
+        "CREATE TABLE other (id bigint DEFAULT nextval('ltm_memories_id_seq'))": "other takes num",
+        "CREATE TABLE ltm_external_users (id integer)": "public.ltm_external_users is in the way",
+        "CREATE SCHEMA ltm_next": "the schema ltm_next is in the way",
+    },
+    "of the rows": {
+        "ALTER TABLE ltm_memories DROP CONSTRAINT ltm_memories_pkey CASCADE; "
+        "UPDATE ltm_memories SET id = 7 WHERE id < 7": "several rows of ltm_memories have the id 7",
+        "ALTER TABLE ltm_memories DROP CONSTRAINT ltm_memories_user_id_fkey; "
+        "UPDATE ltm_memories SET user_id = -1 WHERE id = 9": "has no user_id, or a negative number",
+        "UPDATE ltm_memory_tags SET id = -1 WHERE memory_id = 3": "ltm_memory_tags has no id, or",
+    },
+    "of the names": {
+        "CREATE INDEX ltm_memories_id_idx ON users (id)": "public.ltm_memories_id_idx is in",
+        "DROP TABLE ltm_memory_access; CREATE SEQUENCE ltm_memory_access_id_seq": (
+            "public.ltm_memory_access_id_seq is in the way"
+        ),
+        "CREATE TYPE ltm_memory_access AS ENUM ()": "type public.ltm_memory_access is in the way",
+        "CREATE FUNCTION ltm_dynamic_importance(integer, timestamptz) RETURNS integer LANGUAGE sql "
+        "AS 'SELECT 1'": "the function public.ltm_dynamic_importance(integer,timestamp with",
+    },
 }
 
 
-@pytest.mark.parametrize("change", list(STRANGE), ids=range(len(STRANGE)))
-async def test_what_is_not_the_originals_is_refused_before_anything_changes(change, old, empty):
-    await old.execute(originals.L0)
+@pytest.mark.parametrize("kind", STRANGE)
+async def test_what_is_not_the_originals_is_refused_before_anything_changes(kind, old, empty):
+    await old.execute(originals.level_1())
     await originals.fill(old, 9)
-    await old.execute(change)
+    for change in STRANGE[kind]:
+        await old.execute(change)
     before = await old.fetch("SELECT oid, relname, relnamespace FROM pg_class ORDER BY oid")
     with pytest.raises(migrate.MigrationFailed, match="cannot be adopted") as caught:
         migrate.apply(empty)
-    assert STRANGE[change] in str(caught.value)
+    for words in STRANGE[kind].values():
+        assert words in str(caught.value)
     assert await old.fetch("SELECT oid, relname, relnamespace FROM pg_class ORDER BY oid") == before
+
+
+@pytest.mark.parametrize("name", ['My "App"', "it's", "back\\slash"])
+async def test_a_schema_with_a_quote_in_its_name_is_refused_before_anything_is_made(
+    name, old, empty
+):
+    quoted = '"' + name.replace('"', '""') + '"'
+    database = await old.fetchval("SELECT current_database()")
+    await old.execute(f"CREATE SCHEMA {quoted}; SET search_path = {quoted}")
+    await old.execute(originals.L0)
+    await originals.fill(old, 9)
+    await old.execute(f"ALTER DATABASE {database} SET search_path = {quoted}")
+    before = await old.fetch("SELECT oid FROM pg_class ORDER BY oid")
+    with pytest.raises(migrate.MigrationFailed, match="cannot be adopted") as caught:
+        migrate.apply(empty)
+    told = f"the name of the schema {name} has a quote or a backslash in it (rename it)"
+    assert told in str(caught.value)
+    assert await old.fetch("SELECT oid FROM pg_class ORDER BY oid") == before
 
 
 RIGHTS = {
@@ -399,11 +407,15 @@ async def test_rights_that_are_missing_are_told_before_anything_changes(rights, 
                 await old.execute(f"DROP ROLE {role}")
 
 
-async def test_an_id_at_the_end_of_an_integer_does_not_end_the_others(old, empty):
+async def test_an_id_at_the_end_of_an_integer_and_functions_of_others_stay_where_they_are(
+    old, empty
+):
     await old.execute(originals.level_1())
     await originals.fill(old)
     await old.execute(
-        "INSERT INTO ltm_memories (id, user_id, content, tags) VALUES (2147483647, 1, 'last', '[]')"
+        "INSERT INTO ltm_memories (id, user_id, content, tags) "
+        "VALUES (2147483647, 1, 'last', '[]');"
+        "CREATE FUNCTION ltm_cleanup() RETURNS integer LANGUAGE sql AS 'SELECT 7'"
     )
     insert = "INSERT INTO ltm_memories (user_id, content, tags) VALUES (1, 'x', '[]') RETURNING id"
     assert await old.fetchval(insert) == 61
@@ -412,14 +424,6 @@ async def test_an_id_at_the_end_of_an_integer_does_not_end_the_others(old, empty
     migrate.rollback(empty, everything=True)
     assert await old.fetchval(insert) == 63
     assert await old.fetchval("SELECT count(*) FROM ltm_memories") == 64
-
-
-async def test_functions_of_others_stay_where_they_are(old, empty):
-    await old.execute(originals.L0)
-    await originals.fill(old, 9)
-    await old.execute("CREATE FUNCTION ltm_cleanup() RETURNS integer LANGUAGE sql AS 'SELECT 7'")
-    migrate.apply(empty)
-    migrate.rollback(empty, everything=True)
     assert await old.fetchval("SELECT ltm_cleanup()") == 7
 
 
@@ -435,17 +439,6 @@ async def test_the_way_back_to_ids_that_are_always_generated(old, empty):
     migrate.rollback(empty, everything=True)
     contents = await old.fetch("SELECT id, content FROM ltm_memories ORDER BY id")
     assert [tuple(row) for row in contents] == [(1, "x"), (2, "y")]
-
-
-async def test_what_nobody_knows_of_a_context_stays_as_it_was(old, empty):
-    await old.execute(originals.level_1())
-    await originals.fill(old, 3)
-    text = '{"weather": "sunny", "confidence": 0.5, "spatial": {"city": "Linz", "planet": "Mars"}}'
-    await old.execute("UPDATE ltm_memories SET context_data = $1::jsonb WHERE id = 2", text)
-    migrate.apply(empty)
-    migrate.optional(empty, "finish_adoption")
-    found = await old.fetchval("SELECT context_data::text FROM ltm_memories WHERE id = 2")
-    assert json.loads(found) == json.loads(text)
 
 
 async def test_tables_behind_another_schema_are_not_shadowed(old, empty):
@@ -576,7 +569,7 @@ async def test_the_way_back_returns_the_originals_values_and_what_was_written_si
     migrate.apply(empty)
     changed = min(id_ for id_, row in before["ltm_memories"].items() if row["tags"] == "a,b")
     await old.execute("UPDATE ltm_memories SET access_count = 77 WHERE id = $1", changed)
-    await old.execute("DELETE FROM ltm_memories WHERE id = 4")
+    await old.execute("DELETE FROM ltm_memories WHERE id IN (8, 14)")  # 8 leads to 18, 4 to 14
     await old.execute("DELETE FROM ltm_memory_tags WHERE memory_id = 6 AND tag_name = 'tea'")
     async with connect(empty, access_tracking="off") as db:
         ours = await add_memory(
@@ -594,9 +587,9 @@ async def test_the_way_back_returns_the_originals_values_and_what_was_written_si
     migrate.rollback(empty, everything=True)
 
     after = await everything(old)
-    assert set(after["ltm_memories"]) == {*before["ltm_memories"], ours.id} - {4}
+    assert set(after["ltm_memories"]) == {*before["ltm_memories"], ours.id} - {8, 14}
     for id_, row in before["ltm_memories"].items():
-        if id_ != 4:
+        if id_ not in (8, 14):
             changes = {"access_count": 77} if id_ == changed else {}
             assert differences(row, after["ltm_memories"][id_]) == changes
     assert after["ltm_memories"][ours.id]["content"] == "Ours, with all that belongs to it"
@@ -611,7 +604,7 @@ async def test_the_way_back_returns_the_originals_values_and_what_was_written_si
         assert kept == {
             i: r
             for i, r in before[table].items()
-            if 4 not in (r[key], r.get("target_memory_id"))
+            if not {8, 14} & {r[key], r.get("target_memory_id")}
             and not (table == "ltm_memory_tags" and (r[key], r["tag_name"]) == (6, "tea"))
         }
         added = [r[key] for i, r in after[table].items() if i not in before[table]]
@@ -691,6 +684,8 @@ async def test_the_end_drops_and_reports_what_the_original_program_left_behind(
     """Before and between the last look and the lock; all checks of health find nothing then."""
     await old.execute(originals.level_1())
     await originals.fill(old)
+    unknown = '{"weather": "sunny", "confidence": 0.5, "spatial": {"city": "Linz", "x": 1}}'
+    await old.execute("UPDATE ltm_memories SET context_data = $1::jsonb WHERE id = 2", unknown)
     migrate.apply(empty)
     await old.execute(
         "UPDATE ltm_memories SET parent_memory_id = NULL;"
@@ -723,6 +718,8 @@ async def test_the_end_drops_and_reports_what_the_original_program_left_behind(
     monkeypatch.setattr(migrate, "run_optional", late)
     migrate.optional(empty, "finish_adoption")
     assert await check_health(old) == []
+    found = await old.fetchval("SELECT context_data::text FROM ltm_memories WHERE id = 2")
+    assert json.loads(found) == json.loads(unknown)
     kept = await old.fetch(
         "SELECT id, related_memory_ids::text, jsonb_array_length(tags) FROM ltm_memories "
         "WHERE id IN (11, 13, 17, 22, 23, 25) ORDER BY id"
@@ -782,6 +779,19 @@ async def test_an_end_without_room_says_what_frees_it(old, empty):
     assert any("of room are needed beside the" in line for line in lines)
     migrate.rollback(empty, everything=True)
     assert await fingerprint(old) == before
+
+
+async def test_no_more_room_is_taken_than_was_said_before(old, empty):
+    await old.execute(originals.level_1())
+    await originals.fill(old, 300)
+    taken = "SELECT pg_database_size(current_database()), pg_current_wal_insert_lsn()::text"
+    size, position = await old.fetchrow(taken)
+    lines: list[str] = []
+    migrate.apply(empty, lines.append)
+    new_size, new_position = await old.fetchrow(taken)
+    log = await old.fetchval("SELECT $1::text::pg_lsn - $2::text::pg_lsn", new_position, position)
+    (said,) = re.findall(r"ltm_memories: (\d+) MB of room are needed", lines[0])
+    assert new_size - size + log <= int(said) * 1_000_000 <= 3 * (new_size - size + log)
 
 
 async def test_tables_that_are_adopted_are_not_emptied_at_once(old, empty):

@@ -7,10 +7,12 @@ import asyncpg
 import pytest
 
 from ltm_store import add_memory, check_health, connect, migrate
+from ltm_store.migrate.adoption import session
 from tests import originals
 from tests.catalog import fingerprint
 from tests.conftest import EMPTY, created
 from tests.old_program import DETAILS
+from tests.test_adopt import run_up_to
 
 ROLE = "ltm_test_operator"
 CARRIED = {  # what makes it, and what is true where it is
@@ -227,9 +229,9 @@ async def plans(connection: asyncpg.Connection) -> list[str]:
     return ["\n".join(row[0] for row in plan) for plan in found]
 
 
-async def script(connection: asyncpg.Connection) -> str:
+async def script(connection: asyncpg.Connection, schema: str = "public") -> str:
     found = await connection.fetch(
-        "SELECT original FROM ltm_adoption_report WHERE row_id IS NULL ORDER BY id"
+        f"SELECT original FROM {schema}.ltm_adoption_report WHERE row_id IS NULL ORDER BY id"
     )
     return "".join(f"{row[0]};\n" for row in found)
 
@@ -332,8 +334,12 @@ async def refusal(admin: asyncpg.Connection, server: str) -> AsyncIterator[str]:
         await old.execute(originals.level_1())
         for make, _ in REFUSED.values():
             await old.execute(make)
+        before = await old.fetch("SELECT oid, relname, relnamespace FROM pg_class ORDER BY oid")
         with pytest.raises(migrate.MigrationFailed) as caught:
             migrate.apply(dsn)
+        assert before == await old.fetch(
+            "SELECT oid, relname, relnamespace FROM pg_class ORDER BY oid"
+        )
         yield str(caught.value)
         await old.close()
 
@@ -341,3 +347,103 @@ async def refusal(admin: asyncpg.Connection, server: str) -> AsyncIterator[str]:
 @pytest.mark.parametrize("kind", REFUSED)
 def test_what_cannot_be_adopted_is_refused_with_what_helps(kind, refusal):
     assert REFUSED[kind][1] in refusal
+
+
+async def swap(connection: asyncpg.Connection, first: int, second: int) -> None:
+    """Let two memories change their contents, which are unique."""
+    found = await connection.fetch("SELECT id, content FROM ltm_memories")
+    contents = {row["id"]: row["content"] for row in found}
+    for id_, content in (
+        (first, "between"),
+        (second, contents[first]),
+        (first, contents[second]),
+    ):
+        await connection.execute("UPDATE ltm_memories SET content = $2 WHERE id = $1", id_, content)
+
+
+async def of_memories(connection: asyncpg.Connection) -> list[tuple[object, ...]]:
+    """Contents and tags that somebody wrote."""
+    found = await connection.fetch(
+        "SELECT m.id, m.content, t.tag_name FROM ltm_memories AS m "
+        "LEFT JOIN ltm_memory_tags AS t ON t.memory_id = m.id AND t.tag_category = 'drinks' "
+        "ORDER BY m.id, t.id"
+    )
+    return [tuple(row) for row in found]
+
+
+@pytest.mark.parametrize("rows", [1, 1000])
+async def test_unique_values_that_change_places_are_carried_over_and_back(rows, empty, monkeypatch):
+    """Also where a batch ends between the two, and where one row is gone."""
+    monkeypatch.setattr(session, "BATCH_ROWS", rows)
+    monkeypatch.setattr(session, "CHANGES_LEFT_BEFORE_LOCK", 0)
+    old = await asyncpg.connect(empty)
+    await old.execute(originals.level_1())
+    await originals.fill(old, 9)
+    await old.execute(
+        "ALTER TABLE ltm_memories ADD CONSTRAINT one UNIQUE (content);"
+        "UPDATE ltm_memory_tags SET tag_name = 'Thee' WHERE memory_id = 3"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        run_up_to(patch, "carry_objects")
+        migrate.apply(empty)
+    await swap(old, 1, 2)
+    await old.execute("UPDATE ltm_memory_tags SET memory_id = 8 WHERE memory_id = 3")
+    before = await of_memories(old)
+    migrate.apply(empty)
+    assert await of_memories(old) == before
+    await swap(old, 2, 3)
+    freed = await old.fetchval("DELETE FROM ltm_memories WHERE id = 1 RETURNING content")
+    await old.execute("UPDATE ltm_memories SET content = $1 WHERE id = 4", freed)
+    await old.execute("UPDATE ltm_memory_tags SET memory_id = 3 WHERE tag_name = 'Thee'")
+    before = await of_memories(old)
+    migrate.rollback(empty, everything=True)
+    assert await of_memories(old) == before
+    await old.close()
+
+
+LATE = {  # what makes it, and what the old tables take but ours could not carry over then
+    "check": (
+        "ALTER TABLE ltm_memory_tags ADD CONSTRAINT small CHECK (tag_name <> 'Tea')",
+        "UPDATE ltm_memories SET tags = '[\"Tea\"]' WHERE id = 1",
+    ),
+    "unique index": (
+        "CREATE UNIQUE INDEX one ON ltm_memories (archive_reason, confidence_score)",
+        "UPDATE ltm_memories SET archive_reason = 'x', confidence_score = 5 + id WHERE id < 3",
+    ),
+    "not null": (
+        "ALTER TABLE ltm_memories ALTER created_at SET NOT NULL",
+        "UPDATE ltm_memories SET created_at = 'infinity' WHERE id = 1",
+    ),
+}
+
+
+async def test_an_object_that_a_later_row_contradicts_becomes_a_part_of_the_script(empty):
+    old = await asyncpg.connect(empty)
+    await old.execute(originals.level_1())
+    await originals.fill(old, 9)
+    await old.execute("UPDATE ltm_memories SET tags = '[]'")
+    for make, _ in LATE.values():
+        await old.execute(make)
+    await old.execute(
+        "ALTER TABLE ltm_contexts ADD CONSTRAINT once UNIQUE (memory_id, context_type, context_key)"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        run_up_to(patch, "compare")
+        migrate.apply(empty)
+    assert await script(old, "ltm_next") == ""
+    for _, write in LATE.values():
+        await old.execute(write)
+    await old.execute(
+        'UPDATE ltm_memories SET context_data = \'{"custom_contexts": [{"context_type": "a"}, '
+        '{"context_type": "a"}]}\' WHERE id = 1'
+    )
+    migrate.apply(empty)
+    told = await script(old)
+    assert len(told.splitlines()) == len(LATE)
+    for part in ("CONSTRAINT small CHECK", "UNIQUE INDEX one", "created_at SET NOT NULL"):
+        assert part in told
+    kept = await old.fetch(
+        "SELECT tags::text, created_at, archive_reason FROM ltm_memories WHERE id = 1"
+    )
+    assert [tuple(row) for row in kept] == [('["Tea"]', None, "x")]
+    await old.close()

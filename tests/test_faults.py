@@ -80,7 +80,7 @@ async def test_a_cancelled_call_leaves_no_transaction_behind(dsn):
     """The connection is known to be clean or is thrown away, wherever the call is cancelled."""
     async with connect(dsn, max_size=1, access_tracking="off") as db:
         await add_memories(db, 1, [{"content": f"note {n}"} for n in range(30)])
-        for n in range(250):
+        for n in range(75):
             task = asyncio.ensure_future(search_memories(db, 1, f"note {n}"))
             for _ in range(n % 25):
                 await asyncio.sleep(0)

@@ -1,6 +1,7 @@
 """Namespaces and keys: memories under names of the caller's own."""
 
 import asyncio
+import json
 import logging
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,10 +15,12 @@ from ltm_store import (
     InvalidArgument,
     InvalidMemory,
     Memory,
+    NewMemory,
     add_memories,
     add_memory,
     archive_memory,
     connect,
+    count_memories,
     delete_by_key,
     forget_user,
     get_by_key,
@@ -26,7 +29,9 @@ from ltm_store import (
     get_memory,
     get_relationships,
     list_namespaces,
+    put_memories,
     put_memory,
+    record_access,
     rename_key,
     search_memories,
     update_memory,
@@ -173,7 +178,7 @@ async def test_a_put_takes_the_place_of_an_expired_memory(conn):
     assert (await put_memory(conn, 1, "k", "z")).id == new.id
 
 
-ROUNDS = 10
+ROUNDS, WRITERS = 10, 16  # a thousand puts are in tests/soak/pairs.py
 
 
 async def put_of(db: Database, task: int, turn: int) -> Memory:
@@ -198,8 +203,19 @@ async def assert_whole(conn: asyncpg.Connection, memory: Memory) -> None:
     assert {t["tag_name"] for t in tags if t["memory_id"] == memory.id} == set(memory.tags)
     assert memory.enhanced_context is not None
     assert memory.content in memory.enhanced_context.extra
-    described = {c["context_key"] for c in await rows(conn, "ltm_contexts")}
+    contexts = await rows(conn, "ltm_contexts")
+    described = {c["context_key"] for c in contexts if c["memory_id"] == memory.id}
     assert described == set(memory.enhanced_context.extra)
+
+
+async def put_by_many(db: Database, conn: asyncpg.Connection, turn: int, before: int) -> int:
+    """Put by many writers at once, and look that the last one's is whole; how many were created."""
+    made = await asyncio.gather(*(put_of(db, task, turn) for task in range(WRITERS)))
+    memory = await get_by_key(conn, 1, "k")
+    assert memory is not None
+    assert memory.version == before + WRITERS * (turn + 1)
+    await assert_whole(conn, memory)
+    return sum(memory.outcome == "created" for memory in made)
 
 
 @pytest.mark.parametrize("holder", ["none", "archived", "expired"])
@@ -218,13 +234,8 @@ async def test_puts_of_many_writers_follow_one_another_whole(db, caplog, holder)
     async with db.transaction() as conn:
         for turn in range(ROUNDS):
             caplog.clear()
-            made = await asyncio.gather(*(put_of(db, task, turn) for task in range(16)))
-            assert len(caplog.records) <= 3 * 16
-            created += sum(memory.outcome == "created" for memory in made)
-            memory = await get_by_key(conn, 1, "k")
-            assert memory is not None
-            assert memory.version == before + 16 * (turn + 1)
-            await assert_whole(conn, memory)
+            created += await put_by_many(db, conn, turn, before)
+            assert len(caplog.records) <= 3 * WRITERS + 1  # the last is the look at it
         assert created == (holder != "archived")
         assert await conn.fetch("SELECT * FROM ltm_health") == []
 
@@ -247,6 +258,204 @@ async def test_a_put_for_a_user_who_was_forgotten_gets_a_new_number(db, dsn):
         first = await put_memory(db, "ann", "k", "x")
         await forget_user(other, "ann")
         second = await put_memory(db, "ann", "k", "y")
+    assert (second.outcome, second.user_id != first.user_id) == ("created", True)
+
+
+def puts(other: int) -> list[dict[str, Any]]:
+    """Puts of every shape: of new keys and of those that `held_by` has."""
+    full = {
+        "tags": ["B", "c", "née"],
+        "importance_score": 9,
+        "confidence_score": 0.5,
+        "context": "free",
+        "enhanced_context": {"spatial": {"city": "Wien"}, "extra": {"n": [1, None]}},
+        "memory_type": "fact",
+        "category": "c",
+        "source_type": "import",
+        "source_id": "s",
+        "source_position": 3,
+        "created_by": "me",
+        "metadata": {"a": {"b": [1, 2]}},
+        "related_memory_ids": [other],
+        "parent_memory_id": other,
+        "created_at": PAST,
+        "expires_at": datetime(2400, 1, 1, tzinfo=UTC),
+    }
+    return [
+        {"key": "new", "content": "plain"},
+        {"key": "new", "namespace": ("a", "b"), "content": "", **full},
+        {"key": "slides", "content": "x", "expires_after": timedelta(minutes=1)},
+        {"key": "held", "content": "all", **full},
+        {"key": "kept", "content": "kept as it was"},
+        {"key": "bare", "content": "tags", "tags": ["x"], "related_memory_ids": [other]},
+        {"key": "archived", "content": "restored"},
+        {"key": "expired", "content": "born again", "tags": ["t"]},
+    ]
+
+
+async def held_by(conn: asyncpg.Connection, user: int | str) -> int:
+    other = (await add_memory(conn, user, "other")).id
+    held: dict[str, Any] = {
+        "tags": ["a", "b"],
+        "metadata": {"old": 1},
+        "enhanced_context": {"spatial": {"city": "Graz"}, "social": {"mood": "good"}},
+        "idempotency_key": "i",
+        "expires_after": timedelta(days=1),
+        "related_memory_ids": [other],
+    }
+    first = await put_memory(conn, user, "held", "old", **held)
+    await add_memory(conn, user, "child", parent_memory_id=first.id)
+    await record_access(conn, user, [first.id])
+    await put_memory(
+        conn, user, "kept", "kept as it was", tags=["a"], category="c", related_memory_ids=[other]
+    )
+    await put_memory(conn, user, "bare", "old")
+    archived = await put_memory(conn, user, "archived", "old", tags=["a"])
+    await archive_memory(conn, user, archived.id, reason="why")
+    await add_memory(conn, user, "old", key="expired", expires_at=PAST, tags=["gone"])
+    return other
+
+
+async def pictured(conn: asyncpg.Connection, user: int) -> list[dict[str, object]]:
+    """All rows of a user, with names in the place of ids, and without moments of now."""
+    names = {
+        row["id"]: f"{row['namespace']} {row['key']} {row['content']}"
+        for row in await rows(conn, "ltm_memories")
+    }
+    found = []
+    for table in ("ltm_memories", "ltm_memory_tags", "ltm_contexts", "ltm_memory_relationships"):
+        for row in await rows(conn, table):
+            if row.pop("user_id") != user:
+                continue
+            own = row.pop("id")
+            row["name"] = names.get(own) if table == "ltm_memories" else None
+            for column, value in row.items():
+                if isinstance(value, datetime) and 2020 < value.year < 2400:
+                    row[column] = "now"
+                elif column.endswith("memory_id") and value is not None:
+                    row[column] = names[value]
+            if row.get("related_memory_ids"):
+                ids = json.loads(row["related_memory_ids"]) or []
+                row["related_memory_ids"] = [names[number] for number in ids]
+            found.append(row)
+    return sorted(found, key=repr)
+
+
+@pytest.mark.parametrize("users", [(1, 2), ("ann", "bob")])
+async def test_puts_together_store_what_each_stores_alone(conn, users):
+    alone, together = users
+    other = await held_by(conn, alone)
+    one_by_one = [
+        await put_memory(conn, alone, put.pop("key"), put.pop("content"), **put)
+        for put in puts(other)
+    ]
+    other = await held_by(conn, together)
+    made = await put_memories(conn, together, puts(other))
+
+    assert [m.model_dump(include=PLAIN) for m in made] == [
+        m.model_dump(include=PLAIN) for m in one_by_one
+    ]
+    assert [m.model_copy(update={"outcome": None, "duplicate_of": None}) for m in made] == [
+        await get_memory(conn, together, m.id) for m in made
+    ]
+    numbers = one_by_one[0].user_id, made[0].user_id
+    assert await pictured(conn, numbers[0]) == await pictured(conn, numbers[1])
+    assert await conn.fetch("SELECT * FROM ltm_health") == []
+
+
+PLAIN = {
+    *("content", "tags", "importance_rank", "memory_type", "category", "metadata", "context"),
+    *("enhanced_context", "source_id", "version", "outcome", "key", "namespace", "access_count"),
+    *("is_archived", "archive_reason", "expires_after", "idempotency_key"),
+}
+
+
+async def test_of_puts_together_the_last_of_a_key_counts_in_the_order_given(conn, caplog):
+    caplog.set_level(logging.DEBUG, "ltm_store.statements")
+    await put_memory(conn, 1, "b", "old")
+    caplog.clear()
+    given: list[NewMemory | dict[str, object]] = [
+        {"key": "c", "content": "first"},
+        {"key": "b", "content": "1"},
+        NewMemory(key="c", content="2"),
+        {"key": "c", "content": "other", "namespace": "n"},
+        {"key": "a", "content": "3"},
+    ]
+    made = await put_memories(conn, 1, iter(given))
+    assert len(caplog.records) == 1
+    assert [m.content for m in made] == ["2", "1", "2", "other", "3"]
+    assert [m.version for m in made] == [1, 2, 1, 1, 1]
+    newest = [m.content for m in await search_memories(conn, 1, order="modified")]
+    assert newest == ["3", "other", "2", "1"]
+    assert await put_memories(conn, 1, []) == []
+
+
+@pytest.mark.parametrize(
+    ("field", "refused"),
+    [
+        ("key", {"key": None}),
+        ("key", {"key": "x" * 256}),
+        ("tags", {"tags": "x"}),
+        ("idempotency_key", {"idempotency_key": "i"}),
+        ("embedding", {"embedding": [1.0]}),
+    ],
+)
+async def test_a_put_that_is_refused_is_told_by_its_place(conn, field, refused):
+    good = {"key": "k", "content": "x"}
+    with pytest.raises(InvalidMemory) as caught:
+        await put_memories(conn, 1, [good, good | refused])
+    assert caught.value.field == f"memories[1].{field}"
+    assert await rows(conn, "ltm_memories") == []
+
+
+async def test_puts_together_are_all_stored_or_none(db):
+    many = [{"key": f"k{n}", "content": "x"} for n in range(1001)]
+    for field, number in ("parent_memory_id", 10**9), ("related_memory_ids", [10**9]):
+        with pytest.raises(InvalidMemory) as caught:
+            await put_memories(db, 1, [*many, {"key": "k", "content": "x", field: number}])
+        assert caught.value.field == field
+        assert await count_memories(db, 1) == 0
+    assert len(await put_memories(db, 1, many)) == 1001
+    with pytest.raises(InvalidArgument, match="^memories: "):
+        await put_memories(db, 1, "k")  # type: ignore[arg-type]
+
+
+async def test_puts_together_of_many_writers_follow_one_another_whole(db):
+    """Every key has a version a call, and tags, context and metadata of one writer: the last."""
+    names = [f"k{n}" for n in range(12)]
+    await put_memories(db, 1, [{"key": name, "content": "old"} for name in names[::2]])
+
+    async def put(task: int) -> list[Memory]:
+        order = names if task % 2 else names[::-1]
+        name = f"{task}"
+        given = {
+            "content": name,
+            "tags": [f"t{task}", "both", name],
+            "enhanced_context": {"extra": {name: 1}},
+            "metadata": {name: 1},
+        }
+        return await put_memories(db, 1, [{"key": key, **given} for key in order])
+
+    await asyncio.gather(*(put(task) for task in range(16)))
+    async with db.transaction() as conn:
+        found = [await get_by_key(conn, 1, name) for name in names]
+        tags, contexts = await rows(conn, "ltm_memory_tags"), await rows(conn, "ltm_contexts")
+        assert await conn.fetch("SELECT * FROM ltm_health") == []
+    for place, memory in enumerate(found):
+        assert memory is not None
+        assert memory.version == (16 if place % 2 else 17)
+        assert memory.metadata == {memory.content: 1}
+        assert {t["tag_name"] for t in tags if t["memory_id"] == memory.id} == set(memory.tags)
+        assert [c["context_key"] for c in contexts if c["memory_id"] == memory.id] == [
+            memory.content
+        ]
+
+
+async def test_puts_together_for_a_user_who_was_forgotten_get_a_new_number(db, dsn):
+    async with connect(dsn) as other:
+        (first,) = await put_memories(db, "ann", [{"key": "k", "content": "x"}])
+        await forget_user(other, "ann")
+        (second,) = await put_memories(db, "ann", [{"key": "k", "content": "y"}])
     assert (second.outcome, second.user_id != first.user_id) == ("created", True)
 
 

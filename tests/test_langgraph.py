@@ -1,6 +1,7 @@
 """LangGraph's store: its operations, on memories."""
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from math import dist, hypot
@@ -110,6 +111,54 @@ async def test_what_waits_together_gets_each_its_own_answer(store):
     found = await asyncio.gather(*(store.aget(("7",), str(n)) for n in (*range(50), 3, 3)))
 
     assert [item.value["n"] for item in found] == [*range(50), 3, 3]
+
+
+async def test_the_puts_of_a_user_that_wait_together_are_one_statement(store, caplog):
+    """In order: the last of a key counts, and is the newest."""
+    await store.aput(("7", "a"), "0", {"n": -1}, ttl=1)
+    caplog.set_level(logging.DEBUG, "ltm_store.statements")
+    caplog.clear()
+    puts = [store.aput(("7", "a"), str(n), {"n": n}) for n in range(50)]
+    await asyncio.gather(*puts, store.adelete(("7", "a"), "x"), store.aput(("8",), "k", {}))
+    assert [r.message.partition(":")[0] for r in caplog.records].count("add_memories_together") == 2
+    assert [i.value["n"] for i in await store.asearch(("7",), limit=3)] == [49, 48, 47]
+
+    await store.abatch([PutOp(("7", "a"), str(n % 20), {"n": n}) for n in range(50)])
+    assert [i.value["n"] for i in await store.asearch(("7",), limit=3)] == [49, 48, 47]
+    assert len(await store.asearch(("7",), limit=100)) == 50
+
+
+async def test_a_batch_with_a_refused_put_writes_nothing(store):
+    await store.aput(("7",), "k", {"n": 0})
+    ops = [
+        PutOp(("7",), "new", {}),
+        PutOp(("7",), "k", None),
+        PutOp(("8",), "k", {"at": datetime.now(UTC)}),
+    ]
+    with pytest.raises(InvalidMemory, match="metadata"):
+        await store.abatch(ops)
+    assert [item.key for item in await store.asearch(())] == ["k"]
+
+
+@pytest.mark.usefixtures("vectors")
+async def test_what_is_put_together_is_embedded_together(db, caplog):
+    """One call of the embedder and one statement for all vectors, each item with its own."""
+    calls: list[Sequence[str]] = []
+
+    def embed(texts: Sequence[str]) -> list[list[float]]:
+        calls.append(texts)
+        return directions(texts)
+
+    store = LtmStore(db, index=index(embed=embed, fields=["texts[*]"]))
+    texts = {"both": ["run", "tea"], "none": [], "tea": ["tea tea"], "run": ["run run"]}
+    caplog.set_level(logging.DEBUG, "ltm_store.statements")
+    await store.abatch([PutOp(("7",), key, {"texts": given}) for key, given in texts.items()])
+
+    assert calls == [["run", "tea", "tea tea", "run run"]]
+    written = [record.message.partition(":")[0] for record in caplog.records]
+    assert written == ["add_memories_together", "write_embeddings"]
+    assert await keys(store, ("7",), query="tea tea", limit=2) == ["tea", "both"]
+    assert await keys(store, ("7",), query="run run", limit=2) == ["run", "both"]
 
 
 async def test_items_come_newest_change_first_page_by_page(store):

@@ -3,17 +3,20 @@
 import asyncio
 import math
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import asyncpg
 import pytest
 
 from ltm_store import (
     InvalidArgument,
+    Memory,
     access_history,
     add_memory,
     archive_memory,
     archive_stale,
     connect,
+    delete_memory,
     get_children,
     get_memories,
     get_memory,
@@ -59,6 +62,48 @@ async def test_what_differs_is_gone_or_is_anothers_is_no_duplicate(conn):
     assert second.duplicate_of is None
     await conn.execute("UPDATE ltm_memories SET expires_at = $1 WHERE id = $2", PAST, second.id)
     assert (await add_memory(conn, 1, "Likes green tea")).duplicate_of is None
+
+
+@pytest.mark.usefixtures("vectors")
+async def test_an_add_with_a_vector_tells_of_the_nearest_that_means_nearly_the_same(conn):
+    async def add(content: str, *numbers: float, user: int = 1, **fields: Any) -> Memory:
+        return await add_memory(conn, user, content, embedding=list(numbers), **fields)
+
+    first = await add("Likes green tea", 1, 0)
+    assert first.duplicate_of is None
+    near = await add("Green tea is liked", 1, 0.33)  # their cosine is 0.95
+    assert near.duplicate_of is None
+    assert (await add("Enjoys green tea", 1, 0.31)).duplicate_of == near.id
+    assert (await add("Green tea, please", 1, -0.31)).duplicate_of == first.id
+    assert (await add("likes GREEN tea", 1, 0.31)).duplicate_of == first.id  # says the same
+    assert (await add_memory(conn, 1, "Fond of green tea")).duplicate_of is None  # has no vector
+    assert (await add("x", 1, 0, embedding_model="other")).duplicate_of is None
+    assert (await add("y", 1, 0, 0)).duplicate_of is None
+    assert (await add("x", 1, 0, user=2)).duplicate_of is None
+    for outcome in ("created", "existing"):
+        memory = await add("Something else", 0, 1, idempotency_key="k")
+        assert (memory.outcome, memory.duplicate_of) == (outcome, None)  # not of itself
+
+
+@pytest.mark.usefixtures("vectors")
+async def test_what_was_changed_or_is_gone_means_nothing_any_more(conn):
+    first = await add_memory(conn, 1, "Likes green tea", embedding=[1, 0])
+
+    async def told(content: str) -> int | None:
+        memory = await add_memory(conn, 1, content, embedding=[1, 0])
+        await delete_memory(conn, 1, memory.id)
+        return memory.duplicate_of
+
+    assert await told("Green tea is liked") == first.id
+    await archive_memory(conn, 1, first.id)
+    assert await told("Green tea is liked") is None
+    await restore_memory(conn, 1, first.id)
+    await update_memory(conn, 1, first.id, content="Likes coffee")
+    assert await told("Green tea is liked") is None
+    await update_memory(conn, 1, first.id, content="Likes green tea")
+    assert await told("Green tea is liked") == first.id
+    await conn.execute("UPDATE ltm_memories SET expires_at = $1 WHERE id = $2", PAST, first.id)
+    assert await told("Green tea is liked") is None
 
 
 async def test_a_memory_is_no_duplicate_of_itself(conn):

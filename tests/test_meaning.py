@@ -13,8 +13,11 @@ from ltm_store import (
     add_memory,
     archive_memory,
     connect,
+    delete_memory,
+    embed_memory,
     explain_search,
     index_user,
+    restore_memory,
     search_memories,
     update_memory,
 )
@@ -141,6 +144,81 @@ async def test_words_and_meaning_are_added_up_by_their_weights(conn):
         assert found[meant].text_score == 0
         assert found[meant].matched_terms == ()
         assert found[worded].meaning_score == pytest.approx(0, abs=1e-3)
+
+
+@with_vectors
+async def test_a_turn_borrows_from_what_is_beside_it_in_the_source_while_that_can_be_found(conn):
+    async def add(content: str, near: float, source: str, place: int, **fields: Any) -> int:
+        return (
+            await add_memory(
+                conn,
+                1,
+                content,
+                embedding=[near, 1.0],
+                source_id=source,
+                source_position=place,
+                **fields,
+            )
+        ).id
+
+    async def scores(**options) -> dict[int, float]:
+        hits = await search_memories(
+            conn, 1, query_embedding=[1.0, 0.0], meaning=1, importance_weight=0, **options
+        )
+        cosines.update({hit.id: hit.meaning_score for hit in hits})
+        return {hit.id: hit.score for hit in hits}
+
+    cosines: dict[int, Any] = {}
+    answer = await add("Yes, two", 0.1, "talk", 7)
+    before = await add("By the way", 0.1, "talk", 5)
+    elsewhere = [await add("Who knows", 0.1, "other", 7), await add("Well", 0.1, "talk", 9)]
+    await add_memory(conn, 2, "x", embedding=[9.0, 1.0], source_id="talk", source_position=8)
+    alone = await scores()
+    assert len(set(alone.values())) == 1  # of those that are all as near none borrows
+    asked = await add("Do you have cats?", 3.0, "talk", 6, memory_type="question")  # arrives later
+    found = await scores()
+    least, most = cosines[elsewhere[0]], cosines[asked]
+    assert found[answer] == pytest.approx((least + 0.5 * (most - least)) / most)
+    assert found[before] == pytest.approx((least + 0.2 * (most - least)) / most)
+    for number in elsewhere:
+        assert found[number] == pytest.approx(least / most)
+    assert cosines[answer] == pytest.approx(least)  # its own, as it is
+
+    async def lends_nothing(**options) -> None:
+        found = await scores(**options)
+        assert found[answer] == found[elsewhere[0]]
+
+    await lends_nothing(neighbours=False)
+    assert (await scores(memory_type=["question"])).keys() == {asked}
+    await conn.execute("UPDATE ltm_memories SET memory_type = 'fact' WHERE id <> $1", asked)
+    await lends_nothing(memory_type="fact")
+    await archive_memory(conn, 1, asked)
+    await lends_nothing()
+    assert (await scores(include_archived=True))[answer] == pytest.approx(found[answer])
+    await restore_memory(conn, 1, asked)
+    soon = datetime.now(UTC) + timedelta(1)
+    await update_memory(conn, 1, asked, expires_at=soon)
+    await lends_nothing(as_of=soon)
+    await update_memory(conn, 1, asked, expires_at=None)
+    assert await scores() == found
+    await update_memory(conn, 1, asked, content="Another one, without a vector")
+    await lends_nothing()
+    await embed_memory(conn, 1, asked, [3.0, 1.0])
+    assert await scores() == found
+    await delete_memory(conn, 1, asked)
+    assert await scores() == alone
+
+
+@with_vectors
+async def test_the_first_and_the_last_place_of_a_source_can_be_found(conn):
+    ids = {
+        (await add_memory(conn, 1, "tea", embedding=[1, 0], source_id="s", source_position=p)).id
+        for p in (-(2**31), 2**31 - 1)
+    }
+    hits = await search_memories(conn, 1, "tea", distinct=False)
+    assert {hit.id for hit in hits} == ids
+    hits = await search_memories(conn, 1, "x", query_embedding=[1.0, 0.0], distinct=False)
+    assert {hit.id for hit in hits} == ids
 
 
 @with_vectors

@@ -238,5 +238,5 @@ class Memories(RuleBasedStateMachine):
 def test_mirrors_equal_their_tables_after_every_step(shared):
     run_state_machine_as_test(
         lambda: Memories(shared),  # type: ignore[arg-type]
-        settings=settings(max_examples=40, stateful_step_count=30),
+        settings=settings(max_examples=20, stateful_step_count=30),
     )

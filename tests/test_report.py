@@ -74,6 +74,7 @@ async def fill(db) -> list[int]:
             memory_type=["fact", "goal", None][n % 3],
             category="even" if n % 2 == 0 else "odd",
             tags=["all", f"t{n % 4}"],
+            namespace=["", "<agents>"][n % 2],
             importance_score=1 + n % 10,
             created_at=NOW - timedelta(days=20 * n),
         )
@@ -104,7 +105,7 @@ def check(page: Page, figures: Analytics) -> None:
         if count != "0"
     }
     assert months == figures.growth_by_month
-    for kind in ("type", "category", "tag"):
+    for kind in ("type", "category", "namespace", "tag"):
         counts = page.given(f"data-{kind}", "data-memories")
         assert {name: int(count) for name, count in counts.items()} == getattr(
             figures, f"{kind}_distribution"

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
+from langgraph.store.base import PutOp
 
 from ltm_store import (
     InvalidArgument,
@@ -52,6 +53,7 @@ from ltm_store import (
     migrate,
     prune_accesses,
     purge_expired,
+    put_memories,
     put_memory,
     record_access,
     record_feedback,
@@ -74,6 +76,7 @@ from ltm_store import (
 from ltm_store.db.resources import resource_dir
 from ltm_store.db.statements import for_user, statements, with_shared
 from ltm_store.embedders import FunctionEmbedder
+from ltm_store.integrations.langgraph import LtmStore
 from tests.catalog import fingerprint
 from tests.conftest import created, has_vector
 from tests.test_pgbouncer import PROGRAM, cli, pooler
@@ -213,6 +216,9 @@ async def everything(db, user, *, vectors: bool) -> list[object]:
     for content in "One", "Two":
         put = await put_memory(db, user, "k", content, namespace="a.b")
         say((put.outcome, some(await get_by_key(db, user, "k", namespace="a.b")).content))
+    many = [{"key": k, "content": k, "namespace": "a.b", "tags": [k]} for k in ("m", "k")]
+    say([(m.outcome, m.tags) for m in await put_memories(db, user, many)])
+    say(await delete_by_key(db, user, "m", namespace="a.b"))
     say(await rename_key(db, user, "k", "l", namespace="a.b"))
     say([n.namespace for n in await list_namespaces(db, user, counts=True)])
     say(await delete_by_key(db, user, "l", namespace="a.b"))
@@ -381,6 +387,39 @@ async def test_what_reads_all_users_is_for_operators(bound, db, call):
         await call(db)
     async with connect(bound.operator) as operator:
         await call(operator)
+
+
+@pytest.mark.usefixtures("vectors")
+async def test_the_store_of_langgraph_is_bound_to_the_user_of_each_namespace(bound, db):
+    """What is of one user works, also in one batch of several; what is of all is for operators."""
+
+    def embed(texts):
+        return [[1.0 * text.count("tea"), 1.0] for text in texts]
+
+    store = LtmStore(db, index={"dims": 2, "embed": embed}, ttl={"default_ttl": 5})
+    puts = [PutOp((user, "x"), key, {"of": user}) for user in ("7", "ann") for key in ("a", "b")]
+    await store.abatch(puts)
+    await store.aput(("ann", "x"), "a", {"of": "ann", "drinks": "tea"})
+    await store.adelete(("7", "x"), "b")
+
+    for refresh in True, False:
+        found = await store.asearch(("ann",), query="tea", refresh_ttl=refresh)
+        assert [item.key for item in found] == ["a", "b"]
+        assert some(await store.aget(("7", "x"), "a", refresh_ttl=refresh)).value == {"of": "7"}
+        assert await store.aget(("7", "x"), "b", refresh_ttl=refresh) is None
+    assert [i.key for i in await store.asearch(("7",), filter={"of": {"$ne": "ann"}})] == ["a"]
+    assert await store.alist_namespaces(prefix=("ann",)) == [("ann", "x")]
+    for call in store.asearch(()), store.alist_namespaces(), store.sweep_ttl():
+        with pytest.raises(PermissionDenied, match="as an operator"):
+            await call
+    with pytest.raises(PermissionDenied, match="as an operator"):
+        await store.start_ttl_sweeper()
+    await store.aclose()
+    async with connect(bound.operator) as operator:
+        store = LtmStore(operator)
+        assert len(await store.asearch(())) == 3
+        assert await store.sweep_ttl() == 0
+        await store.aclose()
 
 
 async def test_an_operator_works_for_every_user(bound, db):

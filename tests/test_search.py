@@ -226,16 +226,20 @@ def is_near(asked, word):
     return word in edits
 
 
-async def reference(conn, user, query, neighbours=True):
-    """Text scores of all memories of a user, computed in Python from the words that they hold."""
-    asked = await words_of(conn, query)
-    rows = await conn.fetch(
+async def memories_of(conn, user):
+    """A user's memories with the words that they hold, newest first."""
+    return await conn.fetch(
         "SELECT id, source_id, source_position, created_by, "
         "array(SELECT (lexeme, weights[1])::text FROM unnest(search_vector)) AS words "
         "FROM ltm_memories WHERE user_id = $1 "
         "ORDER BY id DESC",
         user,
     )
+
+
+async def reference(conn, rows, query, neighbours=True):
+    """Text scores of all memories of a user, computed in Python from the words that they hold."""
+    asked = await words_of(conn, query)
     held = {}
     for row in rows:
         parts = [word.strip("()").split(",") for word in row["words"]]
@@ -316,7 +320,7 @@ QUERIES = [
 @pytest.mark.parametrize("query", QUERIES)
 @pytest.mark.parametrize("neighbours", [True, False])
 async def test_scores_equal_the_reference(conn, conversations, query, neighbours):
-    expected = await reference(conn, 1, query, neighbours)
+    expected = await reference(conn, await memories_of(conn, 1), query, neighbours)
     hits = await search_memories(conn, 1, query, neighbours=neighbours, distinct=False, limit=1000)
     assert {hit.id for hit in hits} == set(expected)
     for hit in hits:
@@ -343,10 +347,10 @@ async def test_the_best_of_15000_memories_are_those_of_the_reference(conn):
         ],
     )
     moment = datetime.now(UTC)
-    rows = await conn.fetch("SELECT id, importance_rank FROM ltm_memories WHERE user_id = 1")
-    ranks = dict(map(tuple, rows))
+    ranked = await conn.fetch("SELECT id, importance_rank FROM ltm_memories WHERE user_id = 1")
+    ranks, rows = dict(map(tuple, ranked)), await memories_of(conn, 1)
     for query in (WORDS[1], f"{WORDS[1]} {WORDS[40]} {WORDS[59]}", "7000"):
-        scores = await reference(conn, 1, query)
+        scores = await reference(conn, rows, query)
         hits = await search_memories(conn, 1, query, distinct=False, as_of=moment)
         today = (moment - datetime(2000, 1, 1, tzinfo=UTC)).days
 

@@ -59,6 +59,7 @@ CALLS = [
     Call("add_memory", MEMORY | {"key": CANARY}),
     Call("add_memories", {"memories": [MEMORY]}),
     Call("put_memory", {"key": CANARY, **MEMORY}),
+    Call("put_memories", {"memories": [{"key": CANARY, **MEMORY, "idempotency_key": None}]}),
     Call("update_memory", {"memory_id": 1, **MEMORY, "archive_reason": CANARY}),
     Call("import_user", {"lines": [MEMORY]}),
     Call("archive_memory", {"memory_id": 1, "reason": CANARY}),

@@ -118,7 +118,7 @@ async def test_parameters_and_columns_are_what_the_header_and_the_model_say(
         elif statement.kind == "one":
             assert len(names) == 1
         elif statement.name == "write_accesses":
-            assert names == ["recorded", "busy"]
+            assert names in (["recorded", "busy"], ["memory_id"])
         elif statement.name == "get_memories_together":
             required, allowed = columns_of("Memory")
             assert required <= set(names[:-1]) <= allowed
@@ -252,6 +252,7 @@ def test_statements_for_all_users_are_few_and_known():
         "drop_unfinished_index",
         "vector_indexes",
         "draw_memories",
+        "draw_memory_id",
         "lock_names",
         "lock_user",
         "make_access_partition",
@@ -519,6 +520,7 @@ INDEXES: dict[tuple[str, frozenset[str]], set[str]] = {
     ("list_tags", frozenset({"tag_category"})): {"ltm_memory_tags_tag_category_idx"},
     ("related_tags", frozenset()): {TAGS},
     ("record_accesses", frozenset()): {ONE},
+    ("existing_ids", frozenset()): {"ltm_memories_pkey"},
     ("write_accesses", frozenset()): {ONE},
     ("record_feedback", frozenset()): {ONE, "ltm_memory_access_memory_id_idx"},
     ("access_history", frozenset()): {ONE, "ltm_memory_access_memory_id_idx"},
@@ -834,6 +836,7 @@ def test_every_statement_has_a_plan_test():
         "drop_unfinished_index",
         "vector_indexes",
         "draw_memories",
+        "draw_memory_id",
         "lock_user",
         "may_copy",
         "drop_access_partition",

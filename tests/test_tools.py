@@ -32,7 +32,8 @@ from ltm_store import (
 )
 from ltm_store.cli.app import app
 from ltm_store.integrations.mcp import memory_server
-from ltm_store.integrations.tools import DEFINITIONS, ToolFailure, memory_tools, schema_of
+from ltm_store.integrations.schemas import schema_of
+from ltm_store.integrations.tools import DEFINITIONS, ToolFailure, memory_tools
 
 READING = {"recall", "get_memory", "list_tags", "recent_memories", "memory_stats"}
 WRITING = {"remember", "update_memory", "forget_memory", "relate_memories"}

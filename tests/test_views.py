@@ -267,10 +267,13 @@ async def test_a_day_is_one_in_utc(conn):
 
 async def test_the_figures_of_a_user_are_those_of_get_analytics(conn):
     now = await conn.fetchval("SELECT now()")
-    ids = [
-        (await add_memory(conn, "alice", f"{n}", importance_score=n, created_at=PAST)).id
-        for n in range(1, 6)
-    ]
+    ids = []
+    for n in range(1, 5):
+        memory = await add_memory(
+            conn, "alice", f"{n}", importance_score=n, created_at=PAST, namespace="a.b"
+        )
+        ids.append(memory.id)
+    ids.append((await add_memory(conn, "alice", "5", created_at=PAST, namespace="gone")).id)
     await relate(conn, "alice", ids[0], ids[1])
     await record_access(conn, "alice", ids[:2])
     await record_access(conn, "alice", ids[:1])
@@ -286,6 +289,8 @@ async def test_the_figures_of_a_user_are_those_of_get_analytics(conn):
     assert (row["external_id"], row["total_memories"], row["archived_memories"]) == ("alice", 5, 1)
     assert (row["accessed_memories"], row["accesses"], row["relationships"]) == (2, 3, 1)
     assert (row["first_created_at"], row["last_created_at"]) == (PAST, PAST)
+    assert row["namespaces"] == 1
+    assert told.namespace_distribution == {"a.b": 4, "": 1}
     assert row["last_accessed"] == (await access_history(conn, "alice", ids[0]))[0].access_timestamp
     assert last > 0
 

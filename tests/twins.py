@@ -33,6 +33,7 @@ from ltm_store import (
     delete_by_key,
     delete_memory,
     delete_where,
+    embed_memories,
     embed_memory,
     embed_missing,
     embedding_status,
@@ -57,6 +58,7 @@ from ltm_store import (
     merge_users,
     prune_accesses,
     purge_expired,
+    put_memories,
     put_memory,
     record_access,
     record_feedback,
@@ -261,6 +263,7 @@ CALLS: dict[str, list[Call]] = {
     "delete_by_key": [lambda c: delete_by_key(c, HER, "soup", namespace="agents.cook")],
     "delete_memory": [lambda c: delete_memory(c, HER, 1), lambda c: delete_memory(c, HER, 3)],
     "delete_where": [lambda c: delete_where(c, HER, namespace_prefix="agents")],
+    "embed_memories": [lambda c: embed_memories(c, HER, {1: [1.0, 2.0, 2.0], 3: [3.0, 1.0, 2.0]})],
     "embed_memory": [_embedded],
     "embed_missing": [_missing_made],
     "explain_search": [lambda c: explain_search(c, HER, "tea", 10)],
@@ -297,6 +300,17 @@ CALLS: dict[str, list[Call]] = {
     "list_tags": [lambda c: list_tags(c, HER), lambda c: list_tags(c, HER, memory_id=1)],
     "memory_graph": [lambda c: memory_graph(c, HER, 1)],
     "merge_users": [lambda c: merge_users(c, HER, "carol"), _merged_into_her],
+    "put_memories": [
+        lambda c: put_memories(
+            c,
+            HER,
+            [
+                {"key": "soup", "content": "Pea soup", "namespace": "agents.cook", "tags": ["pea"]},
+                {"key": "gone", "content": "Back", "related_memory_ids": [1]},
+                {"key": "new", "content": "x", "enhanced_context": {"extra": {"a": 1}}},
+            ],
+        )
+    ],
     "put_memory": [
         lambda c: put_memory(c, HER, "soup", "Pea soup", namespace="agents.cook", tags=["pea"]),
         lambda c: put_memory(c, HER, "gone", "Back", related_memory_ids=[1]),
@@ -371,7 +385,7 @@ FOR_ALL: dict[str, list[Call]] = {
 }
 """What operators call: of what it gives, what is of her; it may change the twins' rows, too."""
 
-VECTORS = {"embed_memory", "embed_missing", "embedding_status", "find_similar"}
+VECTORS = {"embed_memories", "embed_memory", "embed_missing", "embedding_status", "find_similar"}
 ELSEWHERE = {"connect", "index_user", "make_access_partitions"}
 """What opens, or changes the schema."""
 

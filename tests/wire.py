@@ -14,6 +14,19 @@ from ltm_store import Database
 DEADLINE = 0.3  # seconds
 
 
+def _statements(sent: bytearray) -> int:
+    """How many statements the whole messages run that a client has sent; they are taken away."""
+    found = 0
+    while len(sent) >= 8:
+        is_start = sent[0] == 0  # it alone has no type: the length comes first
+        length = int.from_bytes(sent[:4]) if is_start else 1 + int.from_bytes(sent[1:5])
+        if len(sent) < length:
+            break
+        found += sent[0] in b"EQ"
+        del sent[:length]
+    return found
+
+
 class Wire:
     """Stands between clients and the server, on a port of its own."""
 
@@ -22,6 +35,7 @@ class Wire:
         self._writers: list[asyncio.StreamWriter] = []
         self.connections = 0
         self.round_trips = 0
+        self.statements = 0
         self.swallowing = False
         self.delay = 0.0  # seconds before what is sent goes on
         self._dead: set[asyncio.StreamWriter] = set()
@@ -51,10 +65,13 @@ class Wire:
             return
         self._writers += [writer, server_writer]
         answered = True
+        sent = bytearray()
 
         async def requests() -> None:
             nonlocal answered
             while data := await reader.read(65536):
+                sent.extend(data)
+                self.statements += _statements(sent)
                 if answered:  # a new request after an answer: one more trip
                     self.round_trips += 1
                     answered = False

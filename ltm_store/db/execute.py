@@ -28,7 +28,7 @@ from asyncpg.pool import PoolConnectionProxy
 
 from ltm_store.db.coalesce import Together
 from ltm_store.db.observe import observed
-from ltm_store.db.statements import DISTRIBUTED, statements
+from ltm_store.db.statements import DISTRIBUTED, Statement, statements
 from ltm_store.db.telemetry import Telemetry
 from ltm_store.db.transactions import Connection, begun, translated
 from ltm_store.embedders import Embedder
@@ -304,15 +304,30 @@ def session_of(db: Executor) -> Session:
     raise InvalidArgument("db", "should be a Database, or a connection or pool of asyncpg")
 
 
+@asynccontextmanager
+async def held(db: Executor) -> AsyncIterator[Executor]:
+    """The same, or one connection of a caller's pool: what is known of it is known once."""
+    session = session_of(db)
+    if isinstance(session, _OnPool):
+        async with session.connection() as connection:
+            yield connection
+    else:
+        yield db
+
+
 async def _run(db: Executor, name: str, arguments: dict[str, object]) -> list[Any]:
     statement = statements()[name]
+    if DISTRIBUTED not in statement.conditions:
+        return await _run_as(db, statement, arguments, distributed=False)
+    async with held(db) as one:
+        distributed = await is_distributed(session_of(one))
+        return await _run_as(one, statement, arguments, distributed=distributed)
+
+
+async def _run_as(
+    db: Executor, statement: Statement, arguments: dict[str, object], *, distributed: bool
+) -> list[Any]:
     session = session_of(db)
-    distributed = False
-    if DISTRIBUTED in statement.conditions:
-        if isinstance(session, _OnPool):
-            async with session.connection() as connection:
-                return await _run(connection, name, arguments)
-        distributed = await is_distributed(session)
     if session.row_level_security:
         sql, bound = statement.bind_for_user(arguments)
     else:
@@ -324,7 +339,7 @@ async def _run(db: Executor, name: str, arguments: dict[str, object]) -> list[An
             repeat=statement.is_repeatable(arguments),
             only_reads=statement.only_reads,
         )
-        return await observed(name, rows, session.telemetry)
+        return await observed(statement.name, rows, session.telemetry)
     except LtmError:
         raise
     except Exception as error:

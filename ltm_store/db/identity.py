@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Final, NamedTuple
 
-from ltm_store.db.execute import Executor, fetch_value, session_of
+from ltm_store.db.execute import Executor, fetch_value, held, is_distributed, session_of
 from ltm_store.model.values import UserId, parse_user_id
 
 REMEMBERED_USERS: Final = 1_000  # the last ones that were looked up
@@ -27,7 +27,7 @@ async def find_user(db: Executor, user_id: UserId) -> User | None:
     name = parse_user_id(user_id)
     if isinstance(name, int):
         return User(name)
-    return await _external(db, name, "find_user", "find_user_by_function")
+    return await _known(db, name)
 
 
 async def ensure_user(db: Executor, user_id: UserId, *, refresh: bool = False) -> User:
@@ -38,10 +38,19 @@ async def ensure_user(db: Executor, user_id: UserId, *, refresh: bool = False) -
     name = parse_user_id(user_id)
     if isinstance(name, int):
         return User(name)
-    user = await _external(db, name, "intern_user", "intern_user_by_function", refresh=refresh)
+    async with held(db) as one:
+        if await is_distributed(session_of(one)):  # what may write asks all nodes
+            user = await _known(one, name, refresh=refresh)
+            if user is not None:
+                return user
+        user = await _external(one, name, "intern_user", "intern_user_by_function", refresh=refresh)
     if user is None:
         raise AssertionError("intern_user returns a number")
     return user
+
+
+async def _known(db: Executor, name: str, *, refresh: bool = False) -> User | None:
+    return await _external(db, name, "find_user", "find_user_by_function", refresh=refresh)
 
 
 async def _external(

@@ -11,7 +11,9 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from math import hypot, isclose, sqrt
 from threading import Thread
 from types import TracebackType
@@ -42,16 +44,17 @@ from ltm_store import (
     Database,
     Memory,
     MemoryHit,
+    NewMemory,
     Unavailable,
     connect,
     delete_by_key,
-    embed_memory,
+    embed_memories,
     get_by_key,
     list_namespaces,
     list_users,
     migrate,
     purge_expired,
-    put_memory,
+    put_memories,
     search_memories,
 )
 
@@ -76,8 +79,9 @@ class LtmStore(AsyncBatchedBaseStore):
     time of their change, newest first.
 
     Operations that wait together are done together: the reads, then of several puts of a key the
-    last. A read counts as an access of the memory unless refresh_ttl is False. A prefix that ends
-    before the user's label, and list_namespaces without one, reads all users, one after another.
+    last. The puts of a user are one statement, all or nothing. A read counts as an access of the
+    memory unless refresh_ttl is False. A prefix that ends before the user's label, and
+    list_namespaces without one, reads all users, one after another.
     """
 
     supports_ttl = True
@@ -144,8 +148,12 @@ class LtmStore(AsyncBatchedBaseStore):
         for op in asked:
             validate_op_namespace(op)
         results = await _all(self._read(op) for op in asked)
-        puts = {(op.namespace, op.key): op for op in asked if isinstance(op, PutOp)}
-        await _all(self._put(op) for op in puts.values())
+        puts: dict[tuple[Labels, str], PutOp] = {}
+        for op in asked:
+            if isinstance(op, PutOp):
+                puts.pop((op.namespace, op.key), None)  # so that it comes last
+                puts[op.namespace, op.key] = op
+        await self._write([self._drafted(op) for op in puts.values()])
         return results
 
     async def _read(self, op: Op) -> Result:
@@ -165,39 +173,57 @@ class LtmStore(AsyncBatchedBaseStore):
             memory = await get_by_key(db, user, op.key, namespace=labels)
         return None if memory is None else Item(**self._item(user, memory))
 
-    async def _put(self, op: PutOp) -> None:
+    def _drafted(self, op: PutOp) -> _Draft:
+        """What a put stores; what is refused is refused before anything is written."""
         user, labels = self._parted(op.namespace)
-        if op.value is None:
-            await delete_by_key(self._db, user, op.key, namespace=labels)
-            return
-        texts = [] if self._index is None else self._index.texts(op)
-        vectors = await self._index.embedded(texts) if self._index and texts else []
-        async with self._writer(bool(vectors)) as db:
-            memory = await self._put_one(db, user, labels, op, texts)
-            if vectors and self._index:
-                await embed_memory(db, user, memory.id, vectors, embedding_model=self._index.model)
-
-    async def _put_one(
-        self,
-        db: Database | asyncpg.Connection,
-        user: str,
-        labels: Labels,
-        op: PutOp,
-        texts: list[str],
-    ) -> Memory:
         value = dict(op.value or {})
+        texts = [] if self._index is None or op.value is None else self._index.texts(op)
         after = None if op.ttl is None else timedelta(minutes=op.ttl)
-        return await put_memory(
-            db,
-            user,
-            op.key,
-            # What is no JSON is refused as metadata.
-            "\n\n".join(texts) or json.dumps(value, ensure_ascii=False, default=str),
-            namespace=labels,
-            metadata=value,
-            expires_at=None if after is None else datetime.now(UTC) + after,
-            expires_after=after,
+        new = NewMemory.checked(
+            {
+                # What is no JSON is refused as metadata.
+                "content": "\n\n".join(texts) or json.dumps(value, ensure_ascii=False, default=str),
+                "namespace": labels,
+                "key": op.key,
+                "metadata": value,
+                "expires_at": None if after is None else datetime.now(UTC) + after,
+                "expires_after": after,
+            }
         )
+        return _Draft(user, new, texts, is_gone=op.value is None)
+
+    async def _write(self, drafts: list[_Draft]) -> None:
+        """Store what is put, each user's together, and delete what is deleted."""
+        embedded = [draft for draft in drafts if draft.texts]
+        if embedded and self._index is not None:
+            vectors = iter(await self._index.embedded([t for d in embedded for t in d.texts]))
+            for draft in embedded:
+                draft.vectors = list(islice(vectors, len(draft.texts)))
+        puts: dict[str, list[_Draft]] = {}
+        for draft in drafts:
+            if not draft.is_gone:
+                puts.setdefault(draft.user, []).append(draft)
+        await _all(
+            [
+                *(self._delete(draft) for draft in drafts if draft.is_gone),
+                *(self._put(user, those) for user, those in puts.items()),
+            ]
+        )
+
+    async def _delete(self, draft: _Draft) -> None:
+        new = draft.new
+        await delete_by_key(self._db, draft.user, str(new.key), namespace=new.namespace)
+
+    async def _put(self, user: str, drafts: list[_Draft]) -> None:
+        async with self._writer(any(draft.vectors for draft in drafts)) as db:
+            memories = await put_memories(db, user, [draft.new for draft in drafts])
+            vectors = {
+                memory.id: draft.vectors
+                for memory, draft in zip(memories, drafts, strict=True)
+                if draft.vectors
+            }
+            if vectors and self._index is not None:
+                await embed_memories(db, user, vectors, embedding_model=self._index.model)
 
     async def _search(self, op: SearchOp) -> list[SearchItem]:
         prefix, at = op.namespace_prefix, self._user_at
@@ -335,6 +361,8 @@ class LtmStore(AsyncBatchedBaseStore):
         self, sweep_interval_minutes: float | None = None
     ) -> asyncio.Task[None]:
         """Sweep at an interval, ttl's or five minutes unless told, until the store is closed."""
+        if self._db.row_level_security:
+            await purge_expired(self._db)  # raises now what no interval would tell
         if self._sweeper is None or self._sweeper.done():
             configured = (self.ttl_config or {}).get("sweep_interval_minutes")
             minutes = sweep_interval_minutes or configured or _SWEEP_MINUTES
@@ -362,6 +390,17 @@ class LtmStore(AsyncBatchedBaseStore):
         await self.stop_ttl_sweeper()
         if self._task is not None:
             self._task.cancel()
+
+
+@dataclass(slots=True)
+class _Draft:
+    """An item to store or to delete, and the texts of it that are embedded."""
+
+    user: str
+    new: NewMemory
+    texts: list[str]
+    is_gone: bool
+    vectors: list[list[float]] = field(default_factory=list)
 
 
 class _Index:

@@ -22,13 +22,8 @@ from mcp.server.transport_security import TransportSecuritySettings
 from mcp.shared.exceptions import MCPError
 
 from ltm_store import Database, __version__, format_for_prompt, search_memories
-from ltm_store.integrations.tools import (
-    Definition,
-    Scope,
-    ToolFailure,
-    definitions,
-    schema_of,
-)
+from ltm_store.integrations.schemas import schema_of
+from ltm_store.integrations.tools import Definition, Scope, ToolFailure, definitions
 
 INSTRUCTIONS: Final = (
     "The long-term memory of one user, kept across conversations. Recall before you answer what "

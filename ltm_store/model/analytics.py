@@ -25,8 +25,8 @@ class Analytics(Row):
     """Figures over all memories of a user that have not expired, archived ones included.
 
     Distributions map a name to a count, most frequent first; memories without a type or category
-    count as "unknown". growth_by_month maps "2026-03" to the memories created in that month, oldest
-    first. Averages are None for a user without memories.
+    count as "unknown", those without a namespace as "". growth_by_month maps "2026-03" to the
+    memories created in that month, oldest first. Averages are None for a user without memories.
     """
 
     total_memories: int
@@ -39,6 +39,7 @@ class Analytics(Row):
     most_related_memories: Annotated[tuple[RelatedMemory, ...], FROM_JSON]
     tag_distribution: Annotated[dict[str, int], FROM_JSON]
     growth_by_month: Annotated[dict[str, int], FROM_JSON]
+    namespace_distribution: Annotated[dict[str, int], FROM_JSON]
 
 
 class SeenMemory(MemorySummary):

@@ -169,7 +169,7 @@ class Memory(Row):
     `enhanced_context` is None when none was stored or the call did not ask for it,
     `relationships` unless asked for. `outcome` and `duplicate_of` are set by add_memory alone: the
     first of the user's memories, neither archived nor expired, that said the same already, but for
-    letter case and white space.
+    letter case and white space, or that means nearly the same as an embedding that was given.
     """
 
     readers: ClassVar[Mapping[str, Reader] | None] = MappingProxyType(

@@ -90,7 +90,8 @@ def bar_list(
     top = max(counts.values())
     items = "".join(
         f'<li class="bar" data-{key}="{escape(escaped(name))}" data-memories="{count}">'
-        f'<span>{escape(legible(name, 60))}</span><i style="width:{100 * count / top:.1f}%"></i>'
+        f"<span>{escape(legible(name, 60) or '(none)')}</span>"
+        f'<i style="width:{100 * count / top:.1f}%"></i>'
         f"<b>{count:,}</b></li>\n"
         for name, count in islice(counts.items(), most)
     )

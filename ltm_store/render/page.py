@@ -20,7 +20,7 @@ from ltm_store.render.style import STYLE
 from ltm_store.render.svg import to_svg
 from ltm_store.render.text import legible
 
-_BARS: Final = 12  # of a list of types or categories
+_BARS: Final = 12  # of a list of types, categories or namespaces
 _TAGS: Final = 24
 _CONTENT_CHARS: Final = 200  # of a memory
 _FOOTER: Final = (
@@ -88,6 +88,7 @@ def _body(analytics: Analytics, figures: ReportFigures, graph: Graph | None) -> 
         importance_chart(figures.memories_by_importance),
         bar_list("Types", "type", analytics.type_distribution, _BARS),
         bar_list("Categories", "category", analytics.category_distribution, _BARS),
+        _namespaces(analytics),
         bar_list("Tags", "tag", analytics.tag_distribution, _TAGS, wide=True),
         *_lists(analytics, figures),
         _graph(graph),
@@ -95,6 +96,12 @@ def _body(analytics: Analytics, figures: ReportFigures, graph: Graph | None) -> 
         _FOOTER,
     ]
     return "\n".join(part for part in parts if part) + "\n"
+
+
+def _namespaces(analytics: Analytics) -> str:
+    """Nothing where no memory has one."""
+    counts = analytics.namespace_distribution
+    return bar_list("Namespaces", "namespace", counts, _BARS) if any(counts) else ""
 
 
 def _headline(analytics: Analytics, figures: ReportFigures) -> str:

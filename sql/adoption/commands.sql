@@ -130,6 +130,12 @@ SELECT count(*) FROM "{view_name}";
 SELECT count(*) FROM "{view_name}" AS o
 WHERE o.id <= $1;
 
+-- name: words_in(one_of integer, table_name name, column_name name) :one
+-- How many words a row has in a column, by one of so many: runs of digits or letters, or two signs of others.
+SELECT avg(regexp_count(o."{column_name}"::text, '[0-9]+|[A-Za-z]+|[^\x01-\x7f]{1,2}'))::float8
+FROM "{table_name}" AS o
+WHERE hashint8(o.id) % $1::integer = 0;
+
 -- name: next_ids(after_id bigint, last_id bigint, row_limit bigint, view_name name) :one
 -- The ids of the next batch.
 SELECT array_agg(b.id ORDER BY b.id)::bigint[]
@@ -171,6 +177,12 @@ FOR EACH ROW EXECUTE FUNCTION "{function_name}"();
 -- Let nobody empty a table whose changes are noted row by row.
 CREATE TRIGGER ltm_adoption_truncate BEFORE TRUNCATE ON "{table_name}"
 FOR EACH STATEMENT EXECUTE FUNCTION ltm_adoption.refuse_truncate();
+
+-- name: heed_replication_of(table_name name) :exec
+-- Do so as well where a session replicates, to which ordinary triggers do not happen.
+ALTER TABLE "{table_name}"
+ENABLE ALWAYS TRIGGER ltm_adoption_note,
+ENABLE ALWAYS TRIGGER ltm_adoption_truncate;
 
 -- name: drop_note_trigger(table_name name) :exec
 -- Note changes no longer, if they are noted.

@@ -334,6 +334,26 @@ SELECT
 FROM found AS f
 ORDER BY f.place, f.relname COLLATE "C", f.name COLLATE "C", f.command COLLATE "C";
 
+-- name: leaving_out(table_name text, constraint_name text, column_name text) :many
+-- The command that takes a constraint, a unique index, or NOT NULL from one of the new tables.
+SELECT format('ALTER TABLE %s DROP CONSTRAINT %I', c.conrelid::regclass, c.conname) AS command
+FROM pg_constraint AS c
+WHERE c.conrelid = format('ltm_next.%I', $1::text)::regclass AND c.conname = $2
+UNION ALL
+SELECT format('DROP INDEX ltm_next.%I', x.relname)
+FROM pg_index AS i
+INNER JOIN pg_class AS x ON i.indexrelid = x.oid
+WHERE
+    i.indrelid = format('ltm_next.%I', $1::text)::regclass
+    AND x.relname = $2
+    AND NOT EXISTS (
+        SELECT 1 FROM pg_constraint AS c
+        WHERE i.indexrelid = c.conindid AND c.contype IN ('p', 'u', 'x')
+    )
+UNION ALL
+SELECT format('ALTER TABLE ltm_next.%I ALTER %I DROP NOT NULL', $1::text, $3::text)
+WHERE $2::text IS NULL AND $3::text IS NOT NULL;
+
 -- name: try_row(table_name text) :exec
 -- Insert a row that has nothing but what ours always writes.
 SELECT ltm_adoption.try_row($1);

@@ -301,8 +301,8 @@ WHERE
     AND i.indpred IS NULL;
 
 -- name: size(home text, table_name text) :one
--- The bytes of a table with its indexes.
-SELECT pg_total_relation_size(format('%I.%I', $1::text, $2::text)::regclass);
+-- The bytes of a table without its indexes.
+SELECT pg_table_size(format('%I.%I', $1::text, $2::text)::regclass);
 
 -- name: room() :one
 -- The bytes of the database, of the log that the server keeps, and whether it keeps all of it.

@@ -267,7 +267,8 @@ BEGIN
         WHERE w.user_id = m.user_id AND w.memory_id = m.id
             AND w.context_type = left(f.section, 50) AND w.context_key = left(f.field, 100)
             AND w.context_value IS NOT NULL
-    );
+    )
+    ON CONFLICT DO NOTHING;
 END
 $$;
 

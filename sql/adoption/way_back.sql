@@ -15,7 +15,7 @@ DECLARE
     same_user text := 'AND n.user_id = r.user_id';
     known text;
     typed text;
-    assignments text;
+    changed text;
     written text;
     repairs text;
 BEGIN
@@ -29,17 +29,20 @@ BEGIN
         string_agg(format('%I', c.name), ', ' ORDER BY c.place),
         string_agg(format('n.%I::%s', c.name, c.type), ', ' ORDER BY c.place),
         string_agg(
-            format(
-                '%1$I = CASE WHEN n.%1$I IS DISTINCT FROM r.%1$I THEN n.%1$I::%2$s ELSE o.%1$I END',
-                c.name, c.type
-            ),
+            CASE WHEN c.name = any(o.column_names)
+                THEN format(
+                    'CASE WHEN n.%1$I IS DISTINCT FROM r.%1$I THEN n.%1$I::%2$s ELSE o.%1$I END',
+                    c.name, c.type
+                )
+                ELSE format('o.%I', c.name)
+            END,
             ', ' ORDER BY c.place
-        ) FILTER (WHERE c.name = any(o.column_names)),
+        ),
         string_agg(format('n.%I', c.name), ', ' ORDER BY c.place)
             FILTER (WHERE c.name = any(o.column_names)),
         string_agg(format('r.%I', c.name), ', ' ORDER BY c.place)
             FILTER (WHERE c.name = any(o.column_names))
-    INTO STRICT repaired, memory_key, known, typed, assignments, written, repairs
+    INTO STRICT repaired, memory_key, known, typed, changed, written, repairs
     FROM ltm_adoption.originals AS o
     INNER JOIN (
         SELECT a.attname AS name, format_type(a.atttypid, a.atttypmod) AS type, a.attnum AS place
@@ -49,17 +52,17 @@ BEGIN
     WHERE o.table_name = table_of
     GROUP BY o.table_name;
     RETURN CASE kind
+        -- Rows that changed are taken out and put in again: a unique value may have come from another one.
         -- Only what differs from the repaired value, so that the original's own values stay.
-        WHEN 'changed' THEN format(
-            'UPDATE %1$s AS o SET %2$s FROM %3$s AS n JOIN %4$s AS r ON r.id = n.id %5$s '
-            'WHERE o.id = n.id AND n.%6$I = any(ids) AND r.%6$I = any(ids) '
-            'AND (%7$s) IS DISTINCT FROM (%8$s);',
-            theirs, assignments, ours, repaired, same_user, memory_key, written, repairs
-        )
-        WHEN 'deleted' THEN format(
-            'DELETE FROM %1$s AS o USING %2$s AS r WHERE r.id = o.id AND r.%3$I = any(ids) '
-            'AND NOT EXISTS (SELECT 1 FROM %4$s AS n WHERE n.id = r.id %5$s);',
-            theirs, repaired, memory_key, ours, same_user
+        WHEN 'carried' THEN format(
+            'WITH taken (is_there, id, %2$s) AS ('
+            'DELETE FROM %1$s AS o USING %4$s AS r LEFT JOIN %5$s AS n ON n.id = r.id %6$s '
+            'WHERE o.id = r.id AND r.%7$I = any(ids) '
+            'AND (n.id IS NULL OR (%8$s) IS DISTINCT FROM (%9$s)) '
+            'RETURNING n.id IS NOT NULL, o.id, %3$s) '
+            'INSERT INTO %1$s (id, %2$s) OVERRIDING SYSTEM VALUE '
+            'SELECT t.id, %2$s FROM taken AS t WHERE t.is_there ORDER BY t.id;',
+            theirs, known, changed, repaired, ours, same_user, memory_key, written, repairs
         )
         WHEN 'of deleted memories' THEN format(
             'DELETE FROM %1$s AS o WHERE o.%2$I = any(ids) '
@@ -70,8 +73,9 @@ BEGIN
             'INSERT INTO %1$s (id, %2$s) OVERRIDING SYSTEM VALUE '
             'SELECT n.id, %3$s FROM %4$s AS n '
             'WHERE n.%5$I = any(ids) AND n.user_id >= 0 AND n.id > %6$s '
-            'AND NOT EXISTS (SELECT 1 FROM %1$s AS o WHERE o.id = n.id) ON CONFLICT DO NOTHING;',
-            theirs, known, typed, ours, memory_key, mark
+            'AND NOT EXISTS (SELECT 1 FROM %1$s AS o WHERE o.id = n.id) %7$s;',
+            theirs, known, typed, ours, memory_key, mark,
+            CASE WHEN table_of <> 'ltm_memories' THEN 'ON CONFLICT DO NOTHING' END
         )
     END;
 END
@@ -80,30 +84,30 @@ $$;
 CREATE OR REPLACE FUNCTION ltm_adoption.make_way_back(home text, tables text[]) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
-    memories text := ltm_adoption.way_back_statement('changed', home, 'ltm_memories', NULL);
+    memories text := ltm_adoption.way_back_statement('carried', home, 'ltm_memories', NULL);
     accesses text := '';
     name text;
     kind text;
 BEGIN
     FOREACH name IN ARRAY tables LOOP
-        CONTINUE WHEN name IN ('ltm_memories', 'ltm_memory_access');
-        FOREACH kind IN ARRAY ARRAY['deleted', 'changed', 'of deleted memories', 'added'] LOOP
-            memories := memories || ltm_adoption.way_back_statement(kind, home, name, NULL);
-        END LOOP;
-    END LOOP;
-    IF 'ltm_memory_access' = any(tables) THEN
-        memories := memories || ltm_adoption.way_back_statement(
-            'of deleted memories', home, 'ltm_memory_access', NULL
-        );
-        FOREACH kind IN ARRAY ARRAY['deleted', 'changed', 'added'] LOOP
-            accesses := accesses || ltm_adoption.way_back_statement(
-                kind, home, 'ltm_memory_access', 'id'
+        CONTINUE WHEN name = 'ltm_memories';
+        memories := memories
+            || ltm_adoption.way_back_statement('of deleted memories', home, name, NULL);
+        IF name = 'ltm_memory_relationships' THEN
+            memories := memories || ltm_adoption.way_back_statement(
+                'of deleted memories', home, name, 'target_memory_id'
             );
+        END IF;
+        FOREACH kind IN ARRAY ARRAY['carried', 'added'] LOOP
+            IF name = 'ltm_memory_access' THEN
+                accesses := accesses
+                    || ltm_adoption.way_back_statement(kind, home, name, 'id');
+            ELSE
+                memories := memories || ltm_adoption.way_back_statement(kind, home, name, NULL);
+            END IF;
         END LOOP;
-    END IF;
-    FOREACH kind IN ARRAY ARRAY['deleted', 'added'] LOOP
-        memories := memories || ltm_adoption.way_back_statement(kind, home, 'ltm_memories', NULL);
     END LOOP;
+    memories := memories || ltm_adoption.way_back_statement('added', home, 'ltm_memories', NULL);
     EXECUTE format(
         'CREATE OR REPLACE FUNCTION ltm_adoption.return_memories(ids bigint[]) RETURNS void '
         'LANGUAGE plpgsql AS %L', 'BEGIN ' || memories || ' END'

@@ -17,7 +17,8 @@ SELECT
     ) AS relationships,
     timezone('utc', min(m.created_at)) AS first_created_at,
     timezone('utc', max(m.created_at)) AS last_created_at,
-    timezone('utc', max(m.last_accessed)) AS last_accessed
+    timezone('utc', max(m.last_accessed)) AS last_accessed,
+    count(DISTINCT m.namespace) FILTER (WHERE m.namespace <> '') AS namespaces
 FROM ltm_memories AS m
 WHERE ltm_is_current(m.expires_at, now())
 GROUP BY m.user_id;
@@ -39,3 +40,4 @@ COMMENT ON COLUMN ltm_user_analytics.relationships IS
 COMMENT ON COLUMN ltm_user_analytics.first_created_at IS 'When the first of them was created.';
 COMMENT ON COLUMN ltm_user_analytics.last_created_at IS 'When the last of them was created.';
 COMMENT ON COLUMN ltm_user_analytics.last_accessed IS 'When one of them was last accessed.';
+COMMENT ON COLUMN ltm_user_analytics.namespaces IS 'How many namespaces they are in.';

@@ -1,8 +1,8 @@
 """`python -m tests.soak.pairs [seconds]`: every two writing functions at once on a few memories.
 
 For each pair sixteen tasks call one or the other for its share of the time (five minutes in all).
-Only Conflict is an answer; prints every other error and what ltm_health lists in the end, and ends
-with 1 where there is any.
+A thousand puts of one key come before, thrice. Only Conflict is an answer; prints every other error
+and what ltm_health lists in the end, and ends with 1 where there is any.
 """
 
 import asyncio
@@ -29,6 +29,7 @@ from ltm_store import (
     check_health,
     connect,
     delete_memory,
+    get_by_key,
     import_user,
     migrate,
     prune_accesses,
@@ -44,8 +45,9 @@ from ltm_store import (
     update_memory,
 )
 from tests import servers
+from tests.test_keys import PAST, WRITERS, put_by_many
 
-TASKS, MEMORIES = 16, 12
+TASKS, MEMORIES, PUTS = 16, 12, 63
 USERS = (1, "alice")
 console = Console(width=100)
 
@@ -148,6 +150,23 @@ async def pair(db: Database, calls: tuple[Call, Call], seconds: float, seed: int
     return errors
 
 
+async def puts(db: Database) -> None:
+    """A thousand puts of one key by sixteen tasks, whose holder is none, archived and expired."""
+    version = 0
+    async with db.transaction() as connection:
+        for holder in ("none", "archived", "expired"):
+            held = await get_by_key(db, 1, "k")
+            if held is not None and holder == "archived":
+                await archive_memory(db, 1, held.id)
+                version = held.version + 1
+            elif held is not None:
+                await update_memory(db, 1, held.id, expires_at=PAST)
+                version = 0
+            created = [await put_by_many(db, connection, turn, version) for turn in range(PUTS)]
+            assert sum(created) == (holder != "archived")
+    console.print(f"{3 * PUTS * WRITERS} puts of one key, each whole")
+
+
 async def main(seconds: float) -> int:
     """All pairs, in a drawn order, each for its share of the seconds."""
     logging.disable(logging.WARNING)  # of keys that have another content
@@ -157,6 +176,7 @@ async def main(seconds: float) -> int:
     with servers.server() as dsn:
         await asyncio.to_thread(migrate.apply, dsn)
         async with connect(dsn, max_size=TASKS, timeout=30) as db:
+            await puts(db)
             for number, (first, second) in enumerate(names):
                 calls = (CALLS[first], CALLS[second])
                 found = await pair(db, calls, seconds / len(names), number)

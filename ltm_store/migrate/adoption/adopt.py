@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from psycopg import IntegrityError
 from psycopg.errors import DiskFull
 
 from ltm_store.migrate.adoption.copying import (
@@ -24,7 +25,7 @@ from ltm_store.migrate.adoption.copying import (
     watch_originals,
 )
 from ltm_store.migrate.adoption.new_tables import defer_indexes, make_tables, show_originals
-from ltm_store.migrate.adoption.objects import carry_objects
+from ltm_store.migrate.adoption.objects import carry_objects, leave_out
 from ltm_store.migrate.adoption.session import Adoption, ForeignKey, steps
 from ltm_store.migrate.adoption.survey import replicated, survey
 from ltm_store.migrate.adoption.tables import MEMORIES, ORIGINALS, RANKS
@@ -44,15 +45,30 @@ def adopt(dsn: str, locked: Session, report: Report) -> None:
     """
     with Adoption.of(dsn, locked, report) as adoption:
         done = steps(adoption.session)
-        if done and "swap" not in done and (problems := list(replicated(adoption))):
-            raise MigrationFailed(f"the adoption cannot go on: {'; '.join(problems)}")
         for step, work in STEPS.items():
             if step not in done:
                 ask(locked, "ping")  # without this session the lock is gone
+                if step not in ("survey", "validate"):  # others may have begun to replicate
+                    _refuse_replication(adoption)
                 try:
-                    work(adoption)
+                    _work(adoption, work)
                 except DiskFull as error:
                     raise MigrationFailed(f"{first_line(error)}: {_WITHOUT_ROOM}") from None
+
+
+def _work(a: Adoption, work: Callable[[Adoption], None]) -> None:
+    """Take a step, again where an object of the operator's was in its way."""
+    try:
+        work(a)
+    except IntegrityError as error:
+        if not leave_out(a, error):
+            raise
+        _work(a, work)
+
+
+def _refuse_replication(a: Adoption) -> None:
+    if problems := list(replicated(a)):
+        raise MigrationFailed(f"the adoption cannot go on: {'; '.join(problems)}")
 
 
 def _swap(a: Adoption) -> None:

@@ -8,7 +8,12 @@ from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from psycopg.errors import DeadlockDetected, LockNotAvailable
+from psycopg.errors import (
+    DeadlockDetected,
+    ExclusionViolation,
+    LockNotAvailable,
+    UniqueViolation,
+)
 
 from ltm_store.db.resources import resource_dir
 from ltm_store.migrate.adoption.progress import Bar
@@ -179,6 +184,7 @@ class Adoption:
                 function_name=("ltm_adoption", ORIGINALS[table].note),
             )
             self.ask("refuse_truncate_of", table_name=(self.home, table))
+            self.ask("heed_replication_of", table_name=(self.home, table))
 
     def stop_watching(self, tables: Iterable[str]) -> None:
         """Note changes of some tables of the home schema no longer."""
@@ -220,8 +226,16 @@ class Adoption:
             stuck < DRAIN_PATIENCE_BATCHES
         ):
             fewest, stuck = min(left, fewest), 0 if left < fewest else stuck + 1
+            bar.move(self._carry_oldest(is_back=is_back))
+
+    def _carry_oldest(self, *, is_back: bool) -> int:
+        """Carry a batch over or back; all there is where a unique value is still another row's."""
+        try:
             with self.snapshot():
-                bar.move(self.carry_changes(BATCH_ROWS, is_back=is_back))
+                return self.carry_changes(BATCH_ROWS, is_back=is_back)
+        except (UniqueViolation, ExclusionViolation):
+            with self.snapshot():
+                return self.carry_changes(ALL_CHANGES, is_back=is_back)
 
     def carry_last(self, *, is_back: bool) -> None:
         """Carry what came since the last look. Raises StillChanging if it is much."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from math import ceil
 from pathlib import Path
+from typing import Final
 
 from psycopg.conninfo import conninfo_to_dict
 
@@ -12,6 +14,20 @@ from ltm_store.migrate.adoption.session import Adoption, steps
 from ltm_store.migrate.adoption.tables import KEYS, KINDS, MEMORIES, NEEDED, ORIGINALS
 from ltm_store.migrate.ask import Session, value
 from ltm_store.migrate.runner import MigrationFailed, applied_ids, run_migrations
+
+# Measured at 60, 2,000, 20,000 and 200,000 memories, with details and without, short and long.
+NEW_SCHEMA_BYTES: Final = 2_500_000
+BYTES_OF_MEMORY: Final = 800
+BYTES_OF_DETAIL: Final = 200
+BYTES_OF_WORD: Final = {  # in search_vector, in rows of details, and in the indexes of both
+    "content": 34,
+    "tags": 250,
+    "context_data": 45,
+    "related_memory_ids": 500,
+}
+SORTING_OF_NEW: Final = 0.3
+LOG_OF_NEW: Final = 1.4
+SAMPLE_BYTES: Final = 1_000_000  # about so much of the memories
 
 
 def wanted(session: Session) -> bool:
@@ -117,16 +133,16 @@ def _impossible_rows(a: Adoption) -> Iterator[str]:
 
 
 def _look_for_room(a: Adoption) -> None:
-    tables = sum(a.value("size", home=a.home, table_name=table) for table in a.present())
+    new = _new_bytes(a)
+    sorting, log = SORTING_OF_NEW * new, LOG_OF_NEW * new
     ((database, kept_wal, keeps_all),) = a.ask("room")
-    # The new tables take up to twice the old ones, sorting for an index less than half of that. All
-    # goes through the log first, of which the server keeps as much as it is told to.
-    log = 3 * tables if keeps_all else min(3 * tables, kept_wal)
-    need = 3 * tables + log
+    if not keeps_all:  # all goes through the log, of which the server keeps so much
+        log = min(log, kept_wal)
+    need = new + sorting + log
     a.report(
         f"adopting {MEMORIES}: {_megabytes(need)} MB of room are needed beside the "
-        f"{_megabytes(database)} MB of the database ({_megabytes(2 * tables)} for the new tables, "
-        f"{_megabytes(tables)} for sorting, {_megabytes(log)} for the log)"
+        f"{_megabytes(database)} MB of the database ({_megabytes(new)} for the new tables, "
+        f"{_megabytes(sorting)} for sorting, {_megabytes(log)} for the log)"
     )
     folder = a.value("data_directory")
     host = str(conninfo_to_dict(a.dsn).get("host") or "/")
@@ -141,5 +157,21 @@ def _look_for_room(a: Adoption) -> None:
         a.report("whether the server's disk has that room cannot be seen from here")
 
 
-def _megabytes(size: int) -> str:
-    return f"{-(-size // 1_000_000):,}"
+def _new_bytes(a: Adoption) -> float:
+    """How much the new tables will take: their rows, and what each word of these brings along."""
+    new = float(NEW_SCHEMA_BYTES)
+    for table in a.present():
+        size, name = a.value("size", home=a.home, table_name=table), (a.home, table)
+        rows = a.value("count_rows", view_name=name)
+        new += 1.2 * size + rows * (BYTES_OF_MEMORY if table == MEMORIES else BYTES_OF_DETAIL)
+        if table == MEMORIES:
+            there = {column for column, *_ in a.ask("columns", home=a.home, table_name=table)}
+            one_of = 1 + size // SAMPLE_BYTES
+            for column in there & BYTES_OF_WORD.keys():
+                words = a.value("words_in", one_of=one_of, table_name=name, column_name=column)
+                new += rows * (words or 0) * BYTES_OF_WORD[column]
+    return new
+
+
+def _megabytes(size: float) -> str:
+    return f"{ceil(size / 1_000_000):,}"
