@@ -296,6 +296,7 @@ class Database(Session):
             command_timeout=self.timeout,
             statement_cache_size=statements_kept,
             max_cached_statement_lifetime=0,
+            max_cacheable_statement_size=0,
             server_settings=settings,
         )
         connection.telemetry = self.telemetry

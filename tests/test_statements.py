@@ -342,7 +342,7 @@ def shape_for(statement: Statement, given: Container[str]) -> Shape:
 NO_TEXT = re.compile(
     r"(\w+_)?(id|ids|rank|place|position|strength|score|count|memories|user_id|step|depth|month)$"
     r"|(\w+_)?(point|points|part|seen|at|modified|timestamp|used|accessed|attnum|size|importance)$"
-    r"|(\w+_)?(relationships|is_lent|jaccard|positions|terms|dimensions)$"
+    r"|(\w+_)?(relationships|is_lent|jaccard|nearness|positions|terms|dimensions)$"
 )
 
 
@@ -790,6 +790,17 @@ async def test_ten_times_as_much_of_others_costs_a_user_nothing(own_dsn):
     await connection.close()
     for (name, given), few, many in zip(CHEAP, before, after, strict=True):
         assert many <= 1.3 * few + 12, (name, given, few, many)  # some levels of the trees more
+
+
+def test_statements_are_short_enough_for_asyncpg_to_keep_them_prepared():
+    """On a connection of the caller's; a Database keeps those with all filters at once too."""
+    long = [
+        statement.name
+        for statement in ALL.values()
+        for shape in shapes(statement)
+        if len(shape.sql) > 15 * 1024
+    ]
+    assert long == ["search_memories"]  # with all filters at once
 
 
 async def test_no_call_starts_workers(filled):

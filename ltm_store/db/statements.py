@@ -162,7 +162,9 @@ class Statement:
         return found
 
     def _shaped(self, given: tuple[bool, ...]) -> Shape:
-        text = "\n".join(_chosen(self.lines, dict(zip(self.conditions, given, strict=True))))
+        chosen = map(str.strip, _chosen(self.lines, dict(zip(self.conditions, given, strict=True))))
+        # Short, because asyncpg keeps no statement of more than 15 kB prepared.
+        text = "\n".join(line for line in chosen if line and not line.startswith("--"))
         # Numbered densely: a parameter that no line uses has no type.
         numbers = sorted({int(number) for number in _PLACEHOLDER.findall(text)})
         dense = {old: new for new, old in enumerate(numbers, 1)}
