@@ -139,6 +139,9 @@ class Standby:
         except BaseException:
             self._pool.discard(connection)
             raise
+        if connection.is_closed():  # right behind the answer: what the server was then is not told
+            self._pool.discard(connection)
+            return None
         # Told with the answer where it changes, so that no answer of a promoted server is taken.
         is_standby = connection.get_settings().in_hot_standby == "on"
         self._pool.release(connection)
