@@ -338,7 +338,9 @@ async def pictured(conn: asyncpg.Connection, user: int) -> list[dict[str, object
                 elif column.endswith("memory_id") and value is not None:
                     row[column] = names[value]
             if row.get("related_memory_ids"):
-                ids = json.loads(row["related_memory_ids"]) or []
+                ids = row["related_memory_ids"]
+                if isinstance(ids, str):  # else this connection reads JSON itself
+                    ids = json.loads(ids) or []
                 row["related_memory_ids"] = [names[number] for number in ids]
             found.append(row)
     return sorted(found, key=repr)
