@@ -9,9 +9,10 @@ from tests.forks import in_a_fork
 
 celery = pytest.importorskip("celery")
 from celery.contrib.testing.worker import start_worker  # noqa: E402
-from celery.signals import worker_init, worker_shutdown  # noqa: E402
+from celery.signals import setup_logging, worker_init, worker_shutdown  # noqa: E402
 from celery.worker import state  # noqa: E402
 
+setup_logging.connect(lambda **_: None, weak=False)  # the loggers of this process stay as they are
 WAIT = {"timeout": 100, "interval": 0.01}  # seconds: for a worker that hangs, and between looks
 
 
