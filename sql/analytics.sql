@@ -13,10 +13,10 @@ FROM ltm_memories AS m;
 
 -- name: get_analytics(user_id bigint, as_of timestamptz, row_limit bigint) :one Analytics
 -- Totals, distributions, averages and rankings in one pass over the user's memories.
--- every reads them once, without what is long; totals, types, categories, namespaces, tags and months
--- are made of it as JSON objects; accessed and related choose the few that the rankings show, and most_accessed and
--- most_related fetch the contents of those alone. What has expired is few: tags and relationships are
--- counted without a join to all that has not.
+-- every reads them once, without what is long; totals, types, categories, namespaces and months are made
+-- of it as JSON objects; accessed and related choose the few that the rankings show, and most_accessed
+-- and most_related fetch the contents of those alone. What has expired is few: tags and relationships
+-- are counted without a join to all that has not.
 WITH every AS MATERIALIZED (
     SELECT
         m.id,
