@@ -5,8 +5,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 WITHOUT_DSN := env -u DATABASE_URL -u LTM_DATABASE_URL
-# Each worker starts a server of its own; one that is given has room for one run.
-PYTEST := $(BIN)/pytest $(if $(LTM_TEST_DSN),,-n auto --maxprocesses 4)
+# Each worker starts a server of its own, and a file of tests shares what it has set up; a server that
+# is given has room for one run.
+PYTEST := $(BIN)/pytest $(if $(LTM_TEST_DSN),,-n auto --maxprocesses 4 --dist loadfile)
 LOWEST := $(VENV)/lowest
 WITH_LOWEST := claude cli cli_files cli_verbs contract database langgraph memories migrate rows \
 	search sync telemetry transfer
@@ -44,6 +45,7 @@ soak: $(VENV)/dev ## Long runs: mutants, chaos, drawn histories, functions in pa
 	$(WITHOUT_DSN) $(BIN)/python -m tests.soak.mutations
 	$(WITHOUT_DSN) $(BIN)/python -m tests.soak.chaos
 	$(WITHOUT_DSN) LTM_TEST_DRAWS=50 $(PYTEST) tests/test_cancellation.py
+	$(WITHOUT_DSN) LTM_TEST_DRAWS=20 $(PYTEST) -m hypothesis
 	$(WITHOUT_DSN) $(BIN)/python -m tests.soak.histories
 	$(WITHOUT_DSN) $(BIN)/python -m tests.soak.pairs
 	$(WITHOUT_DSN) $(BIN)/python -m tests.soak.adopt

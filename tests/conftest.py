@@ -3,10 +3,12 @@
 import json
 import os
 from collections.abc import AsyncIterator, Iterator
+from functools import cache
 from itertools import count
 
 import asyncpg
 import pytest
+import sqlparse
 from hypothesis import HealthCheck, settings
 
 from ltm_store import Database, connect, migrate
@@ -14,12 +16,23 @@ from tests import servers
 from tests.populate import populate
 from tests.reused import Reused
 
+DRAWS = int(os.environ.get("LTM_TEST_DRAWS", "1"))
+"""How many times as much is drawn: examples, and moments at which a call is cancelled."""
 settings.register_profile(
     "ltm",
     deadline=None,
+    max_examples=25 * DRAWS,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 settings.load_profile("ltm")
+_split = cache(sqlparse.split)  # yoyo reads the same migrations hundreds of times
+
+
+def split(text: str) -> list[str]:
+    return list(_split(text))
+
+
+sqlparse.split = split  # type: ignore[assignment]
 _numbers = count(1)
 ODD = bool(os.environ.get("LTM_TEST_ODD"))
 """Run on a server in another time zone, with connections that encode JSON in their own way."""

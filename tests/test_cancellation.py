@@ -1,7 +1,6 @@
 """A call that is cancelled has done all or nothing, and leaves its connections in order."""
 
 import asyncio
-import os
 import random
 import re
 from collections import Counter
@@ -34,10 +33,9 @@ from ltm_store.integrations.langgraph import LtmStore
 from ltm_store.integrations.tools import DEFINITIONS, memory_tools
 from ltm_store.meaning import embed_with
 from tests import twins
-from tests.conftest import created, has_vector
+from tests.conftest import DRAWS, created, has_vector
 from tests.twins import CALLS, ELSEWHERE, FOR_ALL, FRIEND, HER
 
-DRAWS = int(os.environ.get("LTM_TEST_DRAWS", "1"))  # moments for each call
 _DRAWN = random.Random(20)
 HANG = 60  # seconds
 SESSIONS = (

@@ -10,6 +10,7 @@ import xml.etree.ElementTree as ET
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import asyncpg
 import pytest
@@ -77,6 +78,14 @@ def run(*arguments: str, check: bool = True, **variables: str) -> subprocess.Com
     )
 
 
+def invoke(*arguments: str, given: str = "") -> Any:
+    """`ltm-store` in this process, whose environment stays as it is."""
+    # The tests' own event loop runs in this thread.
+    with patch.dict(os.environ), ThreadPoolExecutor(1) as thread:
+        running = thread.submit(CliRunner().invoke, app, arguments, input=given.encode())
+        return running.result(timeout=100)
+
+
 class Cli:
     """`ltm-store` on one database, named by --dsn, in this process; every run is looked at."""
 
@@ -84,10 +93,7 @@ class Cli:
         self.dsn = dsn
 
     def __call__(self, *arguments: str, code: int = 0, given: str = "") -> str:
-        with ThreadPoolExecutor(1) as thread:  # the tests' own event loop runs in this one
-            done = thread.submit(
-                CliRunner().invoke, app, [*arguments, "--dsn", self.dsn], input=given.encode()
-            ).result(timeout=100)
+        done = invoke(*arguments, "--dsn", self.dsn, given=given)
         self.stderr = done.stderr
         assert done.exit_code == code, self.stderr
         assert "Traceback" not in self.stderr
@@ -95,7 +101,7 @@ class Cli:
             assert self.stderr.splitlines()[-1].startswith("failed: ")
         for text in (done.stdout, self.stderr):
             assert not STEERING.search(text), "nothing for a terminal"
-        return done.stdout
+        return str(done.stdout)
 
     def json(self, *arguments: str, code: int = 0) -> list[dict[str, object]]:
         return [json.loads(line) for line in self(*arguments, "--json", code=code).splitlines()]
@@ -479,8 +485,8 @@ async def test_the_database_is_the_option_before_or_after_the_verb_else_the_envi
     await add_memory(db, 1, "here")
 
     def search(*before: str, **variables: str) -> str:
-        done = run(*before, "search", "--user", "1", check=False, **variables)
-        return done.stdout + done.stderr
+        with patch.dict(os.environ, environment(**variables), clear=True):
+            return str(invoke(*before, "search", "--user", "1").output)
 
     asyncpg_dsn = dsn.replace("postgresql://", "postgresql+asyncpg://")
     assert "here" in search("--dsn", asyncpg_dsn, LTM_DATABASE_URL=GONE)

@@ -102,9 +102,13 @@ def run(command: list[str], directory: Path, dsn: str) -> str:
 def run_shell(code: str, directory: Path, dsn: str) -> str:
     """What commands print. Plain ones of ours run in this process, which saves half a second."""
     lines = [line for line in code.splitlines() if line and not line.startswith(CHECKED_ALONE)]
-    if any(set(line) & set("|<>&;$") for line in lines):
-        return run(["bash", "-e", "-o", "pipefail", "-c", "\n".join(lines)], directory, dsn)
-    return "".join(run_command(shlex.split(line, comments=True), directory, dsn) for line in lines)
+    return "".join(run_line(line, directory, dsn) for line in lines)
+
+
+def run_line(line: str, directory: Path, dsn: str) -> str:
+    if set(line) & set("|<>&;$"):
+        return run(["bash", "-e", "-o", "pipefail", "-c", line], directory, dsn)
+    return run_command(shlex.split(line, comments=True), directory, dsn)
 
 
 def run_command(words: list[str], directory: Path, dsn: str) -> str:

@@ -6,12 +6,16 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from fasteners import InterProcessLock
+from typer.testing import CliRunner
 
 from ltm_store import LtmError, embedded
+from ltm_store.cli.app import app
+from tests.servers import scratch
 
 PROGRAM = """
 import asyncio
@@ -25,13 +29,27 @@ asyncio.run(main())
 
 
 @pytest.fixture
-def directory(tmp_path_factory, monkeypatch) -> Path:
-    import tempfile
+def directory(monkeypatch) -> Iterator[Path]:
+    """Of a server that does not exist yet."""
+    with scratch() as folder:
+        monkeypatch.setenv("LTM_DATA_DIR", str(folder / "pg"))
+        yield folder / "pg"
 
-    directory = Path(tempfile.mkdtemp(prefix="ltm", dir="/tmp"))
-    os.chmod(directory, 0o755)
-    monkeypatch.setenv("LTM_DATA_DIR", str(directory / "pg"))
-    return directory / "pg"
+
+@pytest.fixture(scope="module")
+def stopped() -> Iterator[Path]:
+    """The files of a server that was stopped: to copy them is quicker than to make them."""
+    with scratch() as folder:
+        embedded.start(folder / "pg")
+        embedded.stop(folder / "pg")
+        yield folder / "pg"
+
+
+@pytest.fixture
+def made(stopped: Path, directory: Path) -> Path:
+    """The directory of a server that does not run."""
+    subprocess.run(["cp", "-a", stopped, directory], check=True)
+    return directory
 
 
 def test_without_a_dsn_everything_runs_on_a_server_of_its_own(directory):
@@ -74,14 +92,8 @@ input()
 """
 
 
-def cli(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "ltm_store.cli", "embedded", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+def cli(*arguments: str):
+    return CliRunner().invoke(app, ["embedded", *arguments])
 
 
 def holding(*command: str) -> subprocess.Popen[str]:
@@ -95,28 +107,28 @@ def holding(*command: str) -> subprocess.Popen[str]:
     return held
 
 
-def test_a_program_that_was_killed_does_not_keep_the_server_for_ever(directory):
+def test_a_program_that_was_killed_does_not_keep_the_server_for_ever(made):
     killed = holding()
     killed.kill()
     killed.communicate(timeout=100)
     assert embedded.is_running(), "nobody was left to stop it"
     last = holding()
-    assert json.loads((directory / ".handle_pids.json").read_text()) == [last.pid]
+    assert json.loads((made / ".handle_pids.json").read_text()) == [last.pid]
     last.communicate("\n", timeout=100)
     assert not embedded.is_running()
 
 
-def test_the_server_is_told_of_and_stopped_from_outside(directory):
-    assert cli("path").stdout == f"{directory}\n"
+def test_the_server_is_told_of_and_stopped_from_outside(made):
+    assert cli("path").stdout == f"{made}\n"
     told = cli("status")
-    assert (told.returncode, told.stdout) == (1, "")
-    assert f"no server runs in {directory}" in told.stderr
+    assert (told.exit_code, told.stdout) == (1, "")
+    assert f"no server runs in {made}" in told.stderr
     assert cli("stop").stdout == "it was not running\n"
     held = holding()
-    assert cli("status").stdout == f"running in {directory}\n"
+    assert cli("status").stdout == f"running in {made}\n"
     assert cli("stop").stdout == "stopped\n"
     held.communicate("\n", timeout=100)
-    assert cli("status").returncode == 1
+    assert cli("status").exit_code == 1
     assert not embedded.is_running()
 
 
@@ -135,7 +147,7 @@ from ltm_store.cli.__main__ import main
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_command_that_is_terminated_stops_its_server(directory, number):
+def test_a_command_that_is_terminated_stops_its_server(made, number):
     held = holding("-c", f"{TERMINATED}main()")
     held.send_signal(number)
     held.communicate(timeout=100)
@@ -143,7 +155,7 @@ def test_a_command_that_is_terminated_stops_its_server(directory, number):
     assert not embedded.is_running()
 
 
-def test_a_command_under_nohup_goes_on_without_its_terminal(directory):
+def test_a_command_under_nohup_goes_on_without_its_terminal(made):
     held = holding("-c", f"{TERMINATED}signal.signal(signal.SIGHUP, signal.SIG_IGN)\nmain()")
     held.send_signal(signal.SIGHUP)
     held.communicate("\n", timeout=100)

@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ltm_store import (
@@ -168,7 +168,6 @@ async def documents(conn):
     await add_memories(conn, 1, given_all)
 
 
-@settings(max_examples=80)
 @given(wanted=conditions)
 async def test_drawn_conditions_pass_what_an_evaluator_passes(conn, documents, wanted):
     hits = await search_memories(conn, 1, metadata=wanted, limit=1000, include_context=False)

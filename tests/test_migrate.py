@@ -134,14 +134,14 @@ async def test_rolling_back_to_an_id_keeps_it(empty):
     assert migrate.status(empty).pending[-1] == last
 
 
-async def test_eight_processes_at_once_apply_each_migration_once(empty):
+async def test_processes_at_once_apply_each_migration_once(empty):
     program = [sys.executable, "-m", "ltm_store.migrate", "--dsn", empty]
     processes = [
         subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(8)
+        for _ in range(3)
     ]
     outputs = [process.communicate(timeout=100) for process in processes]
-    assert [process.returncode for process in processes] == [0] * 8, outputs
+    assert [process.returncode for process in processes] == [0] * 3, outputs
     applied = [line for out, _ in outputs for line in out.splitlines() if "] apply" in line]
     assert sorted(line.split()[2] for line in applied) == migration_ids()
     connection = await asyncpg.connect(empty)

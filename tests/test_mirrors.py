@@ -36,6 +36,7 @@ from ltm_store import (
     update_memory,
 )
 from ltm_store.model.contexts import store_context
+from tests.conftest import DRAWS
 
 USER = 1
 CHILDREN = ("ltm_contexts", "ltm_memory_tags", "ltm_memory_access")
@@ -238,5 +239,5 @@ class Memories(RuleBasedStateMachine):
 def test_mirrors_equal_their_tables_after_every_step(shared):
     run_state_machine_as_test(
         lambda: Memories(shared),  # type: ignore[arg-type]
-        settings=settings(max_examples=20, stateful_step_count=30),
+        settings=settings(max_examples=10 * DRAWS, stateful_step_count=20),
     )

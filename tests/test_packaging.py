@@ -1,6 +1,7 @@
 """What is built: the wheel and the sdist carry all they need, and work away from the checkout."""
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -31,9 +32,9 @@ asyncio.run(main())
 """
 
 
-def run(*command: str, cwd: Path) -> str:
+def run(*command: str, cwd: Path, given: str = "") -> str:
     done = subprocess.run(
-        command, cwd=cwd, capture_output=True, text=True, timeout=100, check=False
+        command, cwd=cwd, input=given, capture_output=True, text=True, timeout=100, check=False
     )
     assert done.returncode == 0, done.stderr + done.stdout
     return done.stdout
@@ -64,24 +65,32 @@ def test_the_wheel_and_the_sdist_carry_the_statements_and_migrations(built):
     assert wanted | {"pyproject.toml", "LICENSE", "README.md"} <= names
 
 
-def environment(folder: Path, wheel: Path) -> tuple[str, Path]:
-    """The Python and the packages of a new environment in which only the wheel is installed."""
+@pytest.fixture(scope="module")
+def installed(built, tmp_path_factory) -> Path:
+    """What pip installs of the wheel."""
+    (wheel,) = built.glob("*.whl")
+    folder: Path = tmp_path_factory.mktemp("installed")
+    run(
+        *(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile"),
+        *("--target", str(folder), str(wheel)),
+        cwd=folder,
+    )
+    return folder
+
+
+def environment(folder: Path, installed: Path) -> tuple[str, Path]:
+    """The Python and the packages of a new environment that has the wheel alone."""
     venv.create(folder, with_pip=False, symlinks=True)
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     packages = folder / "lib" / version / "site-packages"
-    run(
-        *(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile"),
-        *("--target", str(packages), str(wheel)),
-        cwd=folder,
-    )
+    shutil.copytree(installed, packages, dirs_exist_ok=True)
     return str(folder / "bin" / "python"), packages
 
 
 @pytest.fixture(scope="module")
-def bare(built, tmp_path_factory) -> Path:
+def bare(installed, tmp_path_factory) -> Path:
     """A Python with the wheel and what it requires, without extras."""
-    (wheel,) = built.glob("*.whl")
-    python, packages = environment(tmp_path_factory.mktemp("bare") / "env", wheel)
+    python, packages = environment(tmp_path_factory.mktemp("bare") / "env", installed)
     pending, required = ["asyncpg", "pydantic"], set[str]()
     while pending:
         distribution = metadata.distribution(pending.pop())
@@ -143,27 +152,38 @@ def test_without_extras_one_sentence_names_the_extra(bare, tmp_path, arguments, 
     assert line.startswith(sentence)
 
 
-async def test_the_wheel_migrates_and_serves_in_an_environment_of_its_own(built, empty, tmp_path):
+VERBS = """
+import sys
+from typer.testing import CliRunner
+from ltm_store.cli.app import app
+for verb in sys.stdin.read().splitlines():
+    print(CliRunner().invoke(app, [*verb.split(), "--dsn", sys.argv[1]]).output, end="\\0")
+"""
+
+
+async def test_the_wheel_migrates_and_serves_in_an_environment_of_its_own(
+    installed, empty, tmp_path
+):
     """Only the wheel is installed anew; what it depends on is lent by this environment."""
-    (wheel,) = built.glob("*.whl")
-    python, packages = environment(tmp_path / "env", wheel)
+    python, packages = environment(tmp_path / "env", installed)
     (packages / "lent.pth").write_text(sysconfig.get_paths()["purelib"] + os.linesep)
     output = run(python, "-I", "-c", PROGRAM, empty, cwd=tmp_path)
     assert output == "['served from the wheel']\n"
     status = run(python, "-I", "-m", "ltm_store.migrate", "status", "--dsn", empty, cwd=tmp_path)
     assert status.count("applied") == len(migration_ids())
     page = tmp_path / "alice.html"
-    for verb, shown in (
-        (("status",), "0001_importance"),
-        (("search", "wheel", "--user", "alice"), "served from the wheel"),
-        (("show", "1", "--user", "alice"), "served from the wheel"),
-        (("graph", "1", "--user", "alice", "--format", "svg"), "served from the"),
-        (("report", "--user", "alice", "--output", str(page)), "alice.html"),
-        (("export", "--user", "alice"), '"content": "served from the wheel"'),
-        (("health",), "all is well"),
-        (("adoption-report",), "nothing was repaired"),
-        (("migrate",), "nothing to apply"),
-    ):
-        command = (python, "-I", "-m", "ltm_store.cli", *verb, "--dsn", empty)
-        assert shown in run(*command, cwd=tmp_path)
+    verbs = {
+        "status": "0001_importance",
+        "search wheel --user alice": "served from the wheel",
+        "show 1 --user alice": "served from the wheel",
+        "graph 1 --user alice --format svg": "served from the",
+        f"report --user alice --output {page}": "alice.html",
+        "export --user alice": '"content": "served from the wheel"',
+        "health": "all is well",
+        "adoption-report": "nothing was repaired",
+        "migrate": "nothing to apply",
+    }
+    outputs = run(python, "-I", "-c", VERBS, empty, cwd=tmp_path, given="\n".join(verbs))
+    for (verb, shown), output in zip(verbs.items(), outputs.split("\0"), strict=False):
+        assert shown in output, verb
     assert "Memories of alice" in page.read_text(encoding="utf-8")

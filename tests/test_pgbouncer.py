@@ -5,7 +5,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +36,7 @@ from ltm_store import (
     update_memory,
 )
 from tests import servers
+from tests.test_cli import invoke
 
 PROGRAM = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no pgbouncer on this machine")
@@ -93,19 +93,14 @@ def pooler(dsn: str, *, sessions: int, ignored: str = "") -> Iterator[str]:
             running.communicate()
 
 
-def cli(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "ltm_store.cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
-
-
 async def test_without_the_flag_it_is_named_with_the_flag(dsn):
     with pooler(dsn, sessions=1) as pooled:
         with pytest.raises(LtmError, match=r"PgBouncer.* connect\(pgbouncer=True\), --pgbouncer"):
             await connect(pooled)
-        refused = cli("--dsn", pooled, "health")
-        assert refused.returncode == 1
+        refused = invoke("--dsn", pooled, "health")
+        assert refused.exit_code == 1
         assert "PgBouncer" in refused.stderr
-        assert cli("--dsn", pooled, "--pgbouncer", "health").returncode == 0
+        assert invoke("--dsn", pooled, "--pgbouncer", "health").exit_code == 0
 
 
 async def test_a_pooler_that_ignores_settings_is_named_where_a_statement_is_missing(dsn):

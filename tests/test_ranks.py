@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ltm_store import (
@@ -111,7 +111,6 @@ STEPS = (
 )
 
 
-@settings(max_examples=25)
 @given(st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 1000)), max_size=25))
 async def test_every_writing_function_leaves_the_ranks_in_step(conn, history):
     for step, drawn in [("add", 1), *history]:

@@ -9,7 +9,7 @@ from math import log, prod
 
 import networkx as nx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ltm_store import (
@@ -231,7 +231,6 @@ def strength_of(walkable, path):
     return prod(walkable.edges[pair]["strength"] for pair in pairwise(path))
 
 
-@settings(max_examples=200)
 @given(
     graphs(),
     st.integers(1, 9),

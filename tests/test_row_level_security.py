@@ -79,7 +79,8 @@ from ltm_store.embedders import FunctionEmbedder
 from ltm_store.integrations.langgraph import LtmStore
 from tests.catalog import fingerprint
 from tests.conftest import created, has_vector
-from tests.test_pgbouncer import PROGRAM, cli, pooler
+from tests.test_cli import invoke
+from tests.test_pgbouncer import PROGRAM, pooler
 from tests.test_statements import ARGUMENTS, INDEXES, NEEDS_VECTORS, index_names, shape_for
 from tests.wire import wire
 
@@ -657,10 +658,10 @@ async def test_the_owner_of_the_tables_is_bound_too_and_may_run_the_step(admin, 
 
 async def test_the_command_line_takes_such_a_login(bound, db):
     await add_memory(db, "ann", "green tea")
-    found = cli("--dsn", bound.app, "--row-level-security", "search", "tea", "--user", "ann")
-    assert (found.returncode, "green tea" in found.stdout) == (0, True)
-    unknown = cli("--dsn", bound.app, "--row-level-security", "search", "tea", "--user", "bob")
+    found = invoke("--dsn", bound.app, "--row-level-security", "search", "tea", "--user", "ann")
+    assert (found.exit_code, "green tea" in found.stdout) == (0, True)
+    unknown = invoke("--dsn", bound.app, "--row-level-security", "search", "tea", "--user", "bob")
     assert "no memories of 'bob'" in unknown.stderr
-    refused = cli("--dsn", bound.app, "--row-level-security", "health")
-    assert (refused.returncode, "as an operator" in refused.stderr) == (1, True)
-    assert cli("--dsn", bound.operator, "health").returncode == 0
+    refused = invoke("--dsn", bound.app, "--row-level-security", "health")
+    assert (refused.exit_code, "as an operator" in refused.stderr) == (1, True)
+    assert invoke("--dsn", bound.operator, "health").exit_code == 0

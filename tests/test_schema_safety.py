@@ -1,8 +1,6 @@
 """Servers, databases and roles that are unsuitable, and schemas in which others may create."""
 
 import re
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 
 import asyncpg
@@ -21,6 +19,7 @@ from ltm_store.migrate import (
 )
 from ltm_store.migrate.__main__ import main
 from tests.servers import with_database, with_options, with_user
+from tests.test_cli import invoke
 
 PLANTED = """
 CREATE FUNCTION public.format(text, text) RETURNS text LANGUAGE plpgsql IMMUTABLE
@@ -144,10 +143,9 @@ async def test_what_is_planted_later_is_refused_and_told(empty, stranger):
     assert status(empty, trust_schema=True).applied == migration_ids()
     for command in ("rollback", "status", "finish_adoption"):
         assert main([command, "--dsn", empty]) == 1
-    program = [sys.executable, "-m", "ltm_store.cli", "--dsn", empty]
     for options, code in (([], 1), (["--trust-schema"], 0)):
-        done = subprocess.run([*program, *options, "users"], capture_output=True, check=False)
-        assert (done.returncode, b"--trust-schema" in done.stderr) == (code, code == 1)
+        done = invoke("--dsn", empty, *options, "users")
+        assert (done.exit_code, "--trust-schema" in done.stderr) == (code, code == 1)
     assert main(["rollback", "--trust-schema", "--dsn", empty]) == 0
 
 

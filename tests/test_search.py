@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import asyncpg
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ltm_store import (
@@ -291,20 +291,19 @@ async def conversations(conn):
     def content():
         return " ".join(words[int(60 ** draw.random()) - 1] for _ in range(8))
 
-    for n in range(150):
-        await add_memory(
-            conn,
-            1,
-            content(),
-            source_id=f"conversation {n // 15}",
-            source_position=n % 15,
-            tags=[draw.choice(words)],
-            category=draw.choice(words),
-            memory_type="fact" if n % 3 else "goal",
-            created_by=["Anna", "Ben", "system"][n % 3],
-        )
-    for _ in range(30):
-        await add_memory(conn, 1, content())
+    said: list[dict[str, Any]] = [
+        {
+            "content": content(),
+            "source_id": f"conversation {n // 15}",
+            "source_position": n % 15,
+            "tags": [draw.choice(words)],
+            "category": draw.choice(words),
+            "memory_type": "fact" if n % 3 else "goal",
+            "created_by": ["Anna", "Ben", "system"][n % 3],
+        }
+        for n in range(150)
+    ]
+    await add_memories(conn, 1, [*said, *({"content": content()} for _ in range(30))])
 
 
 QUERIES = [
@@ -329,7 +328,7 @@ async def test_scores_equal_the_reference(conn, conversations, query, neighbours
     assert order == sorted(order)
 
 
-async def test_the_best_of_15000_memories_are_those_of_the_reference(conn):
+async def test_the_best_of_many_memories_are_those_of_the_reference(conn):
     """One word that many hold, rare ones and common ones: importance counts before every cut."""
     draw = random.Random(4)
     await conn.copy_records_to_table(
@@ -339,17 +338,17 @@ async def test_the_best_of_15000_memories_are_those_of_the_reference(conn):
             (
                 1,
                 " ".join(WORDS[int(60 ** draw.random()) - 1] for _ in range(5)) + f" {n // 2}",
-                10 if n % 997 == 0 else 1 + n % 8,
+                10 if n % 397 == 0 else 1 + n % 8,
                 f"s{n // 30}" if n % 4 else None,
                 n % 30 if n % 4 else None,
             )
-            for n in range(15_000)
+            for n in range(6_000)
         ],
     )
     moment = datetime.now(UTC)
     ranked = await conn.fetch("SELECT id, importance_rank FROM ltm_memories WHERE user_id = 1")
     ranks, rows = dict(map(tuple, ranked)), await memories_of(conn, 1)
-    for query in (WORDS[1], f"{WORDS[1]} {WORDS[40]} {WORDS[59]}", "7000"):
+    for query in (WORDS[1], f"{WORDS[1]} {WORDS[40]} {WORDS[59]}", "2800"):
         scores = await reference(conn, rows, query)
         hits = await search_memories(conn, 1, query, distinct=False, as_of=moment)
         today = (moment - datetime(2000, 1, 1, tzinfo=UTC)).days
@@ -546,7 +545,6 @@ SIGNS = st.sampled_from(
 )
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(parts=st.lists(st.tuples(LETTERS, SIGNS), min_size=1, max_size=8), place=st.integers(0, 7))
 async def test_whatever_word_of_a_content_is_asked_for_finds_it(conn, parts, place):
     content = "".join(word + sign for word, sign in parts)
@@ -864,10 +862,12 @@ async def test_hostile_queries_are_words(conn, memories, query):
     assert ("coffee" in query) == bool(found)
 
 
-async def test_hostile_queries_do_not_hang_on_many_memories(filled):
+async def test_hostile_queries_do_not_hang_on_many_memories(conn):
+    many = [{"content": f"Some words about memory {n}"} for n in range(1000)]
+    await add_memories(conn, 5, many)
     async with asyncio.timeout(10 * DEADLINE):
         for query in HOSTILE:
-            await search_memories(filled, 5, f"{query} words about memory")
+            await search_memories(conn, 5, f"{query} words about memory")
 
 
 async def test_a_memory_of_long_words_in_a_script_of_many_bytes_spoils_no_search(conn):

@@ -6,7 +6,7 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ltm_store import (
@@ -259,7 +259,6 @@ async def test_listed_tags_are_counted_over_the_memories(conn):
     assert await list_tags(conn, 1, tag_category="none") == []
 
 
-@settings(max_examples=50)
 @given(st.lists(st.sets(st.sampled_from("abcdeF")), max_size=12), st.sampled_from("abf"))
 async def test_closeness_is_the_jaccard_index(session_conn, tagged, tag):
     transaction = session_conn.transaction()

@@ -2,9 +2,6 @@
 
 import asyncio
 import json
-import os
-import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
@@ -36,6 +33,7 @@ from ltm_store import (
 from ltm_store.db.resources import demo_lines
 from ltm_store.model.users import UserSummary
 from tests.conftest import has_vector
+from tests.test_cli import invoke
 from tests.test_memories import FULL, rows, waiting
 
 
@@ -359,24 +357,13 @@ async def test_the_demos_memories_are_a_year_of_one_user(db):
     assert len(figures.category_distribution) >= 8
 
 
-def ltm_store(*arguments: str, dsn: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "ltm_store.cli", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-        env={**os.environ, "LTM_DATABASE_URL": dsn, "NO_COLOR": "1"},
-    )
-
-
 async def test_the_demo_replaces_its_own_memories_and_no_others(dsn, admin):
     why_not = "Because it is number" if await has_vector(admin) else "Because it has no word"
     async with connect(dsn) as db:
         await add_memory(db, 1, "mine")
-    outputs = [ltm_store("demo", dsn=dsn) for _ in range(2)]
+    outputs = [invoke("demo", "--dsn", dsn) for _ in range(2)]
     for output in outputs:
-        assert output.returncode == 0, output.stderr
+        assert output.exit_code == 0, output.stderr
         assert "Traceback" not in output.stdout
         for part in ("Recalled for it", "words: pain", "Tomas asks", why_not, "a year"):
             assert part in output.stdout
@@ -392,8 +379,8 @@ async def test_the_demo_replaces_its_own_memories_and_no_others(dsn, admin):
 
 
 async def test_the_long_demo_shows_its_tables(dsn):
-    output = ltm_store("demo", "--full", dsn=dsn)
-    assert output.returncode == 0, output.stderr
+    output = invoke("demo", "--full", "--dsn", dsn)
+    assert output.exit_code == 0, output.stderr
     for part in ("What was added", "why", "its relationships", "a year later", "make psql"):
         assert part in output.stdout
 
@@ -401,8 +388,8 @@ async def test_the_long_demo_shows_its_tables(dsn):
 async def test_the_import_command(db, dsn, tmp_path):
     file = tmp_path / "memories.jsonl"
     file.write_text('\ufeff{"content": "a\u2028"}\n{"content": "b"}\n\n', encoding="utf-8")
-    done = ltm_store("import", str(file), "--user", "alice", dsn=dsn)
-    assert done.returncode == 0, done.stderr
+    done = invoke("import", str(file), "--user", "alice", "--dsn", dsn)
+    assert done.exit_code == 0, done.stderr
     assert done.stdout.startswith("2 memories created")
     assert len(await search_memories(db, "alice")) == 2
     for text, message in (
@@ -411,17 +398,17 @@ async def test_the_import_command(db, dsn, tmp_path):
         ('{"content": "a"}\n{"content"', "failed: line 2: is not JSON: "),
     ):
         file.write_text(text)
-        refused = ltm_store("import", str(file), "--user", "bob", dsn=dsn)
-        assert refused.returncode == 1
+        refused = invoke("import", str(file), "--user", "bob", "--dsn", dsn)
+        assert refused.exit_code == 1
         assert refused.stderr.splitlines()[-1].startswith(message)
         assert "Traceback" not in refused.stderr
     assert await search_memories(db, "bob") == []
-    assert ltm_store("import", "/no/such/file", "--user", "x", dsn=dsn).returncode == 2
+    assert invoke("import", "/no/such/file", "--user", "x", "--dsn", dsn).exit_code == 2
 
 
 async def test_commands_on_a_missing_server_fail_with_a_sentence(tmp_path):
-    done = ltm_store("demo", dsn="postgresql://x@127.0.0.1:1/x")
-    assert done.returncode == 1
+    done = invoke("demo", "--dsn", "postgresql://x@127.0.0.1:1/x")
+    assert done.exit_code == 1
     assert done.stderr == "failed: no connection to the server (Connection refused)\n"
 
 

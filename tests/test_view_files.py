@@ -195,12 +195,12 @@ async def test_a_view_that_cannot_be_made_is_named_and_leaves_nothing(files, dsn
     assert migrate.status(dsn).stale_views == ["ltm_access_daily", "ltm_new"]
 
 
-async def test_several_processes_make_the_views_once(files, dsn, conn):
+async def test_processes_at_once_make_the_views_once(files, dsn, conn):
     await conn.execute("DELETE FROM ltm_migration_views")
     program = [sys.executable, "-m", "ltm_store.migrate", "--dsn", dsn]
-    processes = [subprocess.Popen(program, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    processes = [subprocess.Popen(program, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     outputs = [process.communicate(timeout=100)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0] * 4
+    assert [process.returncode for process in processes] == [0] * 2
     assert sum("views made" in output for output in outputs) == 1
 
 

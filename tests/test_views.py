@@ -474,9 +474,9 @@ async def touched(conn: asyncpg.Connection, view: str) -> int:
 
 async def test_ten_times_as_much_of_others_costs_a_user_nothing(own_dsn):
     conn = await asyncpg.connect(own_dsn)
-    await populate(conn, users=5, memories=300)
+    await populate(conn, users=3, memories=200)
     before = {view: await touched(conn, view) for view in VIEWS}
-    await populate(conn, users=45, memories=300, first_user=100)
+    await populate(conn, users=27, memories=200, first_user=100)
     after = {view: await touched(conn, view) for view in VIEWS}
     await conn.close()
     for view in VIEWS:
