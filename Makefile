@@ -9,8 +9,7 @@ WITHOUT_DSN := env -u DATABASE_URL -u LTM_DATABASE_URL
 # is given has room for one run.
 PYTEST := $(BIN)/pytest $(if $(LTM_TEST_DSN),,-n auto --maxprocesses 4 --dist loadfile)
 LOWEST := $(VENV)/lowest
-WITH_LOWEST := claude cli cli_files cli_verbs contract database langgraph memories migrate rows \
-	search sync telemetry transfer
+WITH_LOWEST := claude cli_verbs contract database langgraph memories migrate rows telemetry
 
 help: ## Print this message
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,7 +20,7 @@ demo: $(VENV)/embedded ## An assistant's day with a year of memories, on a Postg
 test: $(VENV)/dev ## The tests on one PostgreSQL
 	$(WITHOUT_DSN) $(PYTEST)
 
-check: lint docs ## What CI runs: lint, types, docs, tests on PostgreSQL 15, 16 and 18 and in odd sessions
+check: lint docs lowest ## What CI runs: lint, docs, lowest, tests on PostgreSQL 15, 16 and 18 and in odd sessions
 	$(WITHOUT_DSN) LTM_TEST_PG=18 $(PYTEST)
 	$(WITHOUT_DSN) LTM_TEST_PG=18 LTM_TEST_ODD=1 $(PYTEST)
 	$(WITHOUT_DSN) LTM_TEST_PG=16 $(PYTEST)
