@@ -377,6 +377,14 @@ found AS MATERIALIZED (
         AND NOT (SELECT k.is_enough FROM known AS k)  -- if not include_archived
 ),
 
+holders AS MATERIALIZED (
+    SELECT
+        f.place,
+        count(*) AS holders
+    FROM found AS f
+    GROUP BY f.place
+),
+
 -- What the user's memories hold instead of a word that none of them holds.
 other_words AS MATERIALIZED (
     SELECT
@@ -412,14 +420,12 @@ other_words AS MATERIALIZED (
         AND NOT a.is_speaker
         AND NOT (SELECT k.is_enough FROM known AS k)  -- if not include_archived
         AND NOT EXISTS (
-            SELECT 1 FROM found AS f
-            WHERE f.place = a.place
+            SELECT 1 FROM holders AS h
+            WHERE h.place = a.place
         )
 ),
 
-held AS (
-    SELECT f.* FROM found AS f
-    UNION ALL
+found_otherwise AS MATERIALIZED (
     SELECT
         m.id,
         m.importance_rank,
@@ -444,6 +450,13 @@ held AS (
         AND TRUE  -- conditions: filters
 ),
 
+-- Not materialized: a copy of what many memories hold would cost as much as to add it up.
+held AS NOT MATERIALIZED (
+    SELECT f.* FROM found AS f
+    UNION ALL
+    SELECT f.* FROM found_otherwise AS f
+),
+
 -- Of one word alone it does not matter how rare it is.
 frequencies AS MATERIALIZED (
     SELECT
@@ -458,11 +471,13 @@ frequencies AS MATERIALIZED (
             )
         END AS idf
     FROM (
+        SELECT h.* FROM holders AS h
+        UNION ALL
         SELECT
-            h.place,
+            o.place,
             count(*) AS holders
-        FROM held AS h
-        GROUP BY h.place
+        FROM found_otherwise AS o
+        GROUP BY o.place
     ) AS f
 ),
 
@@ -511,33 +526,34 @@ beside AS MATERIALIZED (
             AND TRUE  -- conditions: filters
 ),
 
+-- Each word of what is beside a lender counts once: its own, or the greatest share of a lender's.
 lifted AS MATERIALIZED (
     SELECT
         p.id,
-        sum(p.score ORDER BY p.place) AS score
+        sum(p.score ORDER BY p.place) AS score,
+        bool_or(p.is_own) AS is_own
     FROM (
         SELECT
             v.id,
-            v.place,
-            max(v.score) AS score
+            h.place,
+            max(v.share * h.weight * f.idf) AS score,
+            bool_or(v.id = v.lender_id) AS is_own
         FROM (
             SELECT
                 b.id,
-                h.place,
-                b.share * h.weight * f.idf AS score
+                b.lender_id,
+                b.share
             FROM beside AS b
-            INNER JOIN held AS h ON b.lender_id = h.id
-            INNER JOIN frequencies AS f ON h.place = f.place
             UNION ALL
-            SELECT
-                h.id,
-                h.place,
-                h.weight * f.idf AS score
-            FROM held AS h
-            INNER JOIN frequencies AS f ON h.place = f.place
-            WHERE h.id IN (SELECT b.id FROM beside AS b)
+            SELECT DISTINCT
+                b.id,
+                b.id AS lender_id,
+                1 AS share
+            FROM beside AS b
         ) AS v
-        GROUP BY v.id, v.place
+        INNER JOIN held AS h ON v.lender_id = h.id
+        INNER JOIN frequencies AS f ON h.place = f.place
+        GROUP BY v.id, h.place
     ) AS p
     GROUP BY p.id
 ),
@@ -561,11 +577,7 @@ scored AS MATERIALIZED (
             b.lender_id AS neighbour_of
         FROM beside AS b
         INNER JOIN lifted AS l ON b.id = l.id
-        WHERE
-            NOT EXISTS (
-                SELECT 1 FROM own AS w
-                WHERE w.id = b.id
-            )
+        WHERE NOT l.is_own
         ORDER BY b.id ASC, b.lent_score DESC, b.lender_id DESC
     )
     -- if not include_archived
