@@ -735,10 +735,11 @@ gathered AS MATERIALIZED (
         n.id,
         n.importance_rank,
         n.content_hash,
-        0 AS text_score,
-        NULL AS neighbour_of,
+        coalesce(s.text_score, 0) AS text_score,
+        s.neighbour_of,
         n.meaning_score
     FROM nearest AS n
+    LEFT JOIN scored AS s ON n.id = s.id
     WHERE NOT EXISTS (
         SELECT 1 FROM worded AS w
         WHERE w.id = n.id
@@ -775,14 +776,21 @@ borrowed AS MATERIALIZED (
     GROUP BY m.id
 ),
 
--- What has no vector yet counts as the last of the nearest.
+-- What has no vector yet counts as the last of the nearest, of 200 also where a later page reads more.
 meant AS MATERIALIZED (
     SELECT
         g.*,
         coalesce(g.meaning_score, t.least) + coalesce(b.meaning_score, 0) AS nearness
     FROM gathered AS g
     LEFT JOIN borrowed AS b ON g.id = b.id
-    CROSS JOIN (SELECT min(n.meaning_score) AS least FROM nearest AS n) AS t
+    CROSS JOIN (
+        SELECT min(n.meaning_score) AS least
+        FROM (
+            SELECT n.* FROM nearest AS n
+            ORDER BY n.meaning_score DESC
+            LIMIT 200
+        ) AS n
+    ) AS t
 ),
 
 fused AS MATERIALIZED (
