@@ -271,9 +271,9 @@ WHERE
 -- else one scan of the index of words finds who holds which word (held), those held nowhere are looked
 -- for in other spellings (other_words), frequencies weigh them, and own adds up what a memory holds
 -- itself. The best lend their words to their neighbours in the source (beside, lifted). scored is what
--- the words find, with its text score. With a vector, nearest is what means most nearly the same (of
--- what is measured); the best of both (gathered) borrow from what is beside them in the source (borrowed),
--- and fused adds up words and meaning. What is of the time that was asked for counts twice (timed).
+-- the words find, with its text score. With a vector, nearest is what means most nearly the same; the
+-- best of both (gathered) borrow from what is beside them in the source (borrowed), and fused adds up
+-- words and meaning. What is of the time that was asked for counts twice (timed).
 -- Then importance lifts it, of equal contents the most important stays, and of the best the last step
 -- reads the whole rows.
 -- needs: embeddings if query_embedding
@@ -615,18 +615,8 @@ worded AS MATERIALIZED (
 ),
 
 -- if not is_indexed
--- Of a long content the nearest part counts.
-measured AS MATERIALIZED (
-    SELECT
-        e.memory_id,
-        e.content_hash,
-        ltm_cosine(e.embedding, (SELECT ltm_embedding($8::real[]))) AS meaning_score
-    FROM ltm_embeddings AS e
-    WHERE e.user_id = $1 AND e.model = $9 AND e.dimensions = cardinality($8::real[])
-),
-
--- The nearest first, each is looked at whether it passes until there are enough. A vector of a content
--- that was changed since does not.
+-- The nearest first, each is looked at whether it passes until there are enough; of a long content the
+-- nearest part counts. A vector of a content that was changed since does not pass.
 nearest AS MATERIALIZED (
     SELECT
         m.id,
@@ -638,7 +628,15 @@ nearest AS MATERIALIZED (
             d.memory_id,
             d.content_hash,
             max(d.meaning_score) AS meaning_score
-        FROM measured AS d
+        FROM (
+            SELECT
+                e.memory_id,
+                e.content_hash,
+                ltm_cosine(e.embedding, (SELECT ltm_embedding($8::real[]))) AS meaning_score
+            FROM ltm_embeddings AS e
+            WHERE e.user_id = $1 AND e.model = $9 AND e.dimensions = cardinality($8::real[])
+            OFFSET 0  -- else whole vectors are grouped, and spill
+        ) AS d
         GROUP BY d.memory_id, d.content_hash
         ORDER BY meaning_score DESC, d.memory_id DESC
     ) AS v
