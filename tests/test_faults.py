@@ -97,6 +97,81 @@ async def test_a_cancelled_call_leaves_no_transaction_behind(dsn):
     assert states == 0
 
 
+async def until(is_so):
+    while not is_so():  # noqa: ASYNC110 - nobody would set an event
+        await asyncio.sleep(0)
+
+
+async def a_statement(db, fall_silent):
+    fall_silent()
+    await search_memories(db, 1)
+
+
+async def a_beginning(db, fall_silent):
+    fall_silent()
+    async with db.transaction():
+        pass
+
+
+async def a_transaction(db, fall_silent):
+    async with db.transaction() as connection:
+        fall_silent()
+        await connection.execute("SELECT 1")
+
+
+async def a_commit(db, fall_silent):
+    async with db.transaction():
+        fall_silent()
+
+
+async def a_rollback(db, fall_silent):
+    async with db.transaction():
+        fall_silent()
+        raise ValueError
+
+
+CANCELLED = [a_statement, a_beginning, a_transaction, a_commit, a_rollback]
+
+
+@pytest.mark.parametrize("call", CANCELLED, ids=lambda call: call.__name__)
+async def test_a_connection_on_which_a_call_was_cancelled_is_not_used_again(dsn, call):
+    """What it is still doing is unknown: here it waits for an answer that never comes."""
+    async with wire(dsn) as proxy, connect(proxy.dsn, max_size=1, access_tracking="off") as db:
+        sent: list[int] = []
+
+        def fall_silent():
+            proxy.swallow_present()
+            sent.append(proxy.round_trips)
+
+        assert await search_memories(db, 1) == []
+        task = asyncio.ensure_future(call(db, fall_silent))
+        await until(lambda: sent and proxy.round_trips > sent[0])
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+        assert await search_memories(db, 1) == []
+        proxy.cut()  # or closing waits for the answer
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+async def test_what_a_call_gets_as_it_is_cancelled_goes_to_the_next_one(dsn, is_lost):
+    """A connection, or the place for a new one where the old one is lost."""
+    async with connect(dsn, max_size=1, access_tracking="off") as db:
+        held = db.transaction()
+        connection = await held.__aenter__()
+        tasks = [asyncio.ensure_future(search_memories(db, 1)) for _ in range(2)]
+        await until(lambda: db.stats().waiting == 2)
+        if is_lost:
+            connection.terminate()
+        with suppress(Unavailable):
+            await held.__aexit__(None, None, None)
+        tasks[0].cancel()  # before its turn comes
+        await asyncio.wait(tasks)
+        assert tasks[0].cancelled()
+        assert tasks[1].result() == []
+        assert (db.stats().open, db.stats().idle) == (1, 1)
+
+
 async def test_cancelled_calls_while_connections_open_leave_no_noise(dsn):
     noise: list[object] = []
     loop = asyncio.get_running_loop()

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import os
 import random
 import socket
@@ -189,6 +190,35 @@ async def test_a_store_that_is_gone_is_told_in_a_sentence(dsn: str, caplog):
         await tools_of(db, 1)["remember"](content=SECRET)
     assert is_plain(str(failed.value))
     assert SECRET not in caplog.text
+
+
+async def test_no_failure_logs_what_was_given(db: Database, dsn: str, caplog, monkeypatch):
+    memory = await add_memory(db, 1, "x")
+    gone = await connect(dsn)
+    await gone.close()
+    call = tools_of(db, 1)
+
+    async def broken(*_: object, **given: object) -> None:
+        raise RuntimeError(given)
+
+    failing: list[tuple[Any, dict[str, Any]]] = [
+        (call["remember"], {"tags": SECRET}),
+        (call["remember"], {"content": f"{SECRET}\0"}),
+        (call["update_memory"], {"memory_id": memory.id + 1, "content": SECRET}),
+        (call["update_memory"], {"memory_id": memory.id, "content": SECRET, "expected_version": 2}),
+        (tools_of(gone, 1)["remember"], {"content": SECRET}),
+    ]
+    caplog.set_level(logging.DEBUG)
+    for tool, given in failing:
+        with pytest.raises(ToolFailure):
+            await tool(**given)
+    monkeypatch.setattr("ltm_store.integrations.tools.add_memory", broken)
+    with pytest.raises(ToolFailure):
+        await call["remember"](content=SECRET)
+    assert {vars(record).get("event") for record in caplog.records} >= {
+        *("tool_failed", "tool_unavailable", "tool_crashed"),
+    }
+    assert SECRET not in "".join(r.getMessage() + str(vars(r)) for r in caplog.records)
 
 
 # -- The MCP server ------------------------------------------------------------------------------
