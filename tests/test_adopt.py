@@ -28,6 +28,7 @@ from ltm_store.migrate import runner
 from ltm_store.migrate.adoption import adopt, copying, progress, reconcile, session
 from tests import originals
 from tests.catalog import fingerprint
+from tests.conftest import DRAWS
 from tests.old_program import OldProgram
 from tests.servers import with_options
 from tests.wire import wire
@@ -37,7 +38,7 @@ SHAPES = {
     "L0 without its foreign key": originals.L0.replace(" REFERENCES users (id)", ""),
     "L1": originals.level_1(),
     "L2": originals.level_2(),
-    **{f"half {seed}": originals.half(seed) for seed in (3, 5, 8)},
+    **{f"half {seed}": originals.half(seed) for seed in range(3, 3 + DRAWS)},
 }
 CHILDREN = ("ltm_contexts", "ltm_memory_relationships", "ltm_memory_access", "ltm_memory_tags")
 
