@@ -201,6 +201,24 @@ async def test_a_call_that_is_cancelled_leaves_the_others_their_statement(db, ds
     assert statements.names.count("get_memory") == 1  # the second; the first is cancelled
 
 
+@pytest.mark.parametrize("turns", range(1, 5))
+async def test_a_call_that_is_cancelled_as_it_gathers_leaves_the_others_their_statement(dsn, turns):
+    """Those of other users too, whose statement goes after that of this user would have gone."""
+    async with connect(dsn, access_tracking="off", coalesce="writes") as db:
+        async with locked(dsn) as other:
+            ahead = [asyncio.ensure_future(add_memory(db, 3, "x")) for _ in range(2)]
+            await waiting(other, 2)
+            tasks = [asyncio.ensure_future(add_memory(db, user, "x")) for user in (1, 2, 2)]
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            tasks[0].cancel()
+        async with asyncio.timeout(HANG):
+            await asyncio.wait([*ahead, *tasks])
+        assert tasks[0].cancelled()
+        added = await asyncio.gather(*ahead, *tasks[1:])
+        assert [memory.user_id for memory in added] == [3, 3, 2, 2]
+
+
 async def test_a_statement_whose_calls_are_all_cancelled_ends(db, dsn):
     memory = await add_memory(db, 1, "x")
     async with locked(dsn) as other:
