@@ -198,8 +198,8 @@ async def test_no_failure_logs_what_was_given(db: Database, dsn: str, caplog, mo
     await gone.close()
     call = tools_of(db, 1)
 
-    async def broken(*_: object, **given: object) -> None:
-        raise RuntimeError(given)
+    async def broken(*_: object, **__: object) -> None:
+        raise RuntimeError(SECRET)
 
     failing: list[tuple[Any, dict[str, Any]]] = [
         (call["remember"], {"tags": SECRET}),
