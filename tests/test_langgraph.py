@@ -128,6 +128,29 @@ async def test_the_puts_of_a_user_that_wait_together_are_one_statement(store, ca
     assert len(await store.asearch(("7",), limit=100)) == 50
 
 
+async def test_the_gets_and_the_deletes_of_a_user_that_wait_together_share_statements(
+    store, caplog
+):
+    await store.abatch([PutOp(("7", str(n % 3)), f"k{n}", {"n": n}) for n in range(30)])
+    await store.aput(("8",), "k0", {"n": -1})
+    caplog.set_level(logging.DEBUG, "ltm_store.statements")
+    caplog.clear()
+    gets = [GetOp(("7", str(n % 3)), f"k{n}") for n in (*range(30), 4, 30)]
+
+    results = await store.abatch([*gets, GetOp(("8",), "k0"), GetOp(("7",), "k0")])
+    values = [item.value["n"] for item in results if item is not None]
+    assert values == [*range(30), 4, -1]
+    assert (results[31], results[33]) == (None, None)
+    await store.abatch([PutOp(op.namespace, op.key, None) for op in gets[1:]])
+
+    sent = [record.message.partition(":")[0] for record in caplog.records]
+    assert sent == [*["get_by_keys"] * 2, "find_keys", "lock_for_delete", "delete_memories"]
+    assert [(i.namespace, i.key) for i in await store.asearch(())] == [
+        (("8",), "k0"),
+        (("7", "0"), "k0"),
+    ]
+
+
 async def test_a_batch_with_a_refused_put_writes_nothing(store):
     await store.aput(("7",), "k", {"n": 0})
     ops = [
@@ -325,29 +348,45 @@ async def test_vectors_that_a_measure_cannot_tell_are_refused(db):
         await LtmStore(db, index=long).aput(("7",), "k", {"text": "tea"})
 
 
-async def test_a_read_prolongs_what_expires_unless_told_not_to(dsn):
-    async with connect(dsn) as db:
-        store = LtmStore(db, ttl={"default_ttl": 0.5})
-        await store.aput(("7",), "k", {})
-        await store.aput(("7",), "kept", {}, ttl=None)
+async def test_a_read_prolongs_what_expires_at_once_unless_told_not_to(db, dsn, caplog):
+    """By what has passed, however little; by one statement for what a batch read of a user."""
+    store = LtmStore(db, ttl={"default_ttl": 0.5})
+    for key in "got", "found", "gone":
+        await store.aput(("7", key), key, {})
+    await store.aput(("7",), "kept", {}, ttl=None)
 
-        async def expiry():
-            await db.flush()
-            return (await db_read(dsn, "k")).expires_at
+    async def expiries():
+        keys = ("got", "found", "gone", "kept")
+        async with connect(dsn, access_tracking="off") as reader:
+            found = await search_memories(reader, 7, as_of=datetime(2020, 1, 1, tzinfo=UTC))
+        at = {memory.key: memory.expires_at for memory in found}
+        return [at[key] for key in keys]
 
-        first = await expiry()
-        await move_expiry(dsn, timedelta(seconds=-20))
-        await store.aget(("7",), "k", refresh_ttl=False)
-        await store.asearch(("7",), refresh_ttl=False)
-        assert await expiry() == first - timedelta(seconds=20)
-        await store.aget(("7",), "k")
-        assert await expiry() >= first
-        assert (await db_read(dsn, "kept")).expires_at is None
-
-
-async def db_read(dsn, key):
-    async with connect(dsn, access_tracking="off") as db:
-        return await get_by_key(db, 7, key)
+    async with db.transaction() as connection:
+        await connection.execute("UPDATE ltm_memories SET expires_at = now() WHERE key = 'gone'")
+    before = await expiries()
+    caplog.set_level(logging.DEBUG, "ltm_store.statements")
+    for refresh in False, True:
+        caplog.clear()
+        got, found, gone, kept = await store.abatch(
+            [
+                GetOp(("7", "got"), "got", refresh),
+                SearchOp(("7", "found"), refresh_ttl=refresh),
+                GetOp(("7", "gone"), "gone", refresh),
+                SearchOp(("7",), refresh_ttl=False),
+            ]
+        )
+        assert (got.key, found[0].key, gone, len(kept)) == ("got", "found", None, 3)
+        sent = [record.message.partition(":")[0] for record in caplog.records]
+        assert sent.count("extend_expiry") == refresh
+        now = await expiries()
+        assert [
+            new is not None and new > old for old, new in zip(before[:2], now, strict=False)
+        ] == [refresh] * 2
+        assert now[2:] == before[2:]
+    caplog.clear()
+    await store.aget(("7",), "kept")
+    assert [record.message.partition(":")[0] for record in caplog.records] == ["get_by_keys"]
 
 
 async def move_expiry(dsn, by):
