@@ -561,7 +561,8 @@ async def test_an_expiry_is_extended_exactly_and_by_no_access(conn):
     assert {**moved, "expires_at": before[slides.id]["expires_at"]} == dict(before.pop(slides.id))
     assert after == before
     assert await rows(conn, "ltm_memory_access") == []
-    for refused in ([2**63], ["1"], range(1, 10_002)):
+    refusals: list[Any] = [[2**63], ["1"], range(1, 10_002)]
+    for refused in refusals:
         with pytest.raises(InvalidMemory, match="^memory_ids"):
             await extend_expiry(conn, 1, refused)
 
