@@ -183,10 +183,7 @@ added AS (
         key,  -- if key
         user_id
     )
-    WHERE
-    TRUE
-    AND idempotency_key IS NOT NULL  -- if not key
-    AND key IS NOT NULL  -- if key
+    WHERE idempotency_key IS NOT NULL  -- if not key
     DO UPDATE
         SET
             -- if replace
@@ -519,7 +516,7 @@ added AS (
         -- end if
     ORDER BY r.place
     -- if keys
-    ON CONFLICT (namespace, key, user_id) WHERE key IS NOT NULL
+    ON CONFLICT (namespace, key, user_id)
     DO UPDATE
         SET
             content = excluded.content,

@@ -554,15 +554,15 @@ INDEXES: dict[tuple[str, frozenset[str]], set[str]] = {
         "ltm_memories_pkey",
     },
     ("give_keys", frozenset()): {ONE},
-    ("list_namespaces", frozenset()): {"ltm_memories_namespace_idx"},
-    ("list_namespaces", frozenset({"prefix", "max_depth"})): {"ltm_memories_namespace_idx"},
+    ("list_namespaces", frozenset()): {"ltm_memories_key_key"},
+    ("list_namespaces", frozenset({"prefix", "max_depth"})): {"ltm_memories_key_key"},
     ("rename_user", frozenset()): {"ltm_external_users_external_id_key"},
     ("lock_names", frozenset()): {"ltm_external_users_pkey"},
     ("free_expired_keys", frozenset()): set(),
     ("list_memories", frozenset({"namespace"})): {RANK},
     ("list_memories", frozenset({"namespaces"})): {RANK},
     ("list_memories", frozenset({"namespace_prefix"})): {RANK},
-    ("list_users", frozenset()): {"ltm_memories_pkey or ltm_memories_namespace_idx"},
+    ("list_users", frozenset()): {"ltm_memories_pkey or ltm_memories_key_key"},
 }
 ARGUMENTS: dict[str, object] = {
     "user_id": 1,
