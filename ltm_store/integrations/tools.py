@@ -531,7 +531,8 @@ DEFINITIONS: Final = (
         "memory_stats",
         "Describe the memory",
         "Tell how many memories there are, of which types, under which tags, in which namespaces "
-        "('' is none) and from when. Call it when the user asks how much you know, not to answer other questions.",
+        "('' is none) and from when. Call it when the user asks how much you know, not to answer "
+        "other questions.",
         Nothing,
         Figures,
         _stats,
