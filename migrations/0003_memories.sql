@@ -333,8 +333,8 @@ ON ltm_memories (user_id, idempotency_key) WHERE idempotency_key IS NOT NULL;
 COMMENT ON INDEX ltm_memories_idempotency_key_key IS
 'One memory for each idempotency key of a user.';
 
--- Beside an index on namespaces alone, before it knows the table, the server takes that one for a key
--- and reads the whole namespace.
+-- Beside an index on namespaces alone, before it knows the table, the server takes that one for a
+-- key, and reads the whole namespace.
 CREATE UNIQUE INDEX ltm_memories_key_key ON ltm_memories (user_id, namespace, key);
 COMMENT ON INDEX ltm_memories_key_key IS
 'One memory for each key in a namespace of a user. The memories of one namespace, or of those below '
