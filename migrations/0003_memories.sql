@@ -337,8 +337,8 @@ COMMENT ON INDEX ltm_memories_idempotency_key_key IS
 -- key, and reads the whole namespace.
 CREATE UNIQUE INDEX ltm_memories_key_key ON ltm_memories (user_id, namespace, key);
 COMMENT ON INDEX ltm_memories_key_key IS
-'One memory for each key in a namespace of a user. The memories of one namespace, or of those below '
-'one; the namespaces themselves.';
+'One memory for each key in a namespace of a user. The memories of one namespace, or of those '
+'below one; the namespaces themselves.';
 
 CREATE INDEX ltm_memories_content_hash_idx ON ltm_memories (user_id, content_hash, id);
 COMMENT ON INDEX ltm_memories_content_hash_idx IS
