@@ -32,6 +32,7 @@ from ltm_store.model.memories import Conflict, Memory, NewMemory
 from ltm_store.model.values import UserId, moment
 
 NamespaceOption = str | Sequence[str] | None
+Places = Iterable[tuple[NamespaceOption, str]]
 _ATTEMPTS: Final = 10  # of a put, where the key is given and taken in between
 _MOST_TOGETHER: Final = 1_000  # puts of a statement
 _MOST_CHARS: Final = 4_194_304  # of their contents
@@ -157,7 +158,7 @@ async def _put_batches(
         made = []
         for batch in batches:
             for new in sorted(batch, key=attrgetter("namespace", "key")) if locking else ():
-                await _find(connection, user, new.namespace, new.key, locking=True)
+                await _lock(connection, user, new)
             made += await insert_together(connection, user, batch)
         return made
 
@@ -168,25 +169,21 @@ async def _put_locked(db: Executor, user: User, new: NewMemory) -> Memory | None
     """Put a memory while others wait, where there is one to lock."""
 
     async def put(connection: Connection) -> Memory | None:
-        await _find(connection, user, new.namespace, new.key, locking=True)
+        await _lock(connection, user, new)
         return await insert_memory(connection, user, new, replace=True)
 
     return await session_of(db).with_locks(put)
 
 
-async def _find(
-    db: Executor, user: User, namespace: str, key: str | None, *, locking: bool = False
-) -> int | None:
-    found: int | None = await fetch_value(
-        db,
-        "find_key",
+async def _lock(connection: Connection, user: User, new: NewMemory) -> None:
+    await fetch_rows(
+        connection,
+        "lock_key",
         user_id=user.number,
-        namespace=namespace,
-        key=key,
+        namespace=new.namespace,
+        key=new.key,
         as_of=moment(None),
-        locking=locking,
     )
-    return found
 
 
 @only_reads
@@ -208,19 +205,72 @@ async def get_by_key(
     return memory
 
 
+@only_reads
+async def get_by_keys(db: Executor, user_id: UserId, places: Places) -> list[Memory]:
+    """The memories with some keys, as get_by_key gives each, in the order asked for.
+
+    places: at most 10,000 pairs of a namespace, None being none, and a key. Where there is no such
+    memory it is left out. Raises InvalidMemory naming what is refused, "places[3].key".
+    """
+    asked = _checked_places(places)
+    user = await find_user(db, user_id)
+    if user is None:
+        return []
+    found = await fetch_many(db, "get_by_keys", Memory, **_arguments(user, asked))
+    await track_reads(db, user, found, "direct")
+    return found
+
+
 @one_deadline
 async def delete_by_key(
     db: Executor, user_id: UserId, key: str, *, namespace: NamespaceOption = None
 ) -> bool:
     """Delete the memory with a key, as delete_memory does; tell whether there was one."""
     place = Place.checked({"namespace": namespace, "key": key})
+    return await _delete(db, user_id, [place]) > 0
+
+
+@one_deadline
+async def delete_by_keys(db: Executor, user_id: UserId, places: Places) -> int:
+    """Delete the memories with some keys, all or nothing; return how many there were.
+
+    places: as in get_by_keys.
+    """
+    return await _delete(db, user_id, _checked_places(places))
+
+
+async def _delete(db: Executor, user_id: UserId, places: list[Place]) -> int:
     user = await find_user(db, user_id)
     if user is None:
-        return False
-    found = await _find(db, user, place.namespace, place.key)
-    if found is None:
-        return False
-    return await delete_by_number(db, user.number, [found], moment(None), key=place.key) > 0
+        return 0
+    found = await fetch_rows(db, "find_keys", **_arguments(user, places))
+    ids, keys = [row["id"] for row in found], [row["key"] for row in found]
+    return await delete_by_number(db, user.number, ids, moment(None), keys=keys) if ids else 0
+
+
+def _checked_places(places: Places) -> list[Place]:
+    if not isinstance(places, Iterable) or isinstance(places, str | bytes | Mapping):
+        raise InvalidMemory("places", "should be a list of pairs of a namespace and a key")
+    checked = []
+    for number, pair in enumerate(places):
+        if not isinstance(pair, tuple | list) or len(pair) != len(Place.model_fields):
+            raise InvalidMemory(f"places[{number}]", "should be a namespace and a key")
+        try:
+            checked.append(Place.checked({"namespace": pair[0], "key": pair[1]}))
+        except InvalidMemory as error:
+            raise InvalidMemory(f"places[{number}].{error.field}", error.rule) from None
+    if len(checked) > limits.LISTED:
+        raise InvalidMemory("places", f"more than {limits.LISTED} keys")
+    return checked
+
+
+def _arguments(user: User, places: list[Place]) -> dict[str, object]:
+    return {
+        "user_id": user.number,
+        "namespaces": [place.namespace for place in places],
+        "keys": [place.key for place in places],
+        "as_of": moment(None),
+    }
 
 
 @one_deadline

@@ -411,6 +411,9 @@ async def insert_together(db: Executor, user: User, news: Sequence[NewMemory]) -
 
     Without those between which another writer of the key came, and in no order.
     """
+    if len(news) == 1:  # by a statement whose plan the server keeps, which costs half as much
+        memory = await insert_memory(db, user, news[0], replace=True)
+        return [] if memory is None else [memory]
     now, last = moment(None), len(news) - 1
     calls: list[Mapping[str, object]] = [
         _add_arguments(user, new, now - timedelta(microseconds=last - place), replace=True)
@@ -521,9 +524,7 @@ async def get_memories(db: Executor, user_id: UserId, memory_ids: Sequence[int])
 
     Tracked as "direct" accesses. Raises InvalidMemory for more than 10,000 ids.
     """
-    numbers = [check_memory_id(memory_id, "memory_ids") for memory_id in memory_ids]
-    if len(numbers) > limits.LISTED:
-        raise InvalidMemory("memory_ids", f"more than {limits.LISTED} ids")
+    numbers = _memory_ids(memory_ids)
     user = await find_user(db, user_id)
     if user is None:
         return []
@@ -533,6 +534,13 @@ async def get_memories(db: Executor, user_id: UserId, memory_ids: Sequence[int])
     )
     await track_reads(db, user, found, "direct")
     return found
+
+
+def _memory_ids(memory_ids: Sequence[int]) -> list[int]:
+    numbers = [check_memory_id(memory_id, "memory_ids") for memory_id in memory_ids]
+    if len(numbers) > limits.LISTED:
+        raise InvalidMemory("memory_ids", f"more than {limits.LISTED} ids")
+    return numbers
 
 
 async def _read_with_others(
@@ -734,6 +742,26 @@ async def archive_stale(
     )
 
 
+@one_deadline
+async def extend_expiry(db: Executor, user_id: UserId, memory_ids: Sequence[int]) -> int:
+    """Let memories with an expires_after expire so long after now; return how many there were.
+
+    memory_ids: at most 10,000. None expires earlier than it would have. Unknown, foreign and
+    expired memories, and those without an expires_after, are passed over, and an id counts once.
+    It is no access and no change: last_modified and version stay. An access does the same by
+    itself, but only where it gains a tenth of that time. Raises InvalidMemory naming the argument
+    that is refused.
+    """
+    numbers = _memory_ids(memory_ids)
+    user = await find_user(db, user_id)
+    if user is None:
+        return 0
+    extended: int = await fetch_value(
+        db, "extend_expiry", user_id=user.number, memory_ids=numbers, now=moment(None)
+    )
+    return extended
+
+
 @only_reads
 async def get_children(
     db: Executor,
@@ -783,18 +811,18 @@ async def delete_by_number(
     now: datetime,
     *,
     only_expired: bool = False,
-    key: str | None = None,
+    keys: list[str] | None = None,
 ) -> int:
     """Delete memories of the user of this number, as delete_memory does; return how many.
 
-    With a key only one that has it.
+    keys: one for each; those that have another by then stay.
     """
 
     async def delete(connection: Connection) -> int:
         if not await lock_for_delete(connection, user, memory_ids):
             return 0
         return await delete_locked(
-            connection, user, memory_ids, now, only_expired=only_expired, key=key
+            connection, user, memory_ids, now, only_expired=only_expired, keys=keys
         )
 
     return await session_of(db).with_locks(delete)
@@ -813,7 +841,7 @@ async def delete_locked(
     now: datetime,
     *,
     only_expired: bool = False,
-    key: str | None = None,
+    keys: list[str] | None = None,
 ) -> int:
     """Delete memories that lock_for_delete has locked; return how many."""
     deleted: int = await fetch_value(
@@ -823,6 +851,6 @@ async def delete_locked(
         memory_ids=memory_ids,
         now=now,
         only_expired=only_expired,
-        key=key,
+        keys=keys,
     )
     return deleted

@@ -333,13 +333,12 @@ ON ltm_memories (user_id, idempotency_key) WHERE idempotency_key IS NOT NULL;
 COMMENT ON INDEX ltm_memories_idempotency_key_key IS
 'One memory for each idempotency key of a user.';
 
-CREATE UNIQUE INDEX ltm_memories_key_key
-ON ltm_memories (user_id, namespace, key) WHERE key IS NOT NULL;
-COMMENT ON INDEX ltm_memories_key_key IS 'One memory for each key in a namespace of a user.';
-
-CREATE INDEX ltm_memories_namespace_idx ON ltm_memories (user_id, namespace);
-COMMENT ON INDEX ltm_memories_namespace_idx IS
-'The memories of one namespace, or of those below one; the namespaces themselves.';
+-- Beside an index on namespaces alone, before it knows the table, the server takes that one for a
+-- key, and reads the whole namespace.
+CREATE UNIQUE INDEX ltm_memories_key_key ON ltm_memories (user_id, namespace, key);
+COMMENT ON INDEX ltm_memories_key_key IS
+'One memory for each key in a namespace of a user. The memories of one namespace, or of those '
+'below one; the namespaces themselves.';
 
 CREATE INDEX ltm_memories_content_hash_idx ON ltm_memories (user_id, content_hash, id);
 COMMENT ON INDEX ltm_memories_content_hash_idx IS

@@ -1,9 +1,21 @@
 -- Keys and namespaces: memories under names of the caller's own.
 
--- name: find_key(
---     user_id bigint, namespace text, key text, as_of timestamptz, locking flag
--- ) :one
--- The id of the memory with a key; locked, so that the next statement sees all that is written of it.
+-- name: find_keys(
+--     user_id bigint, namespaces text[], keys text[], as_of timestamptz
+-- ) :many
+-- The ids of the memories with some keys, each in its namespace.
+SELECT
+    m.id,
+    m.key
+FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS a (namespace, key, place)
+INNER JOIN ltm_memories AS m
+    ON m.user_id = $1 AND m.namespace = a.namespace AND m.key = a.key
+WHERE ltm_is_current(m.expires_at, $4)
+ORDER BY a.place
+LIMIT cardinality($2);
+
+-- name: lock_key(user_id bigint, namespace text, key text, as_of timestamptz) :exec
+-- Lock the memory with a key, so that the next statement sees all that is written of it.
 SELECT m.id
 FROM ltm_memories AS m
 WHERE
@@ -11,7 +23,7 @@ WHERE
     AND m.namespace = $2
     AND m.key = $3
     AND ltm_is_current(m.expires_at, $4)
-FOR NO KEY UPDATE;  -- if locking
+FOR NO KEY UPDATE;
 
 -- name: lock_keys(
 --     user_id bigint, namespace text, key text, as_of timestamptz, row_limit bigint, prefix flag

@@ -183,10 +183,7 @@ added AS (
         key,  -- if key
         user_id
     )
-    WHERE
-    TRUE
-    AND idempotency_key IS NOT NULL  -- if not key
-    AND key IS NOT NULL  -- if key
+    WHERE idempotency_key IS NOT NULL  -- if not key
     DO UPDATE
         SET
             -- if replace
@@ -519,7 +516,7 @@ added AS (
         -- end if
     ORDER BY r.place
     -- if keys
-    ON CONFLICT (namespace, key, user_id) WHERE key IS NOT NULL
+    ON CONFLICT (namespace, key, user_id)
     DO UPDATE
         SET
             content = excluded.content,
@@ -731,6 +728,21 @@ WHERE
     -- end if
     AND m.idempotency_key = $5  -- if idempotency_key
     AND ltm_is_current(m.expires_at, $4);
+
+-- name: get_by_keys(
+--     user_id bigint, namespaces text[], keys text[], as_of timestamptz
+-- ) :many Memory
+-- The memories with some keys, each in its namespace, in the order asked for, archived or not.
+SELECT
+    m.*,  -- columns: memory
+    m.context_data::text AS enhanced_context,
+    ltm_dynamic_importance(m.importance_rank, $4) AS dynamic_importance
+FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS a (namespace, key, place)
+INNER JOIN ltm_memories AS m
+    ON m.user_id = $1 AND m.namespace = a.namespace AND m.key = a.key
+WHERE ltm_is_current(m.expires_at, $4)
+ORDER BY a.place
+LIMIT cardinality($2);
 
 -- name: get_memories(
 --     user_id bigint, memory_ids bigint[], as_of timestamptz, include_context boolean
@@ -1060,6 +1072,31 @@ WHERE
 ORDER BY m.id
 LIMIT $4;
 
+-- name: extend_expiry(user_id bigint, memory_ids bigint[], now timestamptz) :one
+-- Let memories that expire so long after an access expire so long after now; tell how many there are.
+-- repeatable: always
+WITH settled AS MATERIALIZED (
+    SELECT m.id
+    FROM ltm_memories AS m
+    WHERE
+        m.user_id = $1
+        AND m.id = any($2)
+        AND m.expires_after IS NOT NULL
+        AND ltm_is_current(m.expires_at, $3)
+    ORDER BY m.id
+    FOR NO KEY UPDATE
+),
+
+extended AS (
+    UPDATE ltm_memories AS m
+    -- Without an expiry before it the gain is always large enough.
+    SET expires_at = greatest(m.expires_at, ltm_extended_expiry(NULL, m.expires_after, $3))
+    FROM settled AS s
+    WHERE m.user_id = $1 AND m.id = s.id
+)
+
+SELECT count(*) AS extended FROM settled;
+
 -- name: lock_for_delete(user_id bigint, memory_ids bigint[]) :one
 -- Lock memories and those that mention them, in the order of their ids; tell how many are there.
 -- From then on nobody can relate to them, and the next statement sees every relationship made before.
@@ -1094,15 +1131,22 @@ doomed AS MATERIALIZED (
 SELECT count(*) AS found FROM doomed;
 
 -- name: delete_memories(
---     user_id bigint, memory_ids bigint[], now timestamptz, only_expired boolean, key text
+--     user_id bigint, memory_ids bigint[], now timestamptz, only_expired boolean, keys text[]
 -- ) :one
 -- Delete memories and all that hangs on them: children lose their parent, neighbours their mention.
+-- With keys, one for each id, those that have them still.
 WITH doomed AS MATERIALIZED (
     SELECT m.id
     FROM ltm_memories AS m
     WHERE
         m.user_id = $1 AND m.id = any($2) AND (NOT $4::boolean OR m.expires_at <= $3)
-        AND m.key = $5  -- if key
+        -- if keys
+        AND EXISTS (
+            SELECT 1
+            FROM unnest($2::bigint[], $5::text[]) AS k (id, key)
+            WHERE m.id = k.id AND m.key = k.key
+        )
+        -- end if
 ),
 
 affected AS (

@@ -940,6 +940,88 @@ async def test_foreign_keys_that_were_never_checked_are_carried_over_unchecked(o
     assert (await old.fetchval(definition)).endswith(kind)
 
 
+async def violate(old: asyncpg.Connection, update: str) -> None:
+    """Change rows as a program does whose foreign keys are not looked at, as after a restore."""
+    await old.execute(f"SET session_replication_role = replica; {update}; RESET ALL")
+
+
+async def test_rows_that_violate_a_foreign_key_of_theirs_are_told_before_anything_changes(
+    old, empty
+):
+    await old.execute(originals.level_1())
+    await originals.fill(old, 9)
+    await old.execute(
+        "CREATE SCHEMA app; CREATE TABLE app.kinds (source varchar, kind varchar, "
+        "PRIMARY KEY (source, kind)); "
+        "ALTER TABLE ltm_memories ADD CONSTRAINT of_kind FOREIGN KEY (source_type, memory_type) "
+        "REFERENCES app.kinds (source, kind) NOT VALID; "
+        "UPDATE ltm_memories SET memory_type = NULL; "
+        "ALTER TABLE ltm_memories VALIDATE CONSTRAINT of_kind"
+    )
+    await violate(
+        old,
+        "UPDATE ltm_memories SET user_id = 77 WHERE id IN (4, 5); "
+        "UPDATE ltm_memories SET source_type = 'a', memory_type = 'b' WHERE id = 6",
+    )
+    before = await old.fetch("SELECT oid FROM pg_class ORDER BY oid")
+    with pytest.raises(migrate.MigrationFailed, match="cannot be adopted") as caught:
+        migrate.apply(empty)
+    for key, rows in ("of_kind", 1), ("ltm_memories_user_id_fkey", 2):
+        told = f"the foreign key {key} does not hold for {rows} rows of ltm_memories (mend"
+        assert told in str(caught.value)
+    assert await old.fetch("SELECT oid FROM pg_class ORDER BY oid") == before
+    commands = re.findall(r"new ones only: (.*?NOT VALID)\)", str(caught.value))
+    assert len(commands) == 2
+    for command in commands:
+        await old.execute(command)
+    migrate.apply(empty)
+    assert await old.fetchval("SELECT user_id FROM ltm_memories WHERE id = 5") == 77
+
+
+async def test_foreign_keys_that_do_not_hold_after_all_hold_for_new_rows(old, empty):
+    """One of the program's for the tags that adoption completes, and its own on the way back."""
+    await old.execute(originals.level_1())
+    await originals.fill(old)
+    await old.execute(
+        "CREATE TABLE known AS SELECT DISTINCT tag_name FROM ltm_memory_tags; "
+        "ALTER TABLE known ADD PRIMARY KEY (tag_name); ALTER TABLE ltm_memory_tags "
+        "ADD CONSTRAINT is_known FOREIGN KEY (tag_name) REFERENCES known"
+    )
+    await violate(
+        old,
+        "UPDATE ltm_contexts SET memory_id = 7777 WHERE id = (SELECT min(id) FROM ltm_contexts); "
+        "UPDATE ltm_memories SET parent_memory_id = 7777 WHERE id = 5",
+    )
+    lines: list[str] = []
+    migrate.apply(empty, lines.append)
+    unchecked = "SELECT conname FROM pg_constraint WHERE NOT convalidated ORDER BY conname"
+    assert [row[0] for row in await old.fetch(unchecked)] == ["is_known"]
+    assert any(line.startswith("the foreign key is_known does not hold") for line in lines)
+    migrate.rollback(empty, everything=True, report=lines.append)
+    names = ["ltm_contexts_memory_id_fkey", "ltm_memories_parent_memory_id_fkey"]
+    assert [row[0] for row in await old.fetch(unchecked)] == names
+    assert sum("hold for new ones only" in line for line in lines) == 3
+
+
+async def test_the_end_says_which_foreign_key_is_in_its_way(old, empty):
+    await old.execute(originals.level_1())
+    await originals.fill(old)
+    await old.execute(
+        "CREATE TABLE known (category varchar PRIMARY KEY); ALTER TABLE ltm_memories "
+        "ADD CONSTRAINT is_known FOREIGN KEY (category) REFERENCES known NOT VALID"
+    )
+    migrate.apply(empty)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reconcile, "POLL_SECONDS", 0)
+        with pytest.raises(
+            migrate.MigrationFailed,
+            match="foreign key is_known does not hold for rows of ltm_memories: mend",
+        ):
+            migrate.optional(empty, "finish_adoption")
+    await old.execute("ALTER TABLE ltm_memories DROP CONSTRAINT is_known")
+    migrate.optional(empty, "finish_adoption")
+
+
 async def test_details_that_the_program_writes_after_the_swap_are_not_there_before(old, empty):
     """It stores a memory first and its tags and relationships in later commits."""
     await old.execute(originals.level_1())

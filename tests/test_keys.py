@@ -22,8 +22,11 @@ from ltm_store import (
     connect,
     count_memories,
     delete_by_key,
+    delete_by_keys,
+    extend_expiry,
     forget_user,
     get_by_key,
+    get_by_keys,
     get_children,
     get_memories,
     get_memory,
@@ -477,6 +480,91 @@ async def test_a_memory_is_read_and_deleted_by_its_key(conn):
     await add_memory(conn, 1, "x", key="k", expires_at=PAST)
     assert await get_by_key(conn, 1, "k") is None
     assert await delete_by_key(conn, 1, "k") is False
+
+
+async def test_memories_are_read_and_deleted_by_their_keys_together(conn, caplog):
+    """Each in its namespace, in the order asked for; neighbours lose their mentions."""
+    first = await add_memory(conn, "ann", "1", key="a", namespace="n.m", tags=["t"])
+    second = await add_memory(conn, "ann", "2", key="b", related_memory_ids=[first.id])
+    kept = await add_memory(conn, "ann", "3", key="a", related_memory_ids=[first.id, second.id])
+    await add_memory(conn, "bob", "4", key="b")
+    await add_memory(conn, "ann", "5", key="old", expires_at=PAST)
+    await archive_memory(conn, "ann", second.id)
+    places = [("", "b"), (("n", "m"), "a"), (None, "old"), ("n", "b"), (None, "b")]
+
+    found = await get_by_keys(conn, "ann", places)
+    one_by_one = [await get_by_key(conn, "ann", key, namespace=n) for n, key in places]
+    assert found == [memory for memory in one_by_one if memory is not None]
+    assert [memory.id for memory in found] == [second.id, first.id, second.id]
+    assert await get_by_keys(conn, "nobody", places) == []
+    assert await delete_by_keys(conn, "nobody", places) == 0
+
+    caplog.set_level(logging.DEBUG, "ltm_store.statements")
+    assert await delete_by_keys(conn, "ann", places) == 2
+    sent = [record.message.partition(":")[0] for record in caplog.records]
+    assert sent[-3:] == ["find_keys", "lock_for_delete", "delete_memories"]
+    assert await delete_by_keys(conn, "ann", places) == 0
+    (left,) = await get_by_keys(conn, "ann", [(None, "a"), *places])
+    assert (left.id, left.related_memory_ids) == (kept.id, ())
+    assert len(await get_by_keys(conn, "bob", places)) == 2
+
+
+async def test_what_got_another_key_meanwhile_is_not_deleted(db):
+    first, second = [(await add_memory(db, 1, key, key=key)).id for key in ("a", "b")]
+    async with db.transaction() as holding:
+        await rename_key(holding, 1, "a", "c")
+        await rename_key(holding, 1, "b", "a")
+        deleting = asyncio.create_task(delete_by_keys(db, 1, [(None, "a"), (None, "b")]))
+        while not await holding.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+            pass
+    assert await deleting == 0
+    assert [m.key for m in await get_memories(db, 1, [first, second])] == ["c", "a"]
+
+
+@pytest.mark.parametrize("function", [get_by_keys, delete_by_keys])
+async def test_places_that_are_none_are_refused_by_their_number(conn, function):
+    for places, field in [
+        ("k", "places"),
+        (None, "places"),
+        ({"n": "k"}, "places"),
+        (["k"], "places[0]"),
+        ([("n", "k"), ("n",)], "places[1]"),
+        ([("n", "k"), ("n", "")], "places[1].key"),
+        ([("a..b", "k")], "places[0].namespace"),
+        ([("n", "k")] * 10_001, "places"),
+    ]:
+        with pytest.raises(InvalidMemory) as caught:
+            await function(conn, 1, places)
+        assert caught.value.field == field
+
+
+async def test_an_expiry_is_extended_exactly_and_by_no_access(conn):
+    """Also by less than a tenth, which an access leaves; never back, and never to life again."""
+    day = timedelta(days=1)
+    slides = await add_memory(conn, 1, "slides", expires_after=day)
+    later = await add_memory(
+        conn, 1, "later", expires_after=day, expires_at=datetime.now(UTC) + 9 * day
+    )
+    fixed = await add_memory(conn, 1, "fixed", expires_at=datetime.now(UTC) + day)
+    gone = await add_memory(conn, 1, "gone", expires_after=day, expires_at=PAST)
+    others = await add_memory(conn, 2, "others", expires_after=day)
+    ids = [memory.id for memory in (slides, later, fixed, gone, others)]
+    before = {row["id"]: row for row in await rows(conn, "ltm_memories")}
+
+    started = datetime.now(UTC)
+    assert await extend_expiry(conn, 1, [*ids, slides.id, 10**9]) == 2
+    assert await extend_expiry(conn, "nobody", ids) == 0
+
+    after = {row["id"]: row for row in await rows(conn, "ltm_memories")}
+    moved = after.pop(slides.id)
+    assert started + day <= moved["expires_at"] <= datetime.now(UTC) + day
+    assert {**moved, "expires_at": before[slides.id]["expires_at"]} == dict(before.pop(slides.id))
+    assert after == before
+    assert await rows(conn, "ltm_memory_access") == []
+    refusals: list[Any] = [[2**63], ["1"], range(1, 10_002)]
+    for refused in refusals:
+        with pytest.raises(InvalidMemory, match="^memory_ids"):
+            await extend_expiry(conn, 1, refused)
 
 
 async def test_a_key_is_renamed(conn):

@@ -120,12 +120,36 @@ async def test_the_puts_of_a_user_that_wait_together_are_one_statement(store, ca
     caplog.clear()
     puts = [store.aput(("7", "a"), str(n), {"n": n}) for n in range(50)]
     await asyncio.gather(*puts, store.adelete(("7", "a"), "x"), store.aput(("8",), "k", {}))
-    assert [r.message.partition(":")[0] for r in caplog.records].count("add_memories_together") == 2
+    sent = [record.message.partition(":")[0] for record in caplog.records]
+    assert sorted(sent) == ["add_memories_together", "add_memory", "find_keys"]
     assert [i.value["n"] for i in await store.asearch(("7",), limit=3)] == [49, 48, 47]
 
     await store.abatch([PutOp(("7", "a"), str(n % 20), {"n": n}) for n in range(50)])
     assert [i.value["n"] for i in await store.asearch(("7",), limit=3)] == [49, 48, 47]
     assert len(await store.asearch(("7",), limit=100)) == 50
+
+
+async def test_the_gets_and_the_deletes_of_a_user_that_wait_together_share_statements(
+    store, caplog
+):
+    await store.abatch([PutOp(("7", str(n % 3)), f"k{n}", {"n": n}) for n in range(30)])
+    await store.aput(("8",), "k0", {"n": -1})
+    caplog.set_level(logging.DEBUG, "ltm_store.statements")
+    caplog.clear()
+    gets = [GetOp(("7", str(n % 3)), f"k{n}") for n in (*range(30), 4, 30)]
+
+    results = await store.abatch([*gets, GetOp(("8",), "k0"), GetOp(("7",), "k0")])
+    values = [item.value["n"] for item in results if item is not None]
+    assert values == [*range(30), 4, -1]
+    assert (results[31], results[33]) == (None, None)
+    await store.abatch([PutOp(op.namespace, op.key, None) for op in gets[1:]])
+
+    sent = [record.message.partition(":")[0] for record in caplog.records]
+    assert sent == [*["get_by_keys"] * 2, "find_keys", "lock_for_delete", "delete_memories"]
+    assert [(i.namespace, i.key) for i in await store.asearch(())] == [
+        (("8",), "k0"),
+        (("7", "0"), "k0"),
+    ]
 
 
 async def test_a_batch_with_a_refused_put_writes_nothing(store):
@@ -325,29 +349,40 @@ async def test_vectors_that_a_measure_cannot_tell_are_refused(db):
         await LtmStore(db, index=long).aput(("7",), "k", {"text": "tea"})
 
 
-async def test_a_read_prolongs_what_expires_unless_told_not_to(dsn):
-    async with connect(dsn) as db:
-        store = LtmStore(db, ttl={"default_ttl": 0.5})
-        await store.aput(("7",), "k", {})
-        await store.aput(("7",), "kept", {}, ttl=None)
+async def test_a_read_prolongs_what_expires_at_once_unless_told_not_to(db, caplog):
+    """By what has passed, however little; by one statement for what a batch read of a user."""
+    store = LtmStore(db, ttl={"default_ttl": 0.5})
+    for key in "got", "found", "gone":
+        await store.aput(("7", key), key, {})
+    await store.aput(("7",), "kept", {}, ttl=None)
 
-        async def expiry():
-            await db.flush()
-            return (await db_read(dsn, "k")).expires_at
+    async def expiries():
+        async with db.transaction() as connection:
+            return dict(await connection.fetch("SELECT key, expires_at FROM ltm_memories"))
 
-        first = await expiry()
-        await move_expiry(dsn, timedelta(seconds=-20))
-        await store.aget(("7",), "k", refresh_ttl=False)
-        await store.asearch(("7",), refresh_ttl=False)
-        assert await expiry() == first - timedelta(seconds=20)
-        await store.aget(("7",), "k")
-        assert await expiry() >= first
-        assert (await db_read(dsn, "kept")).expires_at is None
-
-
-async def db_read(dsn, key):
-    async with connect(dsn, access_tracking="off") as db:
-        return await get_by_key(db, 7, key)
+    async with db.transaction() as connection:
+        await connection.execute("UPDATE ltm_memories SET expires_at = now() WHERE key = 'gone'")
+    before = await expiries()
+    caplog.set_level(logging.DEBUG, "ltm_store.statements")
+    for refresh in False, True:
+        caplog.clear()
+        read: list[Any] = await store.abatch(
+            [
+                GetOp(("7", "got"), "got", refresh),
+                SearchOp(("7", "found"), refresh_ttl=refresh),
+                GetOp(("7", "gone"), "gone", refresh),
+                SearchOp(("7",), refresh_ttl=False),
+            ]
+        )
+        assert (read[0].key, read[1][0].key, read[2], len(read[3])) == ("got", "found", None, 3)
+        sent = [record.message.partition(":")[0] for record in caplog.records]
+        assert sent.count("extend_expiry") == refresh
+        now = await expiries()
+        assert [now[key] > before[key] for key in ("got", "found")] == [refresh] * 2
+        assert [now[key] for key in ("gone", "kept")] == [before["gone"], None]
+    caplog.clear()
+    await store.aget(("7",), "kept")
+    assert [record.message.partition(":")[0] for record in caplog.records] == ["get_by_keys"]
 
 
 async def move_expiry(dsn, by):

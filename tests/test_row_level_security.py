@@ -28,16 +28,19 @@ from ltm_store import (
     connect,
     count_memories,
     delete_by_key,
+    delete_by_keys,
     delete_memory,
     delete_where,
     embed_memory,
     embed_missing,
     explain_search,
     export_user,
+    extend_expiry,
     find_similar,
     forget_user,
     get_analytics,
     get_by_key,
+    get_by_keys,
     get_memories,
     get_memory,
     get_relationships,
@@ -211,6 +214,7 @@ async def everything(db, user, *, vectors: bool) -> list[object]:
     say([(t.tag_name, t.memory_count) for t in await list_tags(db, user)])
     say([t.tag_name for t in await related_tags(db, user, "tea")])
     say(await record_access(db, user, [first.id, second.id]))
+    say(await extend_expiry(db, user, [first.id, second.id]))
     say(some(await record_feedback(db, user, first.id, was_relevant=True)).was_relevant)
     say(len(await access_history(db, user, second.id)) > 0)
     say(some(await get_analytics(db, user)).total_memories)
@@ -219,7 +223,8 @@ async def everything(db, user, *, vectors: bool) -> list[object]:
         say((put.outcome, some(await get_by_key(db, user, "k", namespace="a.b")).content))
     many = [{"key": k, "content": k, "namespace": "a.b", "tags": [k]} for k in ("m", "k")]
     say([(m.outcome, m.tags) for m in await put_memories(db, user, many)])
-    say(await delete_by_key(db, user, "m", namespace="a.b"))
+    say([m.key for m in await get_by_keys(db, user, [("a.b", "k"), (None, "m"), ("a.b", "m")])])
+    say(await delete_by_keys(db, user, [("a.b", "m"), (None, "k")]))
     say(await rename_key(db, user, "k", "l", namespace="a.b"))
     say([n.namespace for n in await list_namespaces(db, user, counts=True)])
     say(await delete_by_key(db, user, "l", namespace="a.b"))

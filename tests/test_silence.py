@@ -73,6 +73,8 @@ CALLS = [
                            "user_query": CANARY}),
     Call("rename_key", {"old": CANARY, "new": "other", "namespace": CANARY}),
     Call("delete_by_key", {"key": CANARY, "namespace": CANARY}),
+    Call("delete_by_keys", {"places": [(CANARY, CANARY)]}),
+    Call("get_by_keys", {"places": [(CANARY, CANARY)]}),
     Call("delete_where", FILTERS),
     Call("archive_where", FILTERS | {"reason": CANARY}),
     Call("add_tags_where", {k: v for k, v in FILTERS.items() if k != "tags"} | {"tags": [CANARY]}),

@@ -31,6 +31,7 @@ from ltm_store import (
     connect,
     count_memories,
     delete_by_key,
+    delete_by_keys,
     delete_memory,
     delete_where,
     embed_memories,
@@ -39,10 +40,12 @@ from ltm_store import (
     embedding_status,
     explain_search,
     export_user,
+    extend_expiry,
     find_similar,
     forget_user,
     get_analytics,
     get_by_key,
+    get_by_keys,
     get_children,
     get_memories,
     get_memory,
@@ -261,6 +264,9 @@ CALLS: dict[str, list[Call]] = {
         lambda c: count_memories(c, HER, "tea sugar", include_archived=True),
     ],
     "delete_by_key": [lambda c: delete_by_key(c, HER, "soup", namespace="agents.cook")],
+    "delete_by_keys": [
+        lambda c: delete_by_keys(c, HER, [("agents.cook", "soup"), (None, "gone"), (None, "no")])
+    ],
     "delete_memory": [lambda c: delete_memory(c, HER, 1), lambda c: delete_memory(c, HER, 3)],
     "delete_where": [lambda c: delete_where(c, HER, namespace_prefix="agents")],
     "embed_memories": [lambda c: embed_memories(c, HER, {1: [1.0, 2.0, 2.0], 3: [3.0, 1.0, 2.0]})],
@@ -268,6 +274,7 @@ CALLS: dict[str, list[Call]] = {
     "embed_missing": [_missing_made],
     "explain_search": [lambda c: explain_search(c, HER, "tea", 10)],
     "export_user": [lambda c: export_user(c, HER)],
+    "extend_expiry": [lambda c: extend_expiry(c, HER, range(1, 12))],
     "find_similar": [
         lambda c: find_similar(c, HER, 1),
         # By a vector too.
@@ -276,6 +283,9 @@ CALLS: dict[str, list[Call]] = {
     "forget_user": [lambda c: forget_user(c, HER)],
     "get_analytics": [lambda c: get_analytics(c, HER)],
     "get_by_key": [lambda c: get_by_key(c, HER, "soup", namespace="agents.cook")],
+    "get_by_keys": [
+        lambda c: get_by_keys(c, HER, [(None, "gone"), ("agents.cook", "soup"), (None, "no")])
+    ],
     "get_children": [lambda c: get_children(c, HER, 1)],
     "get_memories": [lambda c: get_memories(c, HER, [3, 1, 99])],
     "get_memory": [

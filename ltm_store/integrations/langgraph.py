@@ -9,7 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterable
+from collections import defaultdict
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Generator,
+    Iterable,
+    Iterator,
+)
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -47,9 +56,10 @@ from ltm_store import (
     NewMemory,
     Unavailable,
     connect,
-    delete_by_key,
+    delete_by_keys,
     embed_memories,
-    get_by_key,
+    extend_expiry,
+    get_by_keys,
     list_namespaces,
     list_users,
     migrate,
@@ -60,6 +70,7 @@ from ltm_store import (
 
 Labels = tuple[str, ...]
 Value = TypeVar("Value")
+_Used = defaultdict[str, list[int]]  # by user: the memories that a batch prolongs
 
 _PAGE: Final = 1000  # users or hits that are read at once
 _SWEEP_MINUTES: Final = 5.0
@@ -79,8 +90,9 @@ class LtmStore(AsyncBatchedBaseStore):
     time of their change, newest first.
 
     Operations that wait together are done together: the reads, then of several puts of a key the
-    last. The puts of a user are one statement, all or nothing. A read counts as an access of the
-    memory unless refresh_ttl is False. A prefix that ends before the user's label, and
+    last. The gets of a user are one statement, as are the puts and the deletes, each all or
+    nothing. A read counts as an access of the memory, and an item with a ttl expires so long after
+    it, unless refresh_ttl is False. A prefix that ends before the user's label, and
     list_namespaces without one, reads all users, one after another.
     """
 
@@ -147,7 +159,7 @@ class LtmStore(AsyncBatchedBaseStore):
         asked = list(ops)
         for op in asked:
             validate_op_namespace(op)
-        results = await _all(self._read(op) for op in asked)
+        results = await self._read(asked)
         puts: dict[tuple[Labels, str], PutOp] = {}
         for op in asked:
             if isinstance(op, PutOp):
@@ -156,22 +168,46 @@ class LtmStore(AsyncBatchedBaseStore):
         await self._write([self._drafted(op) for op in puts.values()])
         return results
 
-    async def _read(self, op: Op) -> Result:
-        if isinstance(op, GetOp):
-            return await self._get(op)
+    # -- items -----------------------------------------------------------------------------------
+
+    async def _read(self, ops: list[Op]) -> list[Result]:
+        """What operations read, None of puts; the gets of a user share a statement."""
+        used: _Used = defaultdict(list)
+        items: dict[GetOp, Item] = {}
+        gets: dict[tuple[str, bool], list[GetOp]] = {}
+        for op in ops:
+            if isinstance(op, GetOp):
+                user, _ = self._parted(op.namespace)
+                gets.setdefault((user, op.refresh_ttl), []).append(op)
+        sharing = [self._get(user, those, items, used) for (user, _), those in gets.items()]
+        results = await _all([*sharing, *(self._answer(op, used) for op in ops)])
+        await _all(
+            extend_expiry(self._db, user, page)
+            for user, memory_ids in used.items()
+            for page in _pages(memory_ids)
+        )
+        return [
+            items.get(op) if isinstance(op, GetOp) else result
+            for op, result in zip(ops, results[len(sharing) :], strict=True)
+        ]
+
+    async def _get(
+        self, user: str, gets: list[GetOp], items: dict[GetOp, Item], used: _Used
+    ) -> None:
+        """Read items of a user, all of them with refresh_ttl, or none."""
+        asked = {(self._parted(op.namespace)[1], op.key): op for op in gets}
+        async with self._reader(gets[0].refresh_ttl) as db:
+            for page in _pages(list(asked)):
+                for memory in await get_by_keys(db, user, page):
+                    op = asked[_labels(memory.namespace), str(memory.key)]
+                    items[op] = Item(**self._item(user, memory, op, used))
+
+    async def _answer(self, op: Op, used: _Used) -> Result:
         if isinstance(op, SearchOp):
-            return await self._search(op)
+            return await self._search(op, used)
         if isinstance(op, ListNamespacesOp):
             return await self._list(op)
         return None
-
-    # -- items -----------------------------------------------------------------------------------
-
-    async def _get(self, op: GetOp) -> Item | None:
-        user, labels = self._parted(op.namespace)
-        async with self._reader(op.refresh_ttl) as db:
-            memory = await get_by_key(db, user, op.key, namespace=labels)
-        return None if memory is None else Item(**self._item(user, memory))
 
     def _drafted(self, op: PutOp) -> _Draft:
         """What a put stores; what is refused is refused before anything is written."""
@@ -199,20 +235,17 @@ class LtmStore(AsyncBatchedBaseStore):
             vectors = iter(await self._index.embedded([t for d in embedded for t in d.texts]))
             for draft in embedded:
                 draft.vectors = list(islice(vectors, len(draft.texts)))
-        puts: dict[str, list[_Draft]] = {}
+        groups: dict[tuple[str, bool], list[_Draft]] = {}
         for draft in drafts:
-            if not draft.is_gone:
-                puts.setdefault(draft.user, []).append(draft)
+            groups.setdefault((draft.user, draft.is_gone), []).append(draft)
         await _all(
-            [
-                *(self._delete(draft) for draft in drafts if draft.is_gone),
-                *(self._put(user, those) for user, those in puts.items()),
-            ]
+            self._delete(user, those) if are_gone else self._put(user, those)
+            for (user, are_gone), those in groups.items()
         )
 
-    async def _delete(self, draft: _Draft) -> None:
-        new = draft.new
-        await delete_by_key(self._db, draft.user, str(new.key), namespace=new.namespace)
+    async def _delete(self, user: str, drafts: list[_Draft]) -> None:
+        for page in _pages([(draft.new.namespace, str(draft.new.key)) for draft in drafts]):
+            await delete_by_keys(self._db, user, page)
 
     async def _put(self, user: str, drafts: list[_Draft]) -> None:
         async with self._writer(any(draft.vectors for draft in drafts)) as db:
@@ -225,23 +258,41 @@ class LtmStore(AsyncBatchedBaseStore):
             if vectors and self._index is not None:
                 await embed_memories(db, user, vectors, embedding_model=self._index.model)
 
-    async def _search(self, op: SearchOp) -> list[SearchItem]:
-        prefix, at = op.namespace_prefix, self._user_at
-        if len(prefix) > at:
-            user, labels = self._parted(prefix)
-            return await self._hits(user, labels, op, op.offset, op.limit)
-        found: list[SearchItem] = []
+    async def _search(self, op: SearchOp, used: _Used) -> list[SearchItem]:
+        asked = await self._asked(op)
+        if len(op.namespace_prefix) > self._user_at:
+            user, labels = self._parted(op.namespace_prefix)
+            hits = await self._hits(user, labels, op, asked, op.offset, op.limit)
+        else:
+            hits = await self._hits_of_all(op, asked)
+        return [
+            SearchItem(**self._item(user, hit, op, used), score=self._score(hit, asked))
+            for user, hit in hits
+        ]
+
+    async def _hits_of_all(
+        self, op: SearchOp, asked: dict[str, Any]
+    ) -> list[tuple[str, MemoryHit]]:
+        found: list[tuple[str, MemoryHit]] = []
         async for user in self._users():
-            found += await self._hits(user, prefix, op, 0, op.offset + op.limit)
-        found.sort(key=lambda item: (item.score or 0.0, item.updated_at), reverse=True)
+            end = op.offset + op.limit
+            found += await self._hits(user, op.namespace_prefix, op, asked, 0, end)
+        found.sort(
+            key=lambda one: (self._score(one[1], asked) or 0.0, _changed(one[1])), reverse=True
+        )
         return found[op.offset : op.offset + op.limit]
 
     async def _hits(
-        self, user: str, labels: Labels, op: SearchOp, offset: int, limit: int
-    ) -> list[SearchItem]:
-        asked = await self._asked(op)
+        self,
+        user: str,
+        labels: Labels,
+        op: SearchOp,
+        asked: dict[str, Any],
+        offset: int,
+        limit: int,
+    ) -> list[tuple[str, MemoryHit]]:
         conditions = {key: _condition(value) for key, value in (op.filter or {}).items()}
-        found: list[SearchItem] = []
+        found: list[tuple[str, MemoryHit]] = []
         async with self._reader(op.refresh_ttl) as db:
             while len(found) < limit:
                 wanted = min(_PAGE, limit - len(found))
@@ -259,10 +310,7 @@ class LtmStore(AsyncBatchedBaseStore):
                     offset=offset + len(found),
                     **asked,
                 )
-                found += [
-                    SearchItem(**self._item(user, hit), score=self._score(hit, asked))
-                    for hit in page
-                ]
+                found += [(user, hit) for hit in page]
                 if len(page) < wanted:
                     break
         return found
@@ -283,14 +331,15 @@ class LtmStore(AsyncBatchedBaseStore):
             return hit.score
         return self._index.measure(hit.meaning_score)
 
-    def _item(self, user: str, memory: Memory) -> dict[str, Any]:
-        labels = tuple(memory.namespace.split(".")) if memory.namespace else ()
+    def _item(self, user: str, memory: Memory, op: GetOp | SearchOp, used: _Used) -> dict[str, Any]:
+        if op.refresh_ttl and memory.expires_after is not None:
+            used[user].append(memory.id)
         return {
-            "namespace": self._whole(user, labels),
+            "namespace": self._whole(user, _labels(memory.namespace)),
             "key": memory.key,
             "value": memory.metadata or {},
             "created_at": memory.created_at,
-            "updated_at": memory.last_modified or memory.created_at,
+            "updated_at": _changed(memory),
         }
 
     @asynccontextmanager
@@ -318,7 +367,7 @@ class LtmStore(AsyncBatchedBaseStore):
         found = set()
         async for user in self._users_like(conditions):
             for namespace in await list_namespaces(self._db, user):
-                labels = tuple(namespace.namespace.split(".")) if namespace.namespace else ()
+                labels = _labels(namespace.namespace)
                 whole = self._whole(user, labels)
                 if len(labels) >= self._user_at and all(_fits(c, whole) for c in conditions):
                     found.add(whole[: op.max_depth])
@@ -514,6 +563,18 @@ async def _all(calls: Iterable[Awaitable[Value]]) -> list[Value]:
         if isinstance(result, BaseException):
             raise result
     return results  # type: ignore[return-value]
+
+
+def _labels(namespace: str) -> Labels:
+    return tuple(namespace.split(".")) if namespace else ()
+
+
+def _changed(memory: Memory) -> datetime:
+    return memory.last_modified or memory.created_at or datetime.fromtimestamp(0, UTC)
+
+
+def _pages(values: list[Value]) -> Iterator[list[Value]]:
+    return (values[begin : begin + _PAGE] for begin in range(0, len(values), _PAGE))
 
 
 def _condition(value: Any) -> dict[str, Any]:

@@ -253,13 +253,14 @@ class TagCounts(Answer):
 
 
 class Figures(Answer):
-    """Figures over all memories of the user."""
+    """Figures over all memories of the user; by_namespace where some are in one."""
 
     memories: int
     archived: int
     average_importance: float | None = None
     by_type: dict[str, int]
     by_tag: dict[str, int]
+    by_namespace: dict[str, int] | None = None
     by_month: dict[str, int]
 
 

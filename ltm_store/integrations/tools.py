@@ -67,7 +67,7 @@ from ltm_store.integrations.schemas import (
 
 SHORT_CHARS: Final = 300  # of a memory in a list
 SIMILAR: Final = 3  # memories that remember tells of
-STAT_TAGS: Final = 20  # that memory_stats tells of
+STATED: Final = 20  # tags and namespaces that memory_stats tells of
 TOLD_TAGS: Final = 10  # of a memory in a list
 RELATED: Final = 20  # relationships that get_memory tells of
 AGES: Final = ((365, "year"), (30, "month"), (7, "week"), (1, "day"))  # told from two of them on
@@ -276,19 +276,20 @@ async def _stats(scope: Scope, _: Nothing) -> Figures:
         figures = await _counted(scope)
         return figures.model_copy(update={"by_tag": _first(figures.by_tag)})
     known = await get_analytics(*scope.whose)
-    average = known.average_dynamic_importance
+    average, namespaces = known.average_dynamic_importance, known.namespace_distribution
     return Figures(
         memories=known.total_memories,
         archived=known.archived_memories,
         average_importance=None if average is None else round(average, 1),
         by_type=known.type_distribution,
         by_tag=_first(known.tag_distribution),
+        by_namespace=_first(namespaces) if any(namespaces) else None,
         by_month=known.growth_by_month,
     )
 
 
 def _first(counts: Mapping[str, int]) -> dict[str, int]:
-    return dict(list(counts.items())[:STAT_TAGS])
+    return dict(list(counts.items())[:STATED])
 
 
 async def _counted(scope: Scope) -> Figures:
@@ -529,8 +530,9 @@ DEFINITIONS: Final = (
     Definition(
         "memory_stats",
         "Describe the memory",
-        "Tell how many memories there are, of which types, under which tags and from when. Call "
-        "it when the user asks how much you know, not to answer other questions.",
+        "Tell how many memories there are, of which types, under which tags, in which namespaces "
+        "('' is none) and from when. Call it when the user asks how much you know, not to answer "
+        "other questions.",
         Nothing,
         Figures,
         _stats,

@@ -498,6 +498,42 @@ RETURNING
     is_outward,
     definition !~ ' NOT (VALID|ENFORCED)$';
 
+-- name: checked_keys(home text, tables text[]) :many
+-- The foreign keys of the original tables that lead to others and are said to hold, those that can be
+-- looked into: each with the query that counts the rows for which it does not, and the command that
+-- leaves these alone.
+SELECT
+    t.relname,
+    c.conname,
+    format(
+        'SELECT count(*) FROM %s AS o WHERE %s AND NOT EXISTS (SELECT 1 FROM %s AS r WHERE %s)',
+        t.oid::regclass, k.is_given, f.oid::regclass, k.is_there
+    ) AS query,
+    format(
+        'ALTER TABLE %1$I DROP CONSTRAINT %2$I, ADD CONSTRAINT %2$I %3$s NOT VALID',
+        t.relname, c.conname, pg_get_constraintdef(c.oid)
+    ) AS command
+FROM pg_constraint AS c
+INNER JOIN pg_class AS t ON c.conrelid = t.oid
+INNER JOIN pg_class AS f ON c.confrelid = f.oid
+CROSS JOIN
+    LATERAL (
+        SELECT
+            string_agg(format('o.%I IS NOT NULL', a.attname), ' AND ') AS is_given,
+            string_agg(format('r.%I = o.%I', b.attname, a.attname), ' AND ') AS is_there
+        FROM unnest(c.conkey, c.confkey) AS k (own, other)
+        INNER JOIN pg_attribute AS a ON a.attrelid = t.oid AND k.own = a.attnum
+        INNER JOIN pg_attribute AS b ON b.attrelid = f.oid AND k.other = b.attnum
+    ) AS k
+WHERE
+    c.contype = 'f'
+    AND c.convalidated
+    AND t.relnamespace = quote_ident($1::text)::regnamespace
+    AND t.relname = any($2::text[])
+    AND (f.relnamespace <> t.relnamespace OR f.relname <> all($2::text[]))
+    AND has_table_privilege(f.oid, 'SELECT')
+ORDER BY t.relname COLLATE "C", c.conname COLLATE "C";
+
 -- name: foreign_keys() :many
 -- The foreign keys of the original tables.
 SELECT

@@ -1,8 +1,9 @@
 """`python -m tests.soak.adopt [memories]`: adopt a big database while its application uses it.
 
 Four readers and two writers of the original's statements, of memories of a thousand users and of
-their details by the memory's id alone, run all along. Prints the longest stall of a call, the time
-of each step and the errors; ends with 1 when a row or a value is lost.
+their details by the memory's id alone, run all along. Prints the time of each step, the longest
+call of each kind before, during and after, and the errors; ends with 1 when a row or a value is
+lost.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ from collections import Counter
 
 import asyncpg
 from rich.console import Console
+from rich.table import Table
 
 from ltm_store import migrate
 from tests import originals, servers
@@ -20,24 +22,32 @@ from tests.old_program import OldProgram
 
 READERS, WRITERS = 4, 2
 USERS = 1_000
+SECONDS = 30  # before, and after
+KINDS = ("read of a memory", "read of details", "write of a memory", "delete of details")
+MEMORY_READ, DETAILS_READ, MEMORY_WRITE, DETAILS_DELETE = KINDS
 console = Console(width=100)
 
 
 class Load:
-    """What the program does until told to stop: its longest call, errors, what it wrote."""
+    """What the program does until told to stop: its longest calls, errors, what it wrote."""
 
     def __init__(self, program: OldProgram, memories: int) -> None:
         self.program = program
         self.memories = memories
         self.running = True
-        self.longest = 0.0
-        self.calls = 0
+        self.longest = dict.fromkeys(KINDS, 0.0)
+        self.calls: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
         self.added: dict[int, str] = {}
         self.touched: dict[int, int] = {}
         self.removed: list[int] = []
 
-    async def _timed(self, call):
+    def take_longest(self) -> dict[str, float]:
+        """The longest call of each kind since the last time."""
+        taken, self.longest = self.longest, dict.fromkeys(KINDS, 0.0)
+        return taken
+
+    async def _timed(self, kind, call):
         """Whether the call went well, and what it gave."""
         started = time.perf_counter()
         try:
@@ -46,29 +56,30 @@ class Load:
             self.errors[f"{type(error).__name__}: {str(error)[:90]}"] += 1
             return False, None
         finally:
-            self.longest = max(self.longest, time.perf_counter() - started)
-            self.calls += 1
+            self.longest[kind] = max(self.longest[kind], time.perf_counter() - started)
+            self.calls[kind] += 1
 
     async def read(self, draw: random.Random) -> None:
         while self.running:
             id_ = draw.randint(1, self.memories)
-            await self._timed(self.program.get(id_, user_of(id_)))
-            await self._timed(self.program.details(id_))
+            await self._timed(MEMORY_READ, self.program.get(id_, user_of(id_)))
+            await self._timed(DETAILS_READ, self.program.details(id_))
 
     async def write(self, draw: random.Random) -> None:
         while self.running:
             content = f"written {draw.random()}"
             tags = ["tea", f"t{draw.random()}"]
-            well, id_ = await self._timed(self.program.add(content, tags))
+            well, id_ = await self._timed(MEMORY_WRITE, self.program.add(content, tags))
             if well and draw.random() < 0.2:
-                well, _ = await self._timed(self.program.remove(id_))
+                well, _ = await self._timed(MEMORY_WRITE, self.program.remove(id_))
                 if well:
                     self.removed.append(id_)
             elif well:
                 self.added[id_] = content
-            await self._timed(self.program.remove_details(draw.randint(1, self.memories)))
+            id_ = draw.randint(1, self.memories)
+            await self._timed(DETAILS_DELETE, self.program.remove_details(id_))
             id_, count = draw.randint(1, self.memories), draw.randint(1, 1000)
-            well, _ = await self._timed(self.program.touch(id_, access_count=count))
+            well, _ = await self._timed(MEMORY_WRITE, self.program.touch(id_, access_count=count))
             if well:
                 self.touched[id_] = count
             await asyncio.sleep(0)
@@ -101,29 +112,34 @@ async def run(server: str, memories: int, statements_kept: int) -> bool:
     load = Load(program, memories)
     tasks = [asyncio.create_task(load.read(random.Random(n))) for n in range(READERS)]
     tasks += [asyncio.create_task(load.write(random.Random(-n))) for n in range(1, 1 + WRITERS)]
-    await asyncio.sleep(2)
-    before, load.longest = load.longest, 0.0
+    await asyncio.sleep(SECONDS)
+    longest = {"before": load.take_longest()}
     started = time.perf_counter()
     seen: list[tuple[float, float, str]] = []
 
     def report(line: str) -> None:
-        seen.append((time.perf_counter() - started, load.longest, line))
+        seen.append((time.perf_counter() - started, max(load.longest.values()), line))
 
     await asyncio.to_thread(migrate.apply, dsn, report)
     seconds = time.perf_counter() - started
-    until_swap, load.longest = load.longest, 0.0
-    await asyncio.sleep(5)
+    longest["during"] = load.take_longest()
+    await asyncio.sleep(SECONDS)
+    longest["after"] = load.take_longest()
     load.running = False
     await asyncio.gather(*tasks)
-    for moment, longest, line in seen:
+    for moment, until_then, line in seen:
         if not line.startswith(("copying", "changes")) or ", 0 s left" in line:
-            text = f"{moment:6.1f} s, longest call {longest * 1e3:4.0f} ms  {line}"
+            text = f"{moment:6.1f} s, longest call {until_then * 1e3:4.0f} ms  {line}"
             console.print(text, markup=False)
     console.print(
-        f"{memories:,} memories in {seconds:.0f} s under {load.calls:,} calls, "
-        f"statements kept: {statements_kept}; longest call before {before * 1e3:.0f} ms, "
-        f"during {until_swap * 1e3:.0f} ms, after {load.longest * 1e3:.0f} ms"
+        f"{memories:,} memories in {seconds:.0f} s under {load.calls.total():,} calls, "
+        f"statements kept: {statements_kept}"
     )
+    table = Table("longest call, ms", "calls", *longest)
+    for kind in KINDS:
+        times = (f"{part[kind] * 1e3:,.0f}" for part in longest.values())
+        table.add_row(kind, f"{load.calls[kind]:,}", *times)
+    console.print(table)
     console.print(f"errors: {dict(load.errors) or 'none'}")
     connection = await asyncpg.connect(dsn)
     found: int = await connection.fetchval("SELECT count(*) FROM ltm_memories")

@@ -117,8 +117,10 @@ def _exchange(a: Adoption, present: list[str], keys: list[ForeignKey]) -> None:
 
 def _validate(a: Adoption) -> None:
     a.look_from(a.home)
+    keys = [ForeignKey(*row) for row in a.ask("foreign_keys")]
+    theirs = {(key.table, key.name) for key in keys if key.is_outward}
     for table, name in a.ask("unchecked_keys", home=a.home, tables=[*ORIGINALS, RANKS]):
-        a.check_foreign_key(table, name)
+        a.check_foreign_key(table, name, is_theirs=(table, name) in theirs)
     ((memories, repairs, objects),) = a.ask("summary")
     seconds = time.monotonic() - a.started
     a.done("validate")

@@ -92,10 +92,16 @@ def _patiently(session: Session, statement: str, ids: list[int]) -> None:
     for attempt in range(1, ATTEMPTS + 1):
         try:
             ask(session, statement, memory_ids=ids)
-        except (DeadlockDetected, LockNotAvailable, ForeignKeyViolation):
+        except (DeadlockDetected, LockNotAvailable, ForeignKeyViolation) as error:
+            violated = error.diag if isinstance(error, ForeignKeyViolation) else None
             time.sleep(POLL_SECONDS * attempt)
         else:
             return
+    if violated is not None:
+        raise MigrationFailed(
+            f"the foreign key {violated.constraint_name} does not hold for rows of "
+            f"{violated.table_name}: mend or delete them, or drop it"
+        )
     raise MigrationFailed(
         f"memories were in use each of {ATTEMPTS} times: stop the original application first"
     )

@@ -11,6 +11,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.errors import (
     DeadlockDetected,
     ExclusionViolation,
+    ForeignKeyViolation,
     LockNotAvailable,
     UniqueViolation,
 )
@@ -143,12 +144,28 @@ class Adoption:
             name for name in ORIGINALS if self.value("relation", home=schema, name=name) is not None
         ]
 
-    def check_foreign_key(self, table: str, name: str) -> None:
-        """Check the rows that are there, without keeping anybody from writing."""
-        self.with_short_lock(
-            lambda: self.ask("validate_constraint", table_name=table, constraint_name=name),
-            f"checking {name}",
-        )
+    def check_foreign_key(self, table: str, name: str, *, is_theirs: bool) -> None:
+        """Check the rows that are there, without keeping anybody from writing.
+
+        A key of theirs that does not hold for these is left to hold for new ones.
+        """
+        try:
+            self.with_short_lock(
+                lambda: self.ask("validate_constraint", table_name=table, constraint_name=name),
+                f"checking {name}",
+            )
+        except ForeignKeyViolation:
+            if not is_theirs:
+                raise
+            self.report(
+                f"the foreign key {name} does not hold for rows of {table}, and is left to hold "
+                "for new ones only"
+            )
+
+    def count(self, query: str) -> int:
+        """What a query that a statement gave counts."""
+        ((count,),) = self.session.execute(query).fetchall()
+        return int(count)
 
     def execute(self, commands: Iterable[str]) -> None:
         """Execute commands that a statement gave."""

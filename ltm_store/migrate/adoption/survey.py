@@ -130,6 +130,12 @@ def _impossible_rows(a: Adoption) -> Iterator[str]:
             yield f"a row of {table} has no id, or a negative one"
     if a.value("has_row_without_user", table_name=(a.home, MEMORIES)):
         yield f"a row of {MEMORIES} has no user_id, or a negative number"
+    for table, key, query, command in a.ask("checked_keys", home=a.home, tables=a.present()):
+        if rows := a.count(query):
+            yield (
+                f"the foreign key {key} does not hold for {rows:,} rows of {table} "
+                f"(mend or delete them, or let it hold for new ones only: {command})"
+            )
 
 
 def _look_for_room(a: Adoption) -> None:

@@ -36,7 +36,7 @@ def go_back(dsn: str, locked: Session, report: Report) -> None:
         )
         for key in keys:
             if key.is_checked:
-                adoption.check_foreign_key(key.table, key.name)
+                adoption.check_foreign_key(key.table, key.name, is_theirs=True)
         adoption.look_from(adoption.home)
         for what, help_ in adoption.ask("dependents", home="ltm_adopted", tables=list(ORIGINALS)):
             report(f"{what} as it stands in the schema ltm_adopted: {help_}")
