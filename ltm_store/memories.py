@@ -334,12 +334,15 @@ async def _add_alone(db: Executor, arguments: Mapping[str, object]) -> Memory | 
     async with held(db) as one:
         if not await is_distributed(session_of(one)):
             return await _sent(one, arguments, None)
-        try:
-            return await _add_there(one, arguments)
-        except InvalidMemory as error:  # another writer of the key came in between
-            if error.field not in ("memory_id", "source_memory_id"):
-                raise
-        return await _add_there(one, arguments)
+        for _ in range(2):
+            try:
+                return await _add_there(one, arguments)
+            except InvalidMemory as error:
+                # Of a memory that was not added: another writer of the key came in between, or the
+                # number is nobody's any more.
+                if error.field not in ("memory_id", "source_memory_id"):
+                    raise
+        return None
 
 
 async def _add_there(db: Executor, arguments: Mapping[str, object]) -> Memory | None:

@@ -55,7 +55,7 @@ CREATE TABLE IF NOT EXISTS ltm_embeddings (
     note text,
     CONSTRAINT ltm_embeddings_pkey PRIMARY KEY (user_id, model, memory_id, part),
     CONSTRAINT ltm_embeddings_memory_id_fkey FOREIGN KEY (user_id, memory_id)
-    REFERENCES ltm_memories (user_id, id) ON DELETE CASCADE ON UPDATE CASCADE, -- of merged users
+    REFERENCES ltm_memories (user_id, id) ON DELETE CASCADE,
     CONSTRAINT ltm_embeddings_model_within_limit CHECK (octet_length(model) BETWEEN 1 AND 64),
     CONSTRAINT ltm_embeddings_part_not_negative CHECK (part >= 0),
     CONSTRAINT ltm_embeddings_embedding_is_whole CHECK (
