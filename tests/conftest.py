@@ -101,6 +101,8 @@ async def created(admin: asyncpg.Connection, server: str, template: str) -> Asyn
         if template != EMPTY:
             migrate.apply(dsn)
             migrate.optional(dsn, "distribute")
+            if await has_vector(admin):
+                migrate.optional(dsn, "embeddings")
         yield dsn
         servers.unspread(server, name)
         return

@@ -72,8 +72,21 @@ CREATE TABLE IF NOT EXISTS ltm_embeddings (
     CONSTRAINT ltm_embeddings_note_within_limit CHECK (char_length(note) BETWEEN 1 AND 200)
 );
 
--- Compressed or moved out, a vector would be put together again at each search.
-ALTER TABLE ltm_embeddings ALTER COLUMN embedding SET STORAGE PLAIN;
+-- Compressed or moved out, a vector would be put together again at each search. Citus takes the command
+-- only while the table is not distributed.
+DO $$
+BEGIN
+    IF EXISTS (
+        SELECT FROM pg_attribute AS a
+        WHERE
+            a.attrelid = 'ltm_embeddings'::regclass
+            AND a.attname = 'embedding'
+            AND a.attstorage <> 'p'
+    ) THEN
+        ALTER TABLE ltm_embeddings ALTER COLUMN embedding SET STORAGE PLAIN;
+    END IF;
+END
+$$;
 
 COMMENT ON TABLE ltm_embeddings IS
 'What memories mean, as vectors: a row for each model, memory and part of a long content.';
