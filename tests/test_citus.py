@@ -17,8 +17,10 @@ from ltm_store import (
     add_tags,
     connect,
     delete_memory,
+    find_similar,
     get_memory,
     get_relationships,
+    merge_users,
     migrate,
     put_memory,
     record_access,
@@ -164,15 +166,18 @@ async def test_the_way_back_loses_no_row_and_no_write(empty, plain):
     before, schema = await contents(plain), await fingerprint(plain)
     migrate.optional(empty, "distribute")
     added: list[Memory] = []
-    stop = asyncio.Event()
+    began, stop = asyncio.Barrier(5), asyncio.Event()
 
     async def write(db: Database, user: int) -> None:
+        added.append(await add_memory(db, user, "before it runs", tags=["t"]))
+        await began.wait()
         while not stop.is_set():
             added.append(await add_memory(db, user, "while it runs", tags=["t"]))
 
     async with connect(empty) as db:
         writers = [asyncio.create_task(write(db, 1000 + task)) for task in range(4)]
         lines: list[str] = []
+        await began.wait()
         await asyncio.to_thread(
             migrate.optional, empty, "distribute", undo=True, report=lines.append
         )
@@ -205,18 +210,46 @@ async def test_a_way_back_that_fails_leaves_all_as_it_was(empty, plain):
     assert [row[0] for row in await plain.fetch(TABLES)] == NAMES
 
 
+@pytest.mark.parametrize("steps", [("embeddings", "distribute"), ("distribute", "embeddings")])
+async def test_vectors_are_beside_their_memories_whichever_step_comes_first(
+    empty, plain, vectors, steps
+):
+    for step in (*steps, "embeddings"):
+        migrate.optional(empty, step)
+    assert (
+        await plain.fetchval(
+            "SELECT count(DISTINCT colocation_id) FROM citus_tables "
+            "WHERE table_name IN ('ltm_memories'::regclass, 'ltm_embeddings'::regclass)"
+        )
+        == 1
+    )
+    async with connect(empty) as db:
+        firsts: dict[int, Memory] = {}
+        for user in range(1, 9):
+            first = firsts[user] = await add_memory(db, user, "one", embedding=[1.0, 0.0])
+            second = await add_memory(db, user, "two", embedding=[1.0, 0.1])
+            (hit,) = await find_similar(db, user, first.id)
+            assert hit.id == second.id
+        report = await merge_users(db, 1, 2)
+        assert report.counts["ltm_memories"] == 12
+        assert len(await find_similar(db, 2, firsts[2].id)) == 3
+    stored = "SELECT e::text FROM ltm_embeddings AS e ORDER BY 1"
+    before = await plain.fetch(stored)
+    migrate.optional(empty, "distribute", undo=True)
+    assert await plain.fetch(stored) == before
+    assert len(before) == 16
+
+
 async def test_months_come_back_too(empty, plain):
     migrate.optional(empty, "partition_accesses")
     before, schema = await contents(plain), await fingerprint(plain)
-    await plain.execute("CREATE ROLE ltm_reading")
-    await plain.execute("GRANT SELECT ON ltm_memory_access TO ltm_reading")
+    await plain.execute("GRANT SELECT ON ltm_memory_access TO pg_monitor")
     migrate.optional(empty, "distribute")
     migrate.optional(empty, "distribute", undo=True)
     assert (await contents(plain), await fingerprint(plain)) == (before, schema)
     assert await plain.fetchval(
-        "SELECT has_table_privilege('ltm_reading', 'ltm_memory_access', 'SELECT')"
+        "SELECT has_table_privilege('pg_monitor', 'ltm_memory_access', 'SELECT')"
     )
-    await plain.execute("DROP OWNED BY ltm_reading; DROP ROLE ltm_reading")
 
 
 async def test_everything_is_rolled_back(empty, plain):

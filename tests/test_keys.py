@@ -36,7 +36,7 @@ from ltm_store import (
     search_memories,
     update_memory,
 )
-from tests.servers import IS_CITUS
+from tests.servers import IS_CITUS, local_alone
 from tests.test_memories import rows
 
 PAST = datetime(2020, 1, 1, tzinfo=UTC)
@@ -243,6 +243,7 @@ async def test_puts_of_many_writers_follow_one_another_whole(db, caplog, holder)
         assert await conn.fetch("SELECT * FROM ltm_health") == []
 
 
+@local_alone
 async def test_a_put_under_contention_takes_three_statements_at_most(db, caplog):
     """One attempt that another put comes before, the lock, and one that stands."""
     await put_memory(db, 1, "k", "x", tags=["a"])

@@ -30,6 +30,7 @@ from ltm_store import (
     update_memory,
 )
 from ltm_store.accesses import AccessReason, PendingAccess, write_accesses
+from tests.servers import local_alone
 from tests.test_accesses import log
 from tests.test_database import kill
 from tests.wire import impatient, wire
@@ -201,6 +202,7 @@ async def test_nothing_runs_while_nothing_is_queued(dsn):
         assert asyncio.all_tasks() == before
 
 
+@local_alone
 async def test_no_task_outlives_the_database(dsn):
     before = asyncio.all_tasks()
     async with connect(dsn) as db:
