@@ -150,7 +150,9 @@ found AS MATERIALIZED (
     WHERE m.user_id = $1 AND m.id = any($5)
     ORDER BY m.id
     FOR KEY SHARE SKIP LOCKED  -- if not distributed
-    FOR NO KEY UPDATE  -- if distributed
+    -- if distributed
+    FOR NO KEY UPDATE  -- noqa: PRS
+    -- end if
 ),
 
 settled AS MATERIALIZED (

@@ -208,7 +208,7 @@ WHERE
 -- Of each table of a user's rows, the numbers that rows of another user have too.
 -- scope: all users
 SELECT
-    ARRAY(
+    array(
         SELECT m.id FROM ltm_memories AS m
         WHERE
             m.user_id = $1
@@ -217,7 +217,7 @@ SELECT
                 WHERE o.user_id = $2
             )
     ) AS ltm_memories,
-    ARRAY(
+    array(
         SELECT c.id FROM ltm_contexts AS c
         WHERE
             c.user_id = $1
@@ -226,7 +226,7 @@ SELECT
                 WHERE o.user_id = $2
             )
     ) AS ltm_contexts,
-    ARRAY(
+    array(
         SELECT l.id FROM ltm_memory_relationships AS l
         WHERE
             l.user_id = $1
@@ -235,7 +235,7 @@ SELECT
                 WHERE o.user_id = $2
             )
     ) AS ltm_memory_relationships,
-    ARRAY(
+    array(
         SELECT a.id FROM ltm_memory_access AS a
         WHERE
             a.user_id = $1
@@ -244,7 +244,7 @@ SELECT
                 WHERE o.user_id = $2
             )
     ) AS ltm_memory_access,
-    ARRAY(
+    array(
         SELECT t.id FROM ltm_memory_tags AS t
         WHERE
             t.user_id = $1
@@ -355,7 +355,9 @@ WHERE m.user_id = $1 AND m.id = any($3);
 -- ) :exec
 -- Copy the contexts of memories to another user.
 -- scope: all users
-INSERT INTO ltm_contexts (id, user_id, memory_id, context_type, context_key, context_value, confidence, created_at)
+INSERT INTO ltm_contexts (
+    id, user_id, memory_id, context_type, context_key, context_value, confidence, created_at
+)
 SELECT
     coalesce(n.new_id, c.id),
     $2,
@@ -376,7 +378,10 @@ WHERE c.user_id = $1 AND c.memory_id = any($3);
 -- ) :exec
 -- Copy the relationships of memories to another user.
 -- scope: all users
-INSERT INTO ltm_memory_relationships (id, user_id, source_memory_id, target_memory_id, relationship_type, strength, description, created_at, last_accessed)
+INSERT INTO ltm_memory_relationships (
+    id, user_id, source_memory_id, target_memory_id, relationship_type, strength, description,
+    created_at, last_accessed
+)
 SELECT
     coalesce(n.new_id, l.id),
     $2,
@@ -399,7 +404,10 @@ WHERE l.user_id = $1 AND l.source_memory_id = any($3);
 -- ) :exec
 -- Copy the log of accesses of memories to another user.
 -- scope: all users
-INSERT INTO ltm_memory_access (id, user_id, memory_id, access_timestamp, access_context, access_method, user_query, was_relevant, relevance_score)
+INSERT INTO ltm_memory_access (
+    id, user_id, memory_id, access_timestamp, access_context, access_method, user_query,
+    was_relevant, relevance_score
+)
 SELECT
     coalesce(n.new_id, a.id),
     $2,
@@ -421,7 +429,10 @@ WHERE a.user_id = $1 AND a.memory_id = any($3);
 -- ) :exec
 -- Copy the tags of memories to another user.
 -- scope: all users
-INSERT INTO ltm_memory_tags (id, user_id, memory_id, tag_name, tag_category, tag_importance, tag_confidence, usage_count, first_used, last_used)
+INSERT INTO ltm_memory_tags (
+    id, user_id, memory_id, tag_name, tag_category, tag_importance, tag_confidence, usage_count,
+    first_used, last_used
+)
 SELECT
     coalesce(n.new_id, t.id),
     $2,
