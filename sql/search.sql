@@ -271,9 +271,9 @@ WHERE
 -- else one scan of the index of words finds who holds which word (held), those held nowhere are looked
 -- for in other spellings (other_words), frequencies weigh them, and own adds up what a memory holds
 -- itself. The best lend their words to their neighbours in the source (beside, lifted). scored is what
--- the words find, with its text score. With a vector, nearest is what means most nearly the same (of
--- what is measured); the best of both (gathered) borrow from what is beside them in the source (borrowed),
--- and fused adds up words and meaning. What is of the time that was asked for counts twice (timed).
+-- the words find, with its text score. With a vector, nearest is what means most nearly the same; the
+-- best of both (gathered) borrow from what is beside them in the source (borrowed), and fused adds up
+-- words and meaning. What is of the time that was asked for counts twice (timed).
 -- Then importance lifts it, of equal contents the most important stays, and of the best the last step
 -- reads the whole rows.
 -- needs: embeddings if query_embedding
@@ -377,6 +377,14 @@ found AS MATERIALIZED (
         AND NOT (SELECT k.is_enough FROM known AS k)  -- if not include_archived
 ),
 
+holders AS MATERIALIZED (
+    SELECT
+        f.place,
+        count(*) AS holders
+    FROM found AS f
+    GROUP BY f.place
+),
+
 -- What the user's memories hold instead of a word that none of them holds.
 other_words AS MATERIALIZED (
     SELECT
@@ -412,14 +420,12 @@ other_words AS MATERIALIZED (
         AND NOT a.is_speaker
         AND NOT (SELECT k.is_enough FROM known AS k)  -- if not include_archived
         AND NOT EXISTS (
-            SELECT 1 FROM found AS f
-            WHERE f.place = a.place
+            SELECT 1 FROM holders AS h
+            WHERE h.place = a.place
         )
 ),
 
-held AS (
-    SELECT f.* FROM found AS f
-    UNION ALL
+found_otherwise AS MATERIALIZED (
     SELECT
         m.id,
         m.importance_rank,
@@ -444,6 +450,13 @@ held AS (
         AND TRUE  -- conditions: filters
 ),
 
+-- Not materialized: a copy of what many memories hold would cost as much as to add it up.
+held AS NOT MATERIALIZED (
+    SELECT f.* FROM found AS f
+    UNION ALL
+    SELECT f.* FROM found_otherwise AS f
+),
+
 -- Of one word alone it does not matter how rare it is.
 frequencies AS MATERIALIZED (
     SELECT
@@ -458,11 +471,13 @@ frequencies AS MATERIALIZED (
             )
         END AS idf
     FROM (
+        SELECT h.* FROM holders AS h
+        UNION ALL
         SELECT
-            h.place,
+            o.place,
             count(*) AS holders
-        FROM held AS h
-        GROUP BY h.place
+        FROM found_otherwise AS o
+        GROUP BY o.place
     ) AS f
 ),
 
@@ -511,33 +526,34 @@ beside AS MATERIALIZED (
             AND TRUE  -- conditions: filters
 ),
 
+-- Each word of what is beside a lender counts once: its own, or the greatest share of a lender's.
 lifted AS MATERIALIZED (
     SELECT
         p.id,
-        sum(p.score ORDER BY p.place) AS score
+        sum(p.score ORDER BY p.place) AS score,
+        bool_or(p.is_own) AS is_own
     FROM (
         SELECT
             v.id,
-            v.place,
-            max(v.score) AS score
+            h.place,
+            max(v.share * h.weight * f.idf) AS score,
+            bool_or(v.id = v.lender_id) AS is_own
         FROM (
             SELECT
                 b.id,
-                h.place,
-                b.share * h.weight * f.idf AS score
+                b.lender_id,
+                b.share
             FROM beside AS b
-            INNER JOIN held AS h ON b.lender_id = h.id
-            INNER JOIN frequencies AS f ON h.place = f.place
             UNION ALL
-            SELECT
-                h.id,
-                h.place,
-                h.weight * f.idf AS score
-            FROM held AS h
-            INNER JOIN frequencies AS f ON h.place = f.place
-            WHERE h.id IN (SELECT b.id FROM beside AS b)
+            SELECT DISTINCT
+                b.id,
+                b.id AS lender_id,
+                1 AS share
+            FROM beside AS b
         ) AS v
-        GROUP BY v.id, v.place
+        INNER JOIN held AS h ON v.lender_id = h.id
+        INNER JOIN frequencies AS f ON h.place = f.place
+        GROUP BY v.id, h.place
     ) AS p
     GROUP BY p.id
 ),
@@ -561,11 +577,7 @@ scored AS MATERIALIZED (
             b.lender_id AS neighbour_of
         FROM beside AS b
         INNER JOIN lifted AS l ON b.id = l.id
-        WHERE
-            NOT EXISTS (
-                SELECT 1 FROM own AS w
-                WHERE w.id = b.id
-            )
+        WHERE NOT l.is_own
         ORDER BY b.id ASC, b.lent_score DESC, b.lender_id DESC
     )
     -- if not include_archived
@@ -603,18 +615,8 @@ worded AS MATERIALIZED (
 ),
 
 -- if not is_indexed
--- Of a long content the nearest part counts.
-measured AS MATERIALIZED (
-    SELECT
-        e.memory_id,
-        e.content_hash,
-        ltm_cosine(e.embedding, (SELECT ltm_embedding($8::real[]))) AS meaning_score
-    FROM ltm_embeddings AS e
-    WHERE e.user_id = $1 AND e.model = $9 AND e.dimensions = cardinality($8::real[])
-),
-
--- The nearest first, each is looked at whether it passes until there are enough. A vector of a content
--- that was changed since does not.
+-- The nearest first, each is looked at whether it passes until there are enough; of a long content the
+-- nearest part counts. A vector of a content that was changed since does not pass.
 nearest AS MATERIALIZED (
     SELECT
         m.id,
@@ -626,7 +628,15 @@ nearest AS MATERIALIZED (
             d.memory_id,
             d.content_hash,
             max(d.meaning_score) AS meaning_score
-        FROM measured AS d
+        FROM (
+            SELECT
+                e.memory_id,
+                e.content_hash,
+                ltm_cosine(e.embedding, (SELECT ltm_embedding($8::real[]))) AS meaning_score
+            FROM ltm_embeddings AS e
+            WHERE e.user_id = $1 AND e.model = $9 AND e.dimensions = cardinality($8::real[])
+            OFFSET 0  -- else whole vectors are grouped, and spill
+        ) AS d
         GROUP BY d.memory_id, d.content_hash
         ORDER BY meaning_score DESC, d.memory_id DESC
     ) AS v
@@ -723,10 +733,11 @@ gathered AS MATERIALIZED (
         n.id,
         n.importance_rank,
         n.content_hash,
-        0 AS text_score,
-        NULL AS neighbour_of,
+        coalesce(s.text_score, 0) AS text_score,
+        s.neighbour_of,
         n.meaning_score
     FROM nearest AS n
+    LEFT JOIN scored AS s ON n.id = s.id
     WHERE NOT EXISTS (
         SELECT 1 FROM worded AS w
         WHERE w.id = n.id
@@ -763,14 +774,21 @@ borrowed AS MATERIALIZED (
     GROUP BY m.id
 ),
 
--- What has no vector yet counts as the last of the nearest.
+-- What has no vector yet counts as the last of the nearest, of 200 also where a later page reads more.
 meant AS MATERIALIZED (
     SELECT
         g.*,
         coalesce(g.meaning_score, t.least) + coalesce(b.meaning_score, 0) AS nearness
     FROM gathered AS g
     LEFT JOIN borrowed AS b ON g.id = b.id
-    CROSS JOIN (SELECT min(n.meaning_score) AS least FROM nearest AS n) AS t
+    CROSS JOIN (
+        SELECT min(n.meaning_score) AS least
+        FROM (
+            SELECT n.* FROM nearest AS n
+            ORDER BY n.meaning_score DESC
+            LIMIT 200
+        ) AS n
+    ) AS t
 ),
 
 fused AS MATERIALIZED (

@@ -10,6 +10,7 @@ import pytest
 
 from ltm_store import (
     InvalidArgument,
+    add_memories,
     add_memory,
     archive_memory,
     connect,
@@ -238,6 +239,31 @@ async def test_importance_counts_after_words_and_meaning_and_before_the_limit(co
         conn, 1, "nothing", query_embedding=[1.0, 0.0], importance_weight=1, limit=1
     )
     assert hit.id == kept.id
+
+
+@with_vectors
+async def test_a_score_is_the_same_on_every_page(conn):
+    drawn = random.Random(7)
+    await add_memories(
+        conn,
+        1,
+        [
+            {"content": f"{drawn.choice(('tea', 'green tea', 'green', 'black'))} {number}"}
+            | ({"embedding": drawn_vector(drawn)} if number % 9 else {})
+            for number in range(700)
+        ],
+    )
+    ask: dict[str, Any] = {"query_embedding": drawn_vector(drawn)}
+    first = await search_memories(conn, 1, "green tea", limit=10, **ask)
+    later = await search_memories(conn, 1, "green tea", limit=650, **ask)
+    scores = {hit.id: (hit.score, hit.text_score) for hit in later}
+    assert len(scores) > 400
+    assert [scores[hit.id] for hit in first] == [(hit.score, hit.text_score) for hit in first]
+    near = await search_memories(conn, 1, "green tea", limit=200, meaning=0.9, **ask)
+    later = await search_memories(conn, 1, "green tea", limit=650, meaning=0.9, **ask)
+    scores = {hit.id: (hit.score, hit.text_score) for hit in later}
+    assert [scores[hit.id] for hit in near] == [(hit.score, hit.text_score) for hit in near]
+    assert any(hit.meaning_score is None for hit in near)
 
 
 @with_vectors

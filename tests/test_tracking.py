@@ -83,6 +83,22 @@ async def test_a_flush_writes_what_was_read(dsn):
     assert await counts(dsn) == {a: 3, b: 2}
 
 
+async def test_what_stands_beside_a_hit_counts_as_related(dsn):
+    async with connect(dsn) as db:
+        said = ("Shall we talk about the cello?", "Yes, it was the best evening of the year.")
+        held, beside = [
+            (await add_memory(db, 1, text, source_id="talk", source_position=n)).id
+            for n, text in enumerate(said)
+        ]
+        await search_memories(db, 1, "cello")
+        await db.flush()
+        async with db.transaction() as conn:
+            assert sorted(await log(conn)) == [
+                (held, "search", None, "cello"),
+                (beside, "related", None, "cello"),
+            ]
+
+
 async def test_each_recall_keeps_its_own_moment(dsn):
     async with connect(dsn, access_tracking="off") as db:
         (number,) = await add(db, 1)
