@@ -150,8 +150,9 @@ async def empty(admin: asyncpg.Connection, server: str) -> AsyncIterator[str]:
 
 @pytest.fixture
 async def db(dsn: str) -> AsyncIterator[Database]:
-    """A Database without tracking."""
-    async with connect(dsn, access_tracking="off") as db:
+    """A Database without tracking; calls to Citus take far longer."""
+    timeout = 100.0 if servers.IS_CITUS else 10.0
+    async with connect(dsn, access_tracking="off", timeout=timeout) as db:
         yield db
 
 

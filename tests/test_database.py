@@ -205,7 +205,7 @@ async def test_the_callers_exception_survives_a_lost_connection(db, dsn):
 
 async def kill(dsn, pid):
     other = await asyncpg.connect(dsn)
-    await other.execute("SELECT pg_terminate_backend($1)", pid)
+    await other.execute("SELECT pg_terminate_backend($1::integer)", pid)
     while await other.fetchval("SELECT count(*) FROM pg_stat_activity WHERE pid = $1", pid):
         pass
     await other.close()

@@ -438,7 +438,7 @@ async def test_closing_waits_for_what_others_have_locked(dsn, monkeypatch):
     other = await asyncpg.connect(dsn)
     transaction = other.transaction()
     await transaction.start()
-    await other.execute("SELECT 1 FROM ltm_memories WHERE id = $1 FOR UPDATE", low)
+    await other.execute("SELECT 1 FROM ltm_memories WHERE user_id = 1 AND id = $1 FOR UPDATE", low)
     closing = asyncio.ensure_future(db.close())
     while db.stats().recorded < 1:
         await other.execute("SELECT 1")
