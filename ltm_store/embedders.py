@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import inspect
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +18,8 @@ Purpose = Literal["memory", "query"]
 Vectors = Sequence[Sequence[float]]
 One = TypeVar("One")
 
+_AT_ONCE: Final = 8  # texts, after which a model here notices that the program ends
+_LAST_SECONDS: Final = 5.0  # that the end of the program waits for what models still do
 _DIMENSIONS: Final = {
     "text-embedding-3-small": 1536,
     "text-embedding-3-large": 3072,
@@ -136,8 +140,28 @@ class FastEmbedder:
 
                 self._loaded = TextEmbedding(self.model, **self._place)
         make = self._loaded.query_embed if purpose == "query" else self._loaded.passage_embed
-        vectors: Iterable[Any] = make(texts)
-        return [vector.tolist() for vector in vectors]
+        vectors: Iterable[Any] = make(texts, batch_size=_AT_ONCE)
+        return [vector.tolist() for vector in _until_the_end(vectors)]
+
+
+_running: Final[set[threading.Thread]] = set()
+_ending: Final = threading.Event()
+
+
+@atexit.register
+def _end() -> None:
+    """Wait a little for threads: a runtime whose thread is killed inside it aborts the process."""
+    _ending.set()
+    until = time.monotonic() + _LAST_SECONDS
+    for thread in list(_running):
+        thread.join(max(0.0, until - time.monotonic()))
+
+
+def _until_the_end(vectors: Iterable[One]) -> Iterable[One]:
+    for vector in vectors:
+        if _ending.is_set():
+            raise LtmError("the program ends")
+        yield vector
 
 
 def _parameters(function: Callable[..., object]) -> Iterable[str]:
@@ -148,7 +172,7 @@ def _parameters(function: Callable[..., object]) -> Iterable[str]:
 
 
 async def in_thread(work: Callable[[], One]) -> One:
-    """What some work gives in a thread that is not waited for when the program ends.
+    """What some work gives in a thread that is not long waited for when the program ends.
 
     (Those of asyncio.to_thread are, and a model that hangs would use them up.)
     """
@@ -169,8 +193,11 @@ async def in_thread(work: Callable[[], One]) -> One:
             result = work()
         except BaseException as error:
             failed = error
+        _running.discard(threading.current_thread())
         with suppress(RuntimeError):  # the loop was closed meanwhile
             loop.call_soon_threadsafe(settle, result, failed)
 
-    threading.Thread(target=run, name="ltm_store embedder", daemon=True).start()
+    thread = threading.Thread(target=run, name="ltm_store embedder", daemon=True)
+    _running.add(thread)
+    thread.start()
     return await done

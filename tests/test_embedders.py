@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +96,33 @@ def test_a_missing_extra_is_told(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "fastembed", None)
     with pytest.raises(LtmError, match=r"no fastembed: install ltm_store\[fastembed\]"):
         FastEmbedder()
+
+
+ENDING = """
+import asyncio, threading
+from ltm_store.embedders import FunctionEmbedder
+
+at_work = threading.Event()
+
+def embed(texts):
+    at_work.set()
+    for _ in range(10_000_000):
+        pass
+    print("embedded")
+    return [[1.0]]
+
+async def main():
+    embedding = asyncio.create_task(FunctionEmbedder("m", 1, embed).embed(["a"], purpose="memory"))
+    await asyncio.to_thread(at_work.wait)
+
+asyncio.run(main())
+"""
+
+
+def test_a_program_that_ends_waits_a_little_for_a_model_at_work():
+    # A runtime such as ONNX's aborts the process where its thread is killed.
+    ended = subprocess.run([sys.executable, "-c", ENDING], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "embedded\n", "")
 
 
 # -- a model that a package ships ----------------------------------------------------------------
