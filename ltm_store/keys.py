@@ -12,6 +12,7 @@ from ltm_store.db.execute import (
     fetch_many,
     fetch_rows,
     fetch_value,
+    is_distributed,
     one_deadline,
     only_reads,
     session_of,
@@ -20,6 +21,7 @@ from ltm_store.db.identity import User, ensure_user, find_user
 from ltm_store.db.transactions import Connection
 from ltm_store.errors import InvalidArgument, InvalidMemory, Unavailable
 from ltm_store.memories import (
+    NOT_ADDED,
     NewFields,
     delete_by_number,
     insert_memory,
@@ -102,10 +104,15 @@ async def put_memories(
             return [stored[_place(put)] for put in puts]
         user = await ensure_user(db, user_id, refresh=attempt > 1)
         batches = list(_batches(waiting.values()))
-        if attempt == 0 and len(batches) == 1:
-            made = await insert_together(db, user, batches[0])
-        else:
-            made = await _put_batches(db, user, batches, locking=attempt > 0)
+        try:
+            if attempt == 0 and len(batches) == 1 and not await is_distributed(session_of(db)):
+                made = await insert_together(db, user, batches[0])
+            else:
+                made = await _put_batches(db, user, batches, locking=attempt > 0)
+        except InvalidMemory as error:
+            if error.field not in NOT_ADDED:
+                raise
+            continue
         for memory in made:
             place = memory.namespace, memory.key
             stored[place] = memory

@@ -51,6 +51,8 @@ _CONTEXT_COLUMNS: Final = (
     "context_values",
     "context_confidences",
 )
+NOT_ADDED: Final = ("memory_id", "source_memory_id")
+"""Fields of an error on Citus, where rows are refused of a memory that was not added."""
 # Those of add_memories_together, with the argument of add_memory that each is a list of.
 _COLUMNS: Final = {
     "contents": "content",
@@ -334,12 +336,15 @@ async def _add_alone(db: Executor, arguments: Mapping[str, object]) -> Memory | 
     async with held(db) as one:
         if not await is_distributed(session_of(one)):
             return await _sent(one, arguments, None)
-        try:
-            return await _add_there(one, arguments)
-        except InvalidMemory as error:  # another writer of the key came in between
-            if error.field not in ("memory_id", "source_memory_id"):
-                raise
-        return await _add_there(one, arguments)
+        for _ in range(2):
+            try:
+                return await _add_there(one, arguments)
+            except InvalidMemory as error:
+                # Of a memory that was not added: another writer of the key came in between, or the
+                # number is nobody's any more.
+                if error.field not in NOT_ADDED:
+                    raise
+        return None
 
 
 async def _add_there(db: Executor, arguments: Mapping[str, object]) -> Memory | None:
@@ -409,7 +414,8 @@ async def add_together(
 async def insert_together(db: Executor, user: User, news: Sequence[NewMemory]) -> list[Memory]:
     """Put validated memories of several keys, each a microsecond after the one before it.
 
-    Without those between which another writer of the key came, and in no order.
+    Without those between which another writer of the key came, and in no order. On Citus that is an
+    InvalidMemory of a field in NOT_ADDED, and all are in one transaction only if the caller's is.
     """
     if len(news) == 1:  # by a statement whose plan the server keeps, which costs half as much
         memory = await insert_memory(db, user, news[0], replace=True)
@@ -421,12 +427,17 @@ async def insert_together(db: Executor, user: User, news: Sequence[NewMemory]) -
     ]
     calls.sort(key=itemgetter("namespace", "key"))  # so that none waits for another in a circle
     try:
-        rows = await add_together(db, calls)
+        if await is_distributed(session_of(db)):
+            there = {"embedding": None, "embedding_model": None}
+            added = [await _add_there(db, {**call, **there}) for call in calls]
+            memories = [memory for memory in added if memory is not None]
+        else:
+            rows = await add_together(db, calls)
+            memories = [Memory.from_record(row) for row in rows if row is not None]
     except InvalidMemory as error:
         if error.field == "target_memory_id":
             raise InvalidMemory("related_memory_ids", error.rule) from None
         raise
-    memories = [Memory.from_record(row) for row in rows if row is not None]
     session_of(db).note_contents(user.number, [memory.id for memory in memories])
     return memories
 

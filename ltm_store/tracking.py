@@ -156,9 +156,9 @@ class AccessQueue:
         if self._by_user:
             self._unsent.sort(key=_user)
         clock = asyncio.get_running_loop().time
-        deadline = clock() + LOCKED_SECONDS
         try:
             await self._send()
+            deadline = clock() + LOCKED_SECONDS
             while self._unsent:
                 if clock() > deadline and not self._closing:
                     raise Unavailable("memories stay locked by another transaction")

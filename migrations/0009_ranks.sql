@@ -16,7 +16,7 @@ CREATE TABLE ltm_memory_ranks (
     is_archived boolean,
     CONSTRAINT ltm_memory_ranks_pkey PRIMARY KEY (user_id, memory_id),
     CONSTRAINT ltm_memory_ranks_memory_id_fkey FOREIGN KEY (user_id, memory_id)
-    REFERENCES ltm_memories (user_id, id) ON UPDATE CASCADE ON DELETE CASCADE
+    REFERENCES ltm_memories (user_id, id) ON DELETE CASCADE
 ) WITH (fillfactor = 80);
 
 COMMENT ON TABLE ltm_memory_ranks IS

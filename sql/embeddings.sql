@@ -16,9 +16,17 @@ WITH page AS MATERIALIZED (
     SELECT
         m.user_id,
         m.id,
-        m.content_hash,
-        m.expires_at
+        ltm_is_current(m.expires_at, $4)
+        AND (
+            e.claimed_until > $4
+            OR (
+                e.content_hash = m.content_hash
+                AND (e.embedding IS NOT NULL OR e.note IS NOT NULL)
+            )
+        ) IS NOT TRUE AS is_missing
     FROM ltm_memories AS m
+    LEFT JOIN ltm_embeddings AS e
+        ON m.user_id = e.user_id AND m.id = e.memory_id AND e.model = $3 AND e.part = 0
     WHERE
         TRUE
         AND m.user_id = $6  -- if user_id
@@ -38,23 +46,7 @@ looked_at AS (
     SELECT
         p.user_id,
         p.id,
-        ltm_is_current(p.expires_at, $4)
-        AND NOT EXISTS (
-            SELECT 1
-            FROM ltm_embeddings AS e
-            WHERE
-                e.user_id = p.user_id
-                AND e.model = $3
-                AND e.memory_id = p.id
-                AND e.part = 0
-                AND (
-                    e.claimed_until > $4
-                    OR (
-                        e.content_hash = p.content_hash
-                        AND (e.embedding IS NOT NULL OR e.note IS NOT NULL)
-                    )
-                )
-        ) AS is_missing,
+        p.is_missing,
         lead(p.id) OVER (ORDER BY p.user_id, p.id) IS NULL AS is_last
     FROM page AS p
 )
@@ -75,11 +67,15 @@ LIMIT $5;
 -- Take memories without a vector of a model, for a time in which no other process takes them.
 -- repeatable: always
 -- needs: embeddings
-WITH missing AS MATERIALIZED (
+-- Of two that come at once the second one finds the claim of the first, or what it has written.
+WITH claimed AS (
+    INSERT INTO ltm_embeddings AS e (user_id, memory_id, model, content_hash, claimed_until)
     SELECT
+        m.user_id,
         m.id,
-        m.content,
-        m.content_hash
+        $2,
+        m.content_hash,
+        $4
     FROM ltm_memories AS m
     WHERE
         m.user_id = $1
@@ -87,37 +83,24 @@ WITH missing AS MATERIALIZED (
         AND ltm_is_current(m.expires_at, $3)
         AND NOT EXISTS (
             SELECT 1
-            FROM ltm_embeddings AS e
+            FROM ltm_embeddings AS o
             WHERE
-                e.user_id = $1
-                AND e.model = $2
-                AND e.memory_id = m.id
-                AND e.part = 0
+                o.user_id = $1
+                AND o.model = $2
+                AND o.memory_id = m.id
+                AND o.part = 0
                 AND (
-                    e.claimed_until > $3
+                    o.claimed_until > $3
                     OR (
-                        e.content_hash = m.content_hash
-                        AND (e.embedding IS NOT NULL OR e.note IS NOT NULL)
+                        o.content_hash = m.content_hash
+                        AND (o.embedding IS NOT NULL OR o.note IS NOT NULL)
                     )
                 )
         )
     ORDER BY m.id
     LIMIT $5
     -- One that is being deleted would be waited for, and be gone.
-    FOR KEY SHARE SKIP LOCKED
-),
-
--- Of two that come at once the second one finds the claim of the first, or what it has written.
-claimed AS (
-    INSERT INTO ltm_embeddings AS e (user_id, memory_id, model, content_hash, claimed_until)
-    SELECT
-        $1,
-        n.id,
-        $2,
-        n.content_hash,
-        $4
-    FROM missing AS n
-    ORDER BY n.id
+    FOR KEY SHARE OF m SKIP LOCKED
     ON CONFLICT (user_id, model, memory_id, part)
     DO UPDATE
         SET claimed_until = excluded.claimed_until
@@ -131,12 +114,12 @@ claimed AS (
 )
 
 SELECT
-    n.content,
-    n.content_hash,
-    n.id
-FROM missing AS n
-WHERE n.id IN (SELECT c.memory_id FROM claimed AS c)
-ORDER BY n.id
+    m.content,
+    m.content_hash,
+    m.id
+FROM ltm_memories AS m
+WHERE m.user_id = $1 AND m.id IN (SELECT c.memory_id FROM claimed AS c)
+ORDER BY m.id
 LIMIT $5;
 
 -- name: write_embeddings(
@@ -144,27 +127,18 @@ LIMIT $5;
 --     content_hashes bigint[], parts integer[], numbers real[]
 -- ) :many
 -- Store the vectors of memories whose contents are still those; of each memory, whether it was.
--- given are the parts, each a slice of the numbers; without a hash they are of what the content is now.
+-- Each part has a slice of the numbers; without a hash they are of what the content is now. On Citus the
+-- parts of the statement run one after another, so that contents are locked meanwhile.
 -- A memory that is being deleted is left out.
 -- repeatable: always
 -- needs: embeddings
-WITH given AS MATERIALIZED (
-    SELECT
-        g.memory_id,
-        g.content_hash,
-        g.part,
-        ($8::real[])[(g.place - 1) * $4::integer + 1:g.place * $4] AS numbers
-    FROM
-        unnest($5::bigint[], $6::bigint[], $7::integer[])
-        WITH ORDINALITY AS g (memory_id, content_hash, part, place)
-),
-
-ends AS (
+WITH ends AS (
     SELECT
         g.memory_id,
         g.content_hash,
         max(g.part) AS last_part
-    FROM given AS g
+    FROM
+        unnest($5::bigint[], $6::bigint[], $7::integer[]) AS g (memory_id, content_hash, part)
     GROUP BY g.memory_id, g.content_hash
 ),
 
@@ -175,7 +149,10 @@ found AS MATERIALIZED (
     FROM ltm_memories AS m
     WHERE m.user_id = $1 AND m.id = any($5)
     ORDER BY m.id
-    FOR KEY SHARE SKIP LOCKED
+    FOR KEY SHARE SKIP LOCKED  -- if not distributed
+    -- if distributed
+    FOR NO KEY UPDATE  -- noqa: PRS
+    -- end if
 ),
 
 settled AS MATERIALIZED (
@@ -209,12 +186,19 @@ stored AS (
         $2,
         g.part,
         $4,
-        ltm_embedding(g.numbers),
+        ltm_embedding(($8::real[])[(g.place - 1) * $4::integer + 1:g.place * $4]),
         s.content_hash,
         $3
-    FROM given AS g
-    INNER JOIN settled AS s ON g.memory_id = s.id
-    WHERE s.is_stored
+    FROM
+        unnest($5, $6, $7) WITH ORDINALITY AS g (memory_id, content_hash, part, place)
+    INNER JOIN settled AS s ON g.memory_id = s.id  -- if not distributed
+    -- if distributed
+    INNER JOIN ltm_memories AS s ON s.user_id = $1 AND g.memory_id = s.id  -- noqa: AL04
+    -- end if
+    WHERE
+        TRUE
+        AND s.is_stored  -- if not distributed
+        AND s.content_hash = coalesce(g.content_hash, s.content_hash)  -- if distributed
     ORDER BY g.memory_id, g.part
     ON CONFLICT (user_id, model, memory_id, part)
     DO UPDATE SET

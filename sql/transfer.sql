@@ -262,24 +262,28 @@ FROM
         AS r (id, parent_memory_id, related_memory_ids)
 WHERE m.user_id = $1 AND m.id = r.id;
 
--- name: lock_memories(user_id bigint, row_limit bigint) :one
+-- name: lock_memories(user_id bigint, row_limit bigint, memory_ids bigint[]) :one
 -- Lock some memories of a user: from then on nobody can relate to them. Tell how many.
 SELECT count(*) AS locked
 FROM (
     SELECT m.id
     FROM ltm_memories AS m
-    WHERE m.user_id = $1
+    WHERE
+        m.user_id = $1
+        AND m.id = any($3)  -- if memory_ids
     ORDER BY m.id
     LIMIT $2
     FOR UPDATE
 ) AS l;
 
--- name: forget_memories(user_id bigint, row_limit bigint) :one ErasedRows
+-- name: forget_memories(user_id bigint, row_limit bigint, memory_ids bigint[]) :one ErasedRows
 -- Delete some memories of a user with all their rows; tell how many there were in each table.
 WITH doomed AS (
     SELECT m.id
     FROM ltm_memories AS m
-    WHERE m.user_id = $1
+    WHERE
+        m.user_id = $1
+        AND m.id = any($3)  -- if memory_ids
     ORDER BY m.id
     LIMIT $2
 ),

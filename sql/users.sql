@@ -204,210 +204,296 @@ WHERE
     AND m.expires_at <= $2
     AND (m.key IS NOT NULL OR m.idempotency_key IS NOT NULL);
 
--- name: move_user(from_user bigint, into_user bigint, memory_ids bigint[]) :one MovedRows
--- Make memories another user's, with all that hangs on them; ids and keys that the other has give way.
--- One statement: foreign keys are looked at as it ends.
+-- name: numbers_of_both(from_user bigint, into_user bigint) :one CommonNumbers
+-- Of each table of a user's rows, the numbers that rows of another user have too.
 -- scope: all users
-WITH renumbered AS MATERIALIZED (
-    SELECT
-        m.id,
-        nextval(pg_get_serial_sequence('ltm_memories', 'id')) AS new_id
-    FROM ltm_memories AS m
-    WHERE m.user_id = $2 AND m.id = any($3::bigint[])
-),
+SELECT
+    array(
+        SELECT m.id FROM ltm_memories AS m
+        WHERE
+            m.user_id = $1
+            AND m.id IN (
+                SELECT o.id FROM ltm_memories AS o
+                WHERE o.user_id = $2
+            )
+    ) AS ltm_memories,
+    array(
+        SELECT c.id FROM ltm_contexts AS c
+        WHERE
+            c.user_id = $1
+            AND c.id IN (
+                SELECT o.id FROM ltm_contexts AS o
+                WHERE o.user_id = $2
+            )
+    ) AS ltm_contexts,
+    array(
+        SELECT l.id FROM ltm_memory_relationships AS l
+        WHERE
+            l.user_id = $1
+            AND l.id IN (
+                SELECT o.id FROM ltm_memory_relationships AS o
+                WHERE o.user_id = $2
+            )
+    ) AS ltm_memory_relationships,
+    array(
+        SELECT a.id FROM ltm_memory_access AS a
+        WHERE
+            a.user_id = $1
+            AND a.id IN (
+                SELECT o.id FROM ltm_memory_access AS o
+                WHERE o.user_id = $2
+            )
+    ) AS ltm_memory_access,
+    array(
+        SELECT t.id FROM ltm_memory_tags AS t
+        WHERE
+            t.user_id = $1
+            AND t.id IN (
+                SELECT o.id FROM ltm_memory_tags AS o
+                WHERE o.user_id = $2
+            )
+    ) AS ltm_memory_tags;
 
-taken AS MATERIALIZED (
+-- name: draw_numbers(table_name text, number_count bigint) :one
+-- So many numbers for rows of a table.
+-- scope: all users
+SELECT coalesce(array_agg(nextval(pg_get_serial_sequence($1, 'id'))), '{}') AS numbers
+FROM generate_series(1, $2::bigint);
+
+-- name: keys_of_both(
+--     from_user bigint, into_user bigint, memory_ids bigint[], row_limit bigint
+-- ) :many ClearedKey
+-- The memories with a key that a memory of another user has, and that key.
+-- scope: all users
+WITH taken AS MATERIALIZED (
     SELECT
-        m.id,
-        m.namespace,
+        o.namespace,
         o.key,
-        i.idempotency_key
-    FROM ltm_memories AS m
-    LEFT JOIN ltm_memories AS o
-        ON o.user_id = $2 AND m.namespace = o.namespace AND m.key = o.key
-    LEFT JOIN ltm_memories AS i ON i.user_id = $2 AND m.idempotency_key = i.idempotency_key
-    WHERE m.user_id = $1 AND (o.key IS NOT NULL OR i.idempotency_key IS NOT NULL)
-),
+        o.idempotency_key
+    FROM ltm_memories AS o
+    WHERE o.user_id = $2 AND (o.key IS NOT NULL OR o.idempotency_key IS NOT NULL)
+)
 
-contexts AS (
-    UPDATE ltm_contexts AS c
-    SET
-        user_id = $2,
-        memory_id = coalesce(
-            (
-                SELECT r.new_id FROM renumbered AS r
-                WHERE r.id = c.memory_id
-            ), c.memory_id
-        ),
-        id = CASE
-            WHEN
-                EXISTS (
-                    SELECT 1 FROM ltm_contexts AS o
-                    WHERE o.user_id = $2 AND o.id = c.id
-                )
-                THEN nextval(pg_get_serial_sequence('ltm_contexts', 'id'))
-            ELSE c.id
-        END
-    WHERE c.user_id = $1 AND c.memory_id = any($3)
-    RETURNING c.id
-),
+SELECT
+    m.id AS memory_id,
+    m.namespace,
+    k.key,
+    i.idempotency_key
+FROM ltm_memories AS m
+LEFT JOIN taken AS k ON m.namespace = k.namespace AND m.key = k.key
+LEFT JOIN taken AS i ON m.idempotency_key = i.idempotency_key
+WHERE
+    m.user_id = $1
+    AND m.id = any($3)
+    AND (k.key IS NOT NULL OR i.idempotency_key IS NOT NULL)
+ORDER BY m.id
+LIMIT $4;
 
-tags AS (
-    UPDATE ltm_memory_tags AS t
-    SET
-        user_id = $2,
-        memory_id = coalesce(
-            (
-                SELECT r.new_id FROM renumbered AS r
-                WHERE r.id = t.memory_id
-            ), t.memory_id
-        ),
-        id = CASE
-            WHEN
-                EXISTS (
-                    SELECT 1 FROM ltm_memory_tags AS o
-                    WHERE o.user_id = $2 AND o.id = t.id
-                )
-                THEN nextval(pg_get_serial_sequence('ltm_memory_tags', 'id'))
-            ELSE t.id
-        END
-    WHERE t.user_id = $1 AND t.memory_id = any($3)
-    RETURNING t.id
-),
+-- name: copy_memories(
+--     from_user bigint, into_user bigint, memory_ids bigint[], old_ids bigint[], new_ids bigint[],
+--     keyless_ids bigint[], unrepeatable_ids bigint[]
+-- ) :exec
+-- Copy memories to another user, some under new ids, some without their key or idempotency key.
+-- Not an UPDATE of the user: on Citus that user may be on another node.
+-- scope: all users
+INSERT INTO ltm_memories (
+    id, user_id, parent_memory_id, related_memory_ids, key, idempotency_key, content, tags,
+    memory_type, category, importance_score, confidence_score, dynamic_importance, context,
+    context_data, source_type, source_id, created_by, created_at, last_accessed, last_modified,
+    access_count, last_access_context, memory_metadata, is_archived, archive_reason,
+    source_position, version, expires_at, expires_after, namespace
+)
+SELECT
+    coalesce(r.new_id, m.id),
+    $2,
+    coalesce(p.new_id, m.parent_memory_id),
+    CASE
+        WHEN jsonb_typeof(m.related_memory_ids) = 'array' AND cardinality($4) > 0
+            THEN (
+                SELECT
+                    coalesce(jsonb_agg(coalesce(to_jsonb(n.new_id), e.id) ORDER BY e.place), '[]')
+                FROM jsonb_array_elements(m.related_memory_ids) WITH ORDINALITY AS e (id, place)
+                LEFT JOIN unnest($4, $5) AS n (id, new_id) ON to_jsonb(n.id) = e.id
+            )
+        ELSE m.related_memory_ids
+    END,
+    CASE WHEN m.id <> all($6::bigint[]) THEN m.key END,
+    CASE WHEN m.id <> all($7::bigint[]) THEN m.idempotency_key END,
+    m.content,
+    m.tags,
+    m.memory_type,
+    m.category,
+    m.importance_score,
+    m.confidence_score,
+    m.dynamic_importance,
+    m.context,
+    m.context_data,
+    m.source_type,
+    m.source_id,
+    m.created_by,
+    m.created_at,
+    m.last_accessed,
+    m.last_modified,
+    m.access_count,
+    m.last_access_context,
+    m.memory_metadata,
+    m.is_archived,
+    m.archive_reason,
+    m.source_position,
+    m.version,
+    m.expires_at,
+    m.expires_after,
+    m.namespace
+FROM ltm_memories AS m
+LEFT JOIN unnest($4::bigint[], $5::bigint[]) AS r (id, new_id) ON m.id = r.id
+LEFT JOIN unnest($4, $5) AS p (id, new_id) ON m.parent_memory_id = p.id
+WHERE m.user_id = $1 AND m.id = any($3);
 
-accesses AS (
-    UPDATE ltm_memory_access AS a
-    SET
-        user_id = $2,
-        memory_id = coalesce(
-            (
-                SELECT r.new_id FROM renumbered AS r
-                WHERE r.id = a.memory_id
-            ), a.memory_id
-        ),
-        id = CASE
-            WHEN
-                EXISTS (
-                    SELECT 1 FROM ltm_memory_access AS o
-                    WHERE o.user_id = $2 AND o.id = a.id
-                )
-                THEN nextval(pg_get_serial_sequence('ltm_memory_access', 'id'))
-            ELSE a.id
-        END
-    WHERE a.user_id = $1 AND a.memory_id = any($3)
-    RETURNING a.id
-),
+-- name: copy_contexts(
+--     from_user bigint, into_user bigint, memory_ids bigint[], old_ids bigint[], new_ids bigint[],
+--     old_numbers bigint[], new_numbers bigint[]
+-- ) :exec
+-- Copy the contexts of memories to another user.
+-- scope: all users
+INSERT INTO ltm_contexts (
+    id, user_id, memory_id, context_type, context_key, context_value, confidence, created_at
+)
+SELECT
+    coalesce(n.new_id, c.id),
+    $2,
+    coalesce(r.new_id, c.memory_id),
+    c.context_type,
+    c.context_key,
+    c.context_value,
+    c.confidence,
+    c.created_at
+FROM ltm_contexts AS c
+LEFT JOIN unnest($4::bigint[], $5::bigint[]) AS r (id, new_id) ON c.memory_id = r.id
+LEFT JOIN unnest($6::bigint[], $7::bigint[]) AS n (id, new_id) ON c.id = n.id
+WHERE c.user_id = $1 AND c.memory_id = any($3);
 
-relationships AS (
-    UPDATE ltm_memory_relationships AS l
-    SET
-        user_id = $2,
-        source_memory_id = coalesce(
-            (
-                SELECT r.new_id FROM renumbered AS r
-                WHERE r.id = l.source_memory_id
-            ),
-            l.source_memory_id
-        ),
-        target_memory_id = coalesce(
-            (
-                SELECT r.new_id FROM renumbered AS r
-                WHERE r.id = l.target_memory_id
-            ),
-            l.target_memory_id
-        ),
-        id = CASE
-            WHEN
-                EXISTS (
-                    SELECT 1 FROM ltm_memory_relationships AS o
-                    WHERE o.user_id = $2 AND o.id = l.id
-                )
-                THEN nextval(pg_get_serial_sequence('ltm_memory_relationships', 'id'))
-            ELSE l.id
-        END
-    WHERE l.user_id = $1 AND l.source_memory_id = any($3)
-    RETURNING l.id
-),
+-- name: copy_relationships(
+--     from_user bigint, into_user bigint, memory_ids bigint[], old_ids bigint[], new_ids bigint[],
+--     old_numbers bigint[], new_numbers bigint[]
+-- ) :exec
+-- Copy the relationships of memories to another user.
+-- scope: all users
+INSERT INTO ltm_memory_relationships (
+    id, user_id, source_memory_id, target_memory_id, relationship_type, strength, description,
+    created_at, last_accessed
+)
+SELECT
+    coalesce(n.new_id, l.id),
+    $2,
+    coalesce(s.new_id, l.source_memory_id),
+    coalesce(t.new_id, l.target_memory_id),
+    l.relationship_type,
+    l.strength,
+    l.description,
+    l.created_at,
+    l.last_accessed
+FROM ltm_memory_relationships AS l
+LEFT JOIN unnest($4::bigint[], $5::bigint[]) AS s (id, new_id) ON l.source_memory_id = s.id
+LEFT JOIN unnest($4::bigint[], $5::bigint[]) AS t (id, new_id) ON l.target_memory_id = t.id
+LEFT JOIN unnest($6::bigint[], $7::bigint[]) AS n (id, new_id) ON l.id = n.id
+WHERE l.user_id = $1 AND l.source_memory_id = any($3);
 
-repairs AS (
-    UPDATE ltm_adoption_report AS p
+-- name: copy_user_accesses(
+--     from_user bigint, into_user bigint, memory_ids bigint[], old_ids bigint[], new_ids bigint[],
+--     old_numbers bigint[], new_numbers bigint[]
+-- ) :exec
+-- Copy the log of accesses of memories to another user.
+-- scope: all users
+INSERT INTO ltm_memory_access (
+    id, user_id, memory_id, access_timestamp, access_context, access_method, user_query,
+    was_relevant, relevance_score
+)
+SELECT
+    coalesce(n.new_id, a.id),
+    $2,
+    coalesce(r.new_id, a.memory_id),
+    a.access_timestamp,
+    a.access_context,
+    a.access_method,
+    a.user_query,
+    a.was_relevant,
+    a.relevance_score
+FROM ltm_memory_access AS a
+LEFT JOIN unnest($4::bigint[], $5::bigint[]) AS r (id, new_id) ON a.memory_id = r.id
+LEFT JOIN unnest($6::bigint[], $7::bigint[]) AS n (id, new_id) ON a.id = n.id
+WHERE a.user_id = $1 AND a.memory_id = any($3);
+
+-- name: copy_tags(
+--     from_user bigint, into_user bigint, memory_ids bigint[], old_ids bigint[], new_ids bigint[],
+--     old_numbers bigint[], new_numbers bigint[]
+-- ) :exec
+-- Copy the tags of memories to another user.
+-- scope: all users
+INSERT INTO ltm_memory_tags (
+    id, user_id, memory_id, tag_name, tag_category, tag_importance, tag_confidence, usage_count,
+    first_used, last_used
+)
+SELECT
+    coalesce(n.new_id, t.id),
+    $2,
+    coalesce(r.new_id, t.memory_id),
+    t.tag_name,
+    t.tag_category,
+    t.tag_importance,
+    t.tag_confidence,
+    t.usage_count,
+    t.first_used,
+    t.last_used
+FROM ltm_memory_tags AS t
+LEFT JOIN unnest($4::bigint[], $5::bigint[]) AS r (id, new_id) ON t.memory_id = r.id
+LEFT JOIN unnest($6::bigint[], $7::bigint[]) AS n (id, new_id) ON t.id = n.id
+WHERE t.user_id = $1 AND t.memory_id = any($3);
+
+-- name: copy_embeddings(
+--     from_user bigint, into_user bigint, memory_ids bigint[], old_ids bigint[], new_ids bigint[]
+-- ) :exec
+-- Copy the vectors of memories to another user.
+-- scope: all users
+-- needs: embeddings
+INSERT INTO ltm_embeddings (
+    user_id, memory_id, model, part, dimensions, embedding, content_hash, embedded_at,
+    claimed_until, note
+)
+SELECT
+    $2,
+    coalesce(r.new_id, e.memory_id),
+    e.model,
+    e.part,
+    e.dimensions,
+    e.embedding,
+    e.content_hash,
+    e.embedded_at,
+    e.claimed_until,
+    e.note
+FROM ltm_embeddings AS e
+LEFT JOIN unnest($4::bigint[], $5::bigint[]) AS r (id, new_id) ON e.memory_id = r.id
+WHERE e.user_id = $1 AND e.memory_id = any($3);
+
+-- name: move_repairs(from_user bigint, into_user bigint) :one
+-- Make what adoption kept of a user's values another user's; tell how many there were.
+-- scope: all users
+WITH moved AS (
+    UPDATE ltm_adoption_report AS r
     SET user_id = $2
-    WHERE p.user_id = $1
-    RETURNING p.id
-),
+    WHERE r.user_id = $1
+    RETURNING r.id
+)
 
-names AS (
+SELECT count(*) AS moved FROM moved;
+
+-- name: redirect_names(from_user bigint, into_user bigint) :one
+-- Let the names of a user mean another one; tell how many there were.
+-- scope: all users
+WITH redirected AS (
     UPDATE ltm_external_users AS u
     SET merged_into = $2
     WHERE (u.user_id = $1 OR u.merged_into = $1) AND u.external_id IS NOT NULL
     RETURNING u.user_id
-),
-
-memories AS (
-    UPDATE ltm_memories AS m
-    SET
-        user_id = $2,
-        id = coalesce((
-            SELECT r.new_id FROM renumbered AS r
-            WHERE r.id = m.id
-        ), m.id),
-        parent_memory_id = coalesce(
-            (
-                SELECT r.new_id FROM renumbered AS r
-                WHERE r.id = m.parent_memory_id
-            ),
-            m.parent_memory_id
-        ),
-        related_memory_ids = CASE
-            WHEN
-                jsonb_typeof(m.related_memory_ids) = 'array'
-                AND EXISTS (SELECT 1 FROM renumbered)
-                THEN (
-                    SELECT
-                        coalesce(
-                            jsonb_agg(coalesce(to_jsonb(r.new_id), e.id) ORDER BY e.place), '[]'
-                        )
-                    FROM jsonb_array_elements(m.related_memory_ids) WITH ORDINALITY AS e (id, place)
-                    LEFT JOIN renumbered AS r ON to_jsonb(r.id) = e.id
-                )
-            ELSE m.related_memory_ids
-        END,
-        key = CASE
-            WHEN m.id NOT IN (
-                SELECT t.id FROM taken AS t
-                WHERE t.key IS NOT NULL
-            ) THEN m.key
-        END,
-        idempotency_key = CASE
-            WHEN
-                m.id NOT IN (
-                    SELECT t.id FROM taken AS t
-                    WHERE t.idempotency_key IS NOT NULL
-                )
-                THEN m.idempotency_key
-        END
-    WHERE m.user_id = $1 AND m.id = any($3)
-    RETURNING m.id
 )
 
-SELECT
-    (SELECT count(*) FROM memories) AS ltm_memories,
-    (SELECT count(*) FROM contexts) AS ltm_contexts,
-    (SELECT count(*) FROM relationships) AS ltm_memory_relationships,
-    (SELECT count(*) FROM accesses) AS ltm_memory_access,
-    (SELECT count(*) FROM tags) AS ltm_memory_tags,
-    (SELECT count(*) FROM names) AS ltm_external_users,
-    (SELECT count(*) FROM repairs) AS ltm_adoption_report,
-    (SELECT coalesce(json_object_agg(r.id, r.new_id), '{}') FROM renumbered AS r)::text
-        AS renumbered,
-    (
-        SELECT coalesce(json_agg(c ORDER BY c.memory_id), '[]')::text
-        FROM (
-            SELECT
-                coalesce(r.new_id, t.id) AS memory_id,
-                t.namespace,
-                t.key,
-                t.idempotency_key
-            FROM taken AS t LEFT JOIN renumbered AS r ON t.id = r.id
-        ) AS c
-    ) AS cleared;
+SELECT count(*) AS redirected FROM redirected;

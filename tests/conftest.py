@@ -114,6 +114,8 @@ async def created(admin: asyncpg.Connection, server: str, template: str) -> Asyn
         if template != EMPTY:
             migrate.apply(dsn)
             migrate.optional(dsn, "distribute")
+            if await has_vector(admin):
+                migrate.optional(dsn, "embeddings")
         yield dsn
         servers.unspread(server, name)
         return
@@ -161,8 +163,9 @@ async def empty(admin: asyncpg.Connection, server: str) -> AsyncIterator[str]:
 
 @pytest.fixture
 async def db(dsn: str) -> AsyncIterator[Database]:
-    """A Database without tracking."""
-    async with connect(dsn, access_tracking="off") as db:
+    """A Database without tracking; calls to Citus take far longer."""
+    timeout = 100.0 if servers.IS_CITUS else 10.0
+    async with connect(dsn, access_tracking="off", timeout=timeout) as db:
         yield db
 
 

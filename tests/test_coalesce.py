@@ -31,6 +31,7 @@ from ltm_store import (
     search_memories,
 )
 from ltm_store.database import Coalesce
+from tests.servers import local_alone
 from tests.wire import wire
 
 JUNE = datetime(2026, 6, 1, tzinfo=UTC)
@@ -187,6 +188,7 @@ async def test_a_large_memory_is_read_alone(db, statements):
     assert counts["get_memory"] == 2 + len(large)
 
 
+@local_alone
 async def test_a_call_that_is_cancelled_leaves_the_others_their_statement(db, dsn, statements):
     memories = [await add_memory(db, user, "x") for user in range(20)]
     async with locked(dsn) as other:
@@ -201,6 +203,7 @@ async def test_a_call_that_is_cancelled_leaves_the_others_their_statement(db, ds
     assert statements.names.count("get_memory") == 1  # the second; the first is cancelled
 
 
+@local_alone
 @pytest.mark.parametrize("turns", range(1, 5))
 async def test_a_call_that_is_cancelled_as_it_gathers_leaves_the_others_their_statement(dsn, turns):
     """Those of other users too, whose statement goes after that of this user would have gone."""
@@ -219,6 +222,7 @@ async def test_a_call_that_is_cancelled_as_it_gathers_leaves_the_others_their_st
         assert [memory.user_id for memory in added] == [3, 3, 2, 2]
 
 
+@local_alone
 async def test_a_statement_whose_calls_are_all_cancelled_ends(db, dsn):
     memory = await add_memory(db, 1, "x")
     async with locked(dsn) as other:
@@ -233,6 +237,7 @@ async def test_a_statement_whose_calls_are_all_cancelled_ends(db, dsn):
     assert await get_memory(db, 1, memory.id) is not None
 
 
+@local_alone
 async def test_each_call_has_a_deadline_of_its_own(dsn):
     async with connect(dsn, min_size=10, access_tracking="off") as db:
         memories = [await add_memory(db, user, "x") for user in range(10)]
@@ -362,6 +367,7 @@ async def caught(call: Awaitable[object]) -> object:
     return outcome
 
 
+@local_alone
 async def test_calls_that_wait_as_the_database_closes_end(dsn):
     async with connect(dsn, timeout=SHORT) as db, locked(dsn) as other:
         tasks = [asyncio.ensure_future(get_memory(db, 1, 1)) for _ in range(10)]
@@ -503,6 +509,7 @@ async def test_a_refused_add_is_refused_alone(dsn):
     )
 
 
+@local_alone
 async def test_adds_are_not_repeated_where_they_may_be_stored(dsn):
     async with wire(dsn) as proxy, connect(proxy.dsn, coalesce="writes") as db:
         async with locked(dsn) as other:

@@ -36,7 +36,7 @@ from ltm_store import (
     update_importance,
     update_memory,
 )
-from tests.servers import with_database
+from tests.servers import local_alone, with_database
 from tests.wire import DEADLINE, impatient, wire
 
 CALLS = {
@@ -205,7 +205,7 @@ async def test_the_callers_exception_survives_a_lost_connection(db, dsn):
 
 async def kill(dsn, pid):
     other = await asyncpg.connect(dsn)
-    await other.execute("SELECT pg_terminate_backend($1)", pid)
+    await other.execute("SELECT pg_terminate_backend($1::integer)", pid)
     while await other.fetchval("SELECT count(*) FROM pg_stat_activity WHERE pid = $1", pid):
         pass
     await other.close()
@@ -295,6 +295,7 @@ async def test_a_silent_network_fails_within_the_deadline_and_heals(dsn):
         proxy.cut()  # or closing waits for the answers of those that were swallowed
 
 
+@local_alone
 async def test_a_read_is_repeated_on_a_new_connection_and_a_write_is_not(dsn):
     async with wire(dsn) as proxy, connect(proxy.dsn, max_size=2, access_tracking="off") as db:
         memory = await add_memory(db, 1, "x")

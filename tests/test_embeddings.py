@@ -616,8 +616,8 @@ async def test_vectors_go_with_a_user_and_with_a_memory(conn):
 
 async def test_vectors_follow_a_memory_that_becomes_another_users(conn):
     first = await add_memory(conn, 1, "one", embedding=[1.0, 0.0])
+    await conn.execute("SELECT setval('ltm_memories_id_seq', $1, FALSE)", first.id)
     await add_memory(conn, 2, "two", embedding=[1.0, 0.1])
-    await conn.execute("UPDATE ltm_memories SET id = $1 WHERE user_id = 2", first.id)
     report = await merge_users(conn, 2, 1)
     (hit,) = await find_similar(conn, 1, first.id)
     assert (hit.content, hit.id) == ("two", report.renumbered[first.id])

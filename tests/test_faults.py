@@ -39,7 +39,7 @@ from ltm_store import (
 )
 from ltm_store.database import Options
 from tests.chaos import stepping_clock
-from tests.servers import with_user
+from tests.servers import local_alone, with_user
 from tests.wire import impatient, wire
 
 PAST = datetime(2020, 1, 1, tzinfo=UTC)
@@ -226,6 +226,7 @@ async def test_many_adds_under_the_same_keys_in_another_order_do_not_wait_for_ea
         assert sorted(report.created for report in reports) == [0] * 7 + [40]
 
 
+@local_alone
 @pytest.mark.parametrize(
     "call",
     [lambda db, a, b: relate(db, 1, a, b), lambda db, a, b: delete_memory(db, 1, a)],
@@ -304,6 +305,7 @@ async def test_a_closed_database_says_that_it_is_closed(dsn):
         await search_memories(db, 1)
 
 
+@local_alone
 async def test_closing_lets_calls_in_flight_finish(dsn):
     db = await connect(dsn, access_tracking="off")
     async with connect(dsn) as other, other.transaction() as blocking:

@@ -31,6 +31,7 @@ from ltm_store import (
     search_memories,
     update_memory,
 )
+from tests.servers import local_alone
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 PAST = datetime.now(UTC) - timedelta(days=1)
@@ -305,6 +306,7 @@ async def test_purges_and_deletes_of_the_same_memories_at_once_count_each_once(d
     assert sum(counted) == 6 * 15
 
 
+@local_alone
 async def test_a_memory_whose_expiry_was_put_off_meanwhile_is_kept(db, dsn):
     memory = await add_memory(db, 1, "x", expires_at=FUTURE)
     other = await asyncpg.connect(dsn)

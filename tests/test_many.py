@@ -27,6 +27,7 @@ from ltm_store import (
     search_memories,
     update_memory,
 )
+from tests.servers import local_alone
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 CHANGES: dict[str, Any] = {
@@ -144,6 +145,7 @@ async def test_bad_tags_and_reasons_are_refused(conn):
     assert [hit.version for hit in await search_memories(conn, 1, category="x")] == [1, 1]
 
 
+@local_alone
 async def test_no_filter_of_a_change_lets_through_what_others_changed_meanwhile(db, dsn):
     """Rows are looked at again when they are locked, each way of changing them."""
     for change in CHANGES.values():

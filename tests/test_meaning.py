@@ -24,6 +24,7 @@ from ltm_store import (
 )
 from ltm_store.embedders import FunctionEmbedder
 from ltm_store.model.times import ENGLISH, LANGUAGES, spans_of
+from tests.servers import local_alone
 
 NOW = datetime(2026, 8, 13, 15, tzinfo=UTC)  # a Thursday
 SIZE = 4
@@ -449,6 +450,7 @@ FILL = (
 )
 
 
+@local_alone
 @with_vectors
 async def test_the_index_of_a_heavy_user_finds_what_a_full_scan_finds(own_dsn):
     drawn = random.Random(16)

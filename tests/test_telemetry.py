@@ -27,6 +27,7 @@ from ltm_store import (
     search_memories,
     sync,
 )
+from tests.servers import local_alone
 
 SECRET = "Xylophagous-Zebra-4711"
 
@@ -109,6 +110,7 @@ async def test_an_error_is_told_by_its_sqlstate(heard: Heard):
     assert attributes["error.type"] == attributes["db.response.status_code"] == "23514"
 
 
+@local_alone
 async def test_a_deadlock_is_repeated_and_counted(heard: Heard):
     first, second = await add_memory(heard.db, 1, "1"), await add_memory(heard.db, 1, "2")
     lock = "SELECT 1 FROM ltm_memories WHERE id = $1 FOR UPDATE"

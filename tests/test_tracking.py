@@ -30,6 +30,7 @@ from ltm_store import (
     update_memory,
 )
 from ltm_store.accesses import AccessReason, PendingAccess, write_accesses
+from tests.servers import local_alone
 from tests.test_accesses import log
 from tests.test_database import kill
 from tests.wire import impatient, wire
@@ -217,6 +218,7 @@ async def test_nothing_runs_while_nothing_is_queued(dsn):
         assert asyncio.all_tasks() == before
 
 
+@local_alone
 async def test_no_task_outlives_the_database(dsn):
     before = asyncio.all_tasks()
     async with connect(dsn) as db:
@@ -436,7 +438,7 @@ async def test_closing_waits_for_what_others_have_locked(dsn, monkeypatch):
     other = await asyncpg.connect(dsn)
     transaction = other.transaction()
     await transaction.start()
-    await other.execute("SELECT 1 FROM ltm_memories WHERE id = $1 FOR UPDATE", low)
+    await other.execute("SELECT 1 FROM ltm_memories WHERE user_id = 1 AND id = $1 FOR UPDATE", low)
     closing = asyncio.ensure_future(db.close())
     while db.stats().recorded < 1:
         await other.execute("SELECT 1")

@@ -1,6 +1,7 @@
 """Users renamed and merged."""
 
 import asyncio
+import json
 
 import pytest
 
@@ -67,6 +68,47 @@ async def test_a_merged_user_is_the_other_one_with_all_that_hangs_on_it(conn, al
     erased = await forget_user(conn, "alice")
     assert erased.counts["ltm_external_users"] == 1
     assert await rows(conn, "ltm_memories") == []
+
+
+FULL = {
+    "ltm_memories": "memory_type = 'a', category = 'b', importance_score = 3, source_type = 'c', "
+    "confidence_score = 0.25, dynamic_importance = 2, context = 'd', context_data = '{}', "
+    "source_id = 'e', created_by = 'f', created_at = '2020-01-01', last_accessed = '2020-01-02', "
+    "last_modified = '2020-01-03', access_count = 4, last_access_context = 'g', tags = '[\"h\"]', "
+    "related_memory_ids = '[5]', memory_metadata = '{}', is_archived = TRUE, archive_reason = 'i', "
+    "source_position = 6, version = 7, expires_at = '2200-01-01', expires_after = '1 day', "
+    "namespace = 'j', key = id, idempotency_key = id, "
+    "parent_memory_id = (SELECT min(o.id) FROM ltm_memories AS o WHERE o.id <> t.id)",
+    "ltm_contexts": "confidence = 0.5, created_at = '2020-01-01'",
+    "ltm_memory_relationships": "description = 'd', last_accessed = '2020-01-01', strength = 0.25, "
+    "created_at = '2020-01-02'",
+    "ltm_memory_access": "access_context = 'c', user_query = 'q', was_relevant = FALSE, "
+    "relevance_score = 0.5, access_timestamp = '2020-01-01', access_method = 'm'",
+    "ltm_memory_tags": "tag_category = 'c', tag_importance = 3, tag_confidence = 0.5, "
+    "usage_count = 7, first_used = '2020-01-01', last_used = '2020-01-02'",
+}
+"""A value in each column that may have its default."""
+
+
+async def test_a_merge_keeps_every_column(conn, alice):
+    """But the one that says whose a row is."""
+
+    async def rest() -> list[dict[str, object]]:
+        found = [
+            json.loads(row[0])
+            for table in (*FULL, "ltm_memory_ranks")
+            for row in await conn.fetch(
+                f"SELECT (to_jsonb(t) - 'user_id')::text FROM {table} AS t ORDER BY 1"
+            )
+        ]
+        assert not any(None in row.values() for row in found)
+        return found
+
+    for table, values in FULL.items():
+        await conn.execute(f"UPDATE {table} AS t SET {values}")
+    before = await rest()
+    await merge_users(conn, "alice", 7)
+    assert await rest() == before
 
 
 async def test_ids_and_keys_of_the_other_user_win(conn):

@@ -211,9 +211,9 @@ async def test_a_view_in_use_is_asked_for_again(files, dsn, conn, monkeypatch):
     lines: list[str] = []
     async with conn.transaction():
         await conn.execute(f"SELECT FROM {OVERVIEW}")
-        with pytest.raises(migrate.MigrationFailed, match="a view was in use each of 10 times"):
+        with pytest.raises(migrate.MigrationFailed, match="views: in use each of 10 times"):
             migrate.apply(dsn, lines.append)
-    assert lines[0] == "a view is in use (try 1 of 10)"
+    assert lines[0] == "views: in use (try 1 of 10)"
     migrate.apply(dsn, lines.append)
     assert made(lines[10:]) == [OVERVIEW]
 

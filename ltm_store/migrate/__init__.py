@@ -22,12 +22,19 @@ from ltm_store.migrate.runner import (
     applied_ids,
     connected,
     migration_lock,
+    optional_file,
     run_migrations,
     run_optional,
     stored_memories,
 )
 from ltm_store.migrate.suitability import refuse_unsafe, refuse_unsuitable, tell_letter_case
-from ltm_store.migrate.views import apply_views, drop_own_views, drop_views, stale_views
+from ltm_store.migrate.views import (
+    apply_views,
+    drop_own_views,
+    drop_views,
+    stale_views,
+    with_views_dropped,
+)
 
 ROW_LEVEL_SECURITY: Final = "row_level_security"
 DISTRIBUTE: Final = "distribute"
@@ -175,6 +182,9 @@ def optional(
                 raise MigrationFailed(f"{name}: it does not reach the other nodes of Citus")
             if name == partitions.STEP:
                 raise MigrationFailed(f"{name}: it comes before {DISTRIBUTE}")
+        if name == DISTRIBUTE and undo:
+            _gather(connection, report)
+            return
         if name == partitions.STEP:
             partitions.partition_accesses(connection, report, undo=undo)
             return
@@ -189,6 +199,15 @@ def _distribute_new_tables(connection: Session, report: Report, *, changes: bool
     """Let tables that came after the step `distribute` follow the others."""
     if changes and value(connection, "is_distributed"):
         run_optional(connection, DISTRIBUTE, undo=False, report=report)
+
+
+def _gather(connection: Session, report: Report) -> None:
+    """Undo the step `distribute`: all or nothing, while others wait for the tables."""
+    if not value(connection, "is_distributed"):
+        report("the tables are not distributed")
+        return
+    text = optional_file(DISTRIBUTE, undo=True).read_bytes()
+    with_views_dropped(connection, DISTRIBUTE, lambda: connection.execute(text), report)
 
 
 @contextmanager

@@ -41,7 +41,7 @@ def partition_accesses(session: Session, report: Report, *, undo: bool) -> None:
         _refuse(session, undo)
         try:
             _fill(session, report, undo)
-            with_views_dropped(session, partial(_swap, session, undo), report)
+            with_views_dropped(session, STEP, partial(_swap, session, undo), report)
         except BaseException:
             with suppress(psycopg.Error, MigrationFailed):
                 _short(session, partial(ask, session, "drop_next_accesses"))

@@ -116,8 +116,10 @@ def drop_views(session: Session, report: Report) -> list[Right]:
     return rights
 
 
-def with_views_dropped(session: Session, work: Callable[[], None], report: Report) -> None:
-    """Do some work in one short transaction, in which the views are dropped and made again.
+def with_views_dropped(
+    session: Session, step: str, work: Callable[[], object], report: Report
+) -> None:
+    """Do the work of a step in one transaction, in which the views are dropped and made again.
 
     Raises MigrationFailed, also where something that is not ours depends on one, or on what is
     dropped.
@@ -129,7 +131,7 @@ def with_views_dropped(session: Session, work: Callable[[], None], report: Repor
         work()
         _make_stale(session, rights, partly=False)
 
-    _in_short_transaction(session, around, report)
+    _in_short_transaction(session, around, report, step)
 
 
 def drop_own_views(session: Session) -> None:
@@ -188,7 +190,9 @@ def _drop(session: Session, names: list[str]) -> list[Right]:
     return rights
 
 
-def _in_short_transaction(session: Session, work: Callable[[], None], report: Report) -> None:
+def _in_short_transaction(
+    session: Session, work: Callable[[], None], report: Report, what: str = "views"
+) -> None:
     """Do some work in a transaction that waits for no lock for long, until it succeeds."""
     for attempt in range(1, runner.ATTEMPTS + 1):
         try:
@@ -196,7 +200,7 @@ def _in_short_transaction(session: Session, work: Callable[[], None], report: Re
                 ask(session, "begin_work", milliseconds=runner.TABLE_LOCK_MILLISECONDS)
                 work()
         except (LockNotAvailable, DeadlockDetected):
-            report(f"a view is in use (try {attempt} of {runner.ATTEMPTS})")
+            report(f"{what}: in use (try {attempt} of {runner.ATTEMPTS})")
             time.sleep(runner.POLL_SECONDS * attempt)
         except DependentObjectsStillExist as error:
             others = "; ".join((error.diag.message_detail or first_line(error)).splitlines())
@@ -205,7 +209,7 @@ def _in_short_transaction(session: Session, work: Callable[[], None], report: Re
                 "and make it again afterwards"
             ) from None
         except psycopg.Error as error:
-            raise MigrationFailed(f"views: {first_line(error)}") from None
+            raise MigrationFailed(f"{what}: {first_line(error)}") from None
         else:
             return
-    raise MigrationFailed(f"a view was in use each of {runner.ATTEMPTS} times")
+    raise MigrationFailed(f"{what}: in use each of {runner.ATTEMPTS} times")

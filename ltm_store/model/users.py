@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from ltm_store.model.base import FROM_JSON, Row
+from ltm_store.model.base import Row
 
 
 class UserSummary(Row):
@@ -33,18 +31,14 @@ class ClearedKey(Row):
     idempotency_key: str | None
 
 
-class MovedRows(Row):
-    """How many rows of each table became another user's, and what gave way."""
+class CommonNumbers(Row):
+    """For each table the numbers that rows of two users have."""
 
-    ltm_memories: int
-    ltm_contexts: int
-    ltm_memory_relationships: int
-    ltm_memory_access: int
-    ltm_memory_tags: int
-    ltm_external_users: int
-    ltm_adoption_report: int
-    renumbered: Annotated[dict[int, int], FROM_JSON]
-    cleared: Annotated[tuple[ClearedKey, ...], FROM_JSON]
+    ltm_memories: tuple[int, ...]
+    ltm_contexts: tuple[int, ...]
+    ltm_memory_relationships: tuple[int, ...]
+    ltm_memory_access: tuple[int, ...]
+    ltm_memory_tags: tuple[int, ...]
 
 
 class MergeReport(Row):

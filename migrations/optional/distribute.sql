@@ -39,23 +39,6 @@ BEGIN
         RETURN;
     END IF;
 
-    -- Citus refuses foreign keys that follow a change of keys, and changes of user_id: users are not
-    -- merged there.
-    FOR item IN
-        SELECT
-            k.conrelid::regclass AS child,
-            k.conname AS name,
-            replace(pg_get_constraintdef(k.oid), ' ON UPDATE CASCADE', '') AS definition
-        FROM pg_constraint AS k
-        INNER JOIN undistributed AS u ON k.conrelid = u.name
-        WHERE k.contype = 'f' AND k.confupdtype = 'c'
-    LOOP
-        EXECUTE format('ALTER TABLE %s DROP CONSTRAINT %I', item.child, item.name);
-        EXECUTE format(
-            'ALTER TABLE %s ADD CONSTRAINT %I %s', item.child, item.name, item.definition
-        );
-    END LOOP;
-
     -- The rows that are there bring their ranks along.
     SELECT array_agg(pg_get_triggerdef(t.oid) ORDER BY t.tgname) INTO triggers
     FROM pg_trigger AS t INNER JOIN undistributed AS u ON t.tgrelid = u.name

@@ -55,7 +55,7 @@ CREATE TABLE IF NOT EXISTS ltm_embeddings (
     note text,
     CONSTRAINT ltm_embeddings_pkey PRIMARY KEY (user_id, model, memory_id, part),
     CONSTRAINT ltm_embeddings_memory_id_fkey FOREIGN KEY (user_id, memory_id)
-    REFERENCES ltm_memories (user_id, id) ON DELETE CASCADE ON UPDATE CASCADE, -- of merged users
+    REFERENCES ltm_memories (user_id, id) ON DELETE CASCADE,
     CONSTRAINT ltm_embeddings_model_within_limit CHECK (octet_length(model) BETWEEN 1 AND 64),
     CONSTRAINT ltm_embeddings_part_not_negative CHECK (part >= 0),
     CONSTRAINT ltm_embeddings_embedding_is_whole CHECK (
@@ -72,8 +72,21 @@ CREATE TABLE IF NOT EXISTS ltm_embeddings (
     CONSTRAINT ltm_embeddings_note_within_limit CHECK (char_length(note) BETWEEN 1 AND 200)
 );
 
--- Compressed or moved out, a vector would be put together again at each search.
-ALTER TABLE ltm_embeddings ALTER COLUMN embedding SET STORAGE PLAIN;
+-- Compressed or moved out, a vector would be put together again at each search. Citus takes the command
+-- only while the table is not distributed.
+DO $$
+BEGIN
+    IF EXISTS (
+        SELECT FROM pg_attribute AS a
+        WHERE
+            a.attrelid = 'ltm_embeddings'::regclass
+            AND a.attname = 'embedding'
+            AND a.attstorage <> 'p'
+    ) THEN
+        ALTER TABLE ltm_embeddings ALTER COLUMN embedding SET STORAGE PLAIN;
+    END IF;
+END
+$$;
 
 COMMENT ON TABLE ltm_embeddings IS
 'What memories mean, as vectors: a row for each model, memory and part of a long content.';

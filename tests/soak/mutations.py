@@ -34,10 +34,8 @@ EQUIVALENT = {
     ),
     ("list_users", "WHERE c.user_id = l.user_id"): "runs on Citus alone, and fails there without",
     **{
-        ("move_user", f"WHERE o.user_id = $2 AND o.id = {detail}.id"): (
-            "a detail's id is drawn anew although it was free"
-        )
-        for detail in "ctal"
+        ("numbers_of_both", condition): "a number is drawn anew although it was free"
+        for condition in ["WHERE o.user_id = $2", *(f"{row}.user_id = $1" for row in "mclat")]
     },
 }
 """What may be taken out, by statement and line, and why."""
