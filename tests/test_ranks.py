@@ -201,14 +201,6 @@ async def test_whoever_may_write_memories_needs_no_right_on_ranks(own_dsn):
     await owner.close()
 
 
-async def test_a_memory_that_moves_keeps_its_rank(conn):
-    memory = await add_memory(conn, 1, "x")
-    await conn.execute("UPDATE ltm_memories SET user_id = 2, id = id + 1000")
-    assert await is_in_step(conn)
-    assert [hit.id for hit in await search_memories(conn, 2)] == [memory.id + 1000]
-    assert await search_memories(conn, 1) == []
-
-
 async def test_rows_that_are_copied_in_are_listed(conn):
     await conn.copy_records_to_table(
         "ltm_memories", records=[(1, f"line {n}") for n in range(3)], columns=["user_id", "content"]
