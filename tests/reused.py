@@ -30,14 +30,6 @@ _TRUNCATED_BYTES = 1 << 20
 """Beyond it dead rows would show in plans and in ltm_health; below it DELETE is far faster."""
 
 
-async def is_truncated(connection: asyncpg.Connection, tables: list[str]) -> bool:
-    """Whether the tables were so large that they were emptied at once."""
-    is_large: bool = await connection.fetchval(_SIZE, tables) > _TRUNCATED_BYTES
-    if is_large:
-        await connection.execute(f"TRUNCATE {', '.join(tables)} CASCADE")
-    return is_large
-
-
 @dataclass
 class Reused:
     """The database, and the session that empties it."""
@@ -57,7 +49,9 @@ class Reused:
     async def empty(self) -> None:
         """Delete all rows and count ids from the start again."""
         before, self.definitions = self.definitions, await self.connection.fetchval(_DEFINITIONS)
-        if not await is_truncated(self.connection, self.tables):
+        if await self.connection.fetchval(_SIZE, self.tables) > _TRUNCATED_BYTES:
+            await self.connection.execute(f"TRUNCATE {', '.join(self.tables)}")
+        else:
             await self.connection.execute(";".join(f"DELETE FROM {t}" for t in self.tables))
         await self.connection.execute(_RESTART)
         assert self.definitions == before, "a test that alters its database needs own_dsn"
