@@ -243,7 +243,7 @@ async def test_puts_of_many_writers_follow_one_another_whole(db, caplog, holder)
                 len(caplog.records) <= (6 if IS_CITUS else 3) * WRITERS + 1
             )  # the last is the look at it
         assert created == (holder != "archived")
-        assert await conn.fetch("SELECT * FROM ltm_health") == []
+        assert await conn.fetch("SELECT * FROM ltm_health WHERE check_name <> 'dead_rows'") == []
 
 
 @local_alone
@@ -369,7 +369,7 @@ async def test_puts_together_store_what_each_stores_alone(conn, users):
     ]
     numbers = one_by_one[0].user_id, made[0].user_id
     assert await pictured(conn, numbers[0]) == await pictured(conn, numbers[1])
-    assert await conn.fetch("SELECT * FROM ltm_health") == []
+    assert await conn.fetch("SELECT * FROM ltm_health WHERE check_name <> 'dead_rows'") == []
 
 
 PLAIN = {
@@ -450,7 +450,7 @@ async def test_puts_together_of_many_writers_follow_one_another_whole(db):
     async with db.transaction() as conn:
         found = [await get_by_key(conn, 1, name) for name in names]
         tags, contexts = await rows(conn, "ltm_memory_tags"), await rows(conn, "ltm_contexts")
-        assert await conn.fetch("SELECT * FROM ltm_health") == []
+        assert await conn.fetch("SELECT * FROM ltm_health WHERE check_name <> 'dead_rows'") == []
     for place, memory in enumerate(found):
         assert memory is not None
         assert memory.version == (16 if place % 2 else 17)
