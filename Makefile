@@ -45,7 +45,8 @@ soak: $(VENV)/dev ## Long runs: mutants, chaos, drawn histories, functions in pa
 	$(WITHOUT_DSN) $(BIN)/python -m tests.soak.chaos
 	$(WITHOUT_DSN) LTM_TEST_DRAWS=50 $(PYTEST) tests/test_cancellation.py
 	$(WITHOUT_DSN) LTM_TEST_DRAWS=20 $(PYTEST) -m hypothesis
-	$(WITHOUT_DSN) LTM_TEST_DRAWS=20 $(PYTEST) tests/test_adopt.py tests/test_mirrors.py -k "shape or mirrors"
+	$(WITHOUT_DSN) LTM_TEST_DRAWS=20 $(PYTEST) tests/test_adopt.py tests/test_mirrors.py tests/test_search.py \
+		-k "shape or mirrors or best_of_many"
 	$(WITHOUT_DSN) $(BIN)/python -m tests.soak.histories
 	$(WITHOUT_DSN) $(BIN)/python -m tests.soak.pairs
 	$(WITHOUT_DSN) $(BIN)/python -m tests.soak.adopt

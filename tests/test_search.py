@@ -30,6 +30,7 @@ from ltm_store import (
 )
 from ltm_store.db.statements import shared_blocks
 from ltm_store.model.search import FILTER_OF, FilterOptions, Filters, Order
+from tests.conftest import DRAWS
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 DEADLINE = 10  # seconds that connect() allows a call
@@ -342,7 +343,7 @@ async def test_the_best_of_many_memories_are_those_of_the_reference(conn):
                 f"s{n // 30}" if n % 4 else None,
                 n % 30 if n % 4 else None,
             )
-            for n in range(6_000)
+            for n in range(15_000 if DRAWS > 1 else 6_000)
         ],
     )
     moment = datetime.now(UTC)
