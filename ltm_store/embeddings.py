@@ -50,6 +50,7 @@ class Claim(NamedTuple):
     memory_id: int
     content: str
     content_hash: int
+    speaker: str  # who wrote it, where that is a name that a question may mention
 
 
 class Unembedded(NamedTuple):
@@ -111,7 +112,9 @@ async def claim_embeddings(
         row_limit=limit,
         memory_ids=list(memory_ids),
     )
-    return [Claim(user, row["id"], row["content"], row["content_hash"]) for row in rows]
+    return [
+        Claim(user, row["id"], row["content"], row["content_hash"], row["speaker"]) for row in rows
+    ]
 
 
 async def write_embeddings(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -43,6 +44,7 @@ RELEASE_SECONDS: Final = 1.0  # that giving claims back may take, at closing
 WAITING: Final = 100_000  # memories, then their users are looked at
 MANY: Final = 500  # of the newest without a vector, then all are looked at
 _LONG: Final = 20_000  # characters, whose parts are made in a thread
+_NAME: Final = re.compile(r"[^\d_@/:#=]+")  # of a person; that of a program says nothing
 _PROBE: Final = "The sun rises in the east."
 _log = logging.getLogger(__name__)
 
@@ -151,7 +153,7 @@ async def embed_claims(db: Executor, embedder: Embedder, claims: Sequence[Claim]
     made: dict[Claim, list[list[float]]] = {}
     try:
         parts = {claim: await _parts(claim.content) for claim in claims}
-        texts = [(claim, text) for claim in claims for text in parts[claim]]
+        texts = [(claim, _said(claim.speaker, text)) for claim in claims for text in parts[claim]]
         notes = {claim: "nothing to embed" for claim in claims if not parts[claim]}
         for start in range(0, len(texts), BATCH):
             batch = texts[start : start + BATCH]
@@ -179,6 +181,13 @@ async def _parts(content: str) -> list[str]:
     if len(content) <= _LONG:
         return parts_of(content)
     return await in_thread(lambda: parts_of(content))
+
+
+def _said(speaker: str, text: str) -> str:
+    """A text as it is embedded: by whom, as questions ask ("What did Ann plan?")."""
+    if not _NAME.fullmatch(speaker) or text.casefold().startswith(speaker.casefold()):
+        return text
+    return f"{speaker}: {text}"
 
 
 async def _outcomes(embedder: Embedder, texts: Sequence[str]) -> list[list[float] | str]:

@@ -116,7 +116,8 @@ WITH claimed AS (
 SELECT
     m.content,
     m.content_hash,
-    m.id
+    m.id,
+    ltm_speaker(m.created_by) AS speaker
 FROM ltm_memories AS m
 WHERE m.user_id = $1 AND m.id IN (SELECT c.memory_id FROM claimed AS c)
 ORDER BY m.id

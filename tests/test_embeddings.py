@@ -250,6 +250,32 @@ async def test_a_memory_that_is_deleted_while_it_is_embedded_leaves_nothing(dsn)
             assert await status(db) == {"toy": (0, 0, 0, 0)}
 
 
+async def test_a_memory_is_embedded_with_the_name_of_who_wrote_it(embedding_db, dsn):
+    asked: list[str] = []
+
+    def embed(texts):
+        asked.extend(texts)
+        return vectors_of(texts)
+
+    said = {
+        "Anne-Marie O'Neil": "I found a kitten",
+        "user": "I like tea",
+        "agent-7": "Prefers mornings",
+        "Ann": "ann: moved to Rome",
+        "Zoë": "x. " * 900,
+        None: "No one said this",
+    }
+    async with connect(dsn, embedder=toy(embed)) as db:
+        await add_memories(
+            db, 1, [{"content": text, "created_by": name} for name, text in said.items()]
+        )
+        await db.flush()
+    assert {"Anne-Marie O'Neil: I found a kitten", "I like tea", "Prefers mornings"} < set(asked)
+    assert {"ann: moved to Rome", "No one said this"} < set(asked)
+    parts = [text for text in asked if text.startswith("Zoë: x")]
+    assert len(parts) == len(asked) - 5 > 1
+
+
 async def test_long_contents_have_a_vector_for_each_part(embedding_db, dsn):
     memory = await add_memory(embedding_db, 1, "A sentence of a long content. " * 200)
     await embedding_db.flush()
