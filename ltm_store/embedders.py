@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import inspect
+import os
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -123,9 +124,10 @@ class FastEmbedder:
             raise InvalidArgument("path", "should be the folder of a model's files")
         self.model = model
         self.dimensions = int(sizes[model.lower()])
-        self._place: dict[str, Any] = {}
+        # One core stays free, else the program's own calls take twice as long meanwhile.
+        self._options: dict[str, Any] = {"threads": max(1, (os.cpu_count() or 1) - 1)}
         if path is not None:
-            self._place["specific_model_path"] = str(path)
+            self._options["specific_model_path"] = str(path)
         self._loaded: Any = None
         self._loading = threading.Lock()
 
@@ -138,7 +140,7 @@ class FastEmbedder:
             if self._loaded is None:
                 from fastembed import TextEmbedding
 
-                self._loaded = TextEmbedding(self.model, **self._place)
+                self._loaded = TextEmbedding(self.model, **self._options)
         make = self._loaded.query_embed if purpose == "query" else self._loaded.passage_embed
         vectors: Iterable[Any] = make(texts, batch_size=_AT_ONCE)
         return [vector.tolist() for vector in _until_the_end(vectors)]
