@@ -698,6 +698,7 @@ nearest AS MATERIALIZED (
             AND (
                 SELECT
                     set_config('hnsw.iterative_scan', 'strict_order', TRUE)
+                    || set_config('hnsw.ef_search', '200', TRUE)
                     || set_config('hnsw.max_scan_tuples', '2147483647', TRUE)
             ) <> ''
         ORDER BY
