@@ -213,6 +213,7 @@ BEGIN
     WHERE m.id = ANY(ids) AND e.id ~ '^[0-9]{1,18}$' AND e.id <> m.id::text
         AND EXISTS (
             SELECT 1 FROM ltm_memories AS o WHERE o.user_id = m.user_id AND o.id = e.id::bigint
+            OFFSET 0 -- else all memories of the user may be read before the few ids
         )
         AND NOT EXISTS (
             SELECT 1 FROM ltm_memory_relationships AS w
@@ -443,32 +444,48 @@ BEGIN
     WHERE m.id = ANY(ids) AND k.user_id = m.user_id AND k.memory_id = m.id;
     DELETE FROM ltm_memories AS m WHERE m.id = ANY(ids);
     DELETE FROM ltm_adoption_report AS p
-    WHERE (p.table_name = 'ltm_memories' AND p.row_id = ANY(ids))
-        OR (p.table_name, p.row_id) IN (
-            SELECT 'ltm_memory_tags', t.id::bigint FROM original_tags AS t
-            WHERE t.memory_id = ANY(ids)
-            UNION ALL
-            SELECT 'ltm_contexts', c.id::bigint FROM original_contexts AS c
-            WHERE c.memory_id = ANY(ids)
-            UNION ALL
-            SELECT 'ltm_memory_relationships', r.id::bigint FROM original_relationships AS r
-            WHERE r.source_memory_id = ANY(ids)
-        );
+    USING (
+        SELECT 'ltm_memories' AS table_name, x.id AS row_id FROM unnest(ids) AS x (id)
+        UNION ALL
+        SELECT 'ltm_memory_tags', t.id FROM original_tags AS t WHERE t.memory_id = ANY(ids)
+        UNION ALL
+        SELECT 'ltm_contexts', c.id FROM original_contexts AS c WHERE c.memory_id = ANY(ids)
+        UNION ALL
+        SELECT 'ltm_memory_relationships', r.id FROM original_relationships AS r
+        WHERE r.source_memory_id = ANY(ids)
+    ) AS x
+    WHERE p.row_id = x.row_id AND p.table_name = x.table_name;
 
-    -- A row that nobody wrote gives way to one that somebody gave the same id.
-    WITH tags AS (
-        DELETE FROM ltm_memory_tags AS t USING repaired_tags AS r
-        WHERE r.memory_id = ANY(ids) AND t.user_id = r.user_id AND t.id = r.id
+    -- A row that nobody wrote gives way to one that somebody gave the same id. Those are looked up first:
+    -- the planner would else read all rows of the user for each.
+    WITH given_tags AS MATERIALIZED (
+        SELECT m.user_id, o.id FROM original_tags AS o
+        INNER JOIN original_memories AS m ON m.id = o.memory_id
+        WHERE o.memory_id = ANY(ids)
+    ),
+    given_contexts AS MATERIALIZED (
+        SELECT m.user_id, o.id FROM original_contexts AS o
+        INNER JOIN original_memories AS m ON m.id = o.memory_id
+        WHERE o.memory_id = ANY(ids)
+    ),
+    given_relationships AS MATERIALIZED (
+        SELECT m.user_id, o.id FROM original_relationships AS o
+        INNER JOIN original_memories AS m ON m.id = o.source_memory_id
+        WHERE o.source_memory_id = ANY(ids)
+    ),
+    tags AS (
+        DELETE FROM ltm_memory_tags AS t USING given_tags AS g
+        WHERE t.user_id = g.user_id AND t.id = g.id
         RETURNING t.memory_id AS id
     ),
     contexts AS (
-        DELETE FROM ltm_contexts AS c USING repaired_contexts AS r
-        WHERE r.memory_id = ANY(ids) AND c.user_id = r.user_id AND c.id = r.id
+        DELETE FROM ltm_contexts AS c USING given_contexts AS g
+        WHERE c.user_id = g.user_id AND c.id = g.id
         RETURNING c.memory_id AS id
     ),
     relationships AS (
-        DELETE FROM ltm_memory_relationships AS l USING repaired_relationships AS r
-        WHERE r.source_memory_id = ANY(ids) AND l.user_id = r.user_id AND l.id = r.id
+        DELETE FROM ltm_memory_relationships AS l USING given_relationships AS g
+        WHERE l.user_id = g.user_id AND l.id = g.id
         RETURNING l.source_memory_id AS id
     )
     INSERT INTO changes (kind, row_id)
@@ -582,7 +599,8 @@ BEGIN
         c.original
     FROM original_tags AS o
     LEFT JOIN original_memories AS m ON m.id = o.memory_id
-    LEFT JOIN ltm_memory_tags AS n ON n.user_id = m.user_id AND n.id = o.id
+    LEFT JOIN ltm_memory_tags AS n
+        ON n.user_id = m.user_id AND n.memory_id = m.id AND n.id = o.id
     CROSS JOIN LATERAL (
         VALUES
         (NULL, NULL, to_jsonb(o)::text, n.id IS NULL),
@@ -608,7 +626,8 @@ BEGIN
         CASE WHEN n.id IS NOT NULL THEN c.rule ELSE 'belongs to no memory' END, c.original
     FROM original_contexts AS o
     LEFT JOIN original_memories AS m ON m.id = o.memory_id
-    LEFT JOIN ltm_contexts AS n ON n.user_id = m.user_id AND n.id = o.id
+    LEFT JOIN ltm_contexts AS n
+        ON n.user_id = m.user_id AND n.memory_id = m.id AND n.id = o.id
     CROSS JOIN LATERAL (
         VALUES
         (NULL, NULL, to_jsonb(o)::text, n.id IS NULL),
@@ -635,7 +654,8 @@ BEGIN
         c.original
     FROM original_relationships AS o
     LEFT JOIN original_memories AS m ON m.id = o.source_memory_id
-    LEFT JOIN ltm_memory_relationships AS n ON n.user_id = m.user_id AND n.id = o.id
+    LEFT JOIN ltm_memory_relationships AS n
+        ON n.user_id = m.user_id AND n.source_memory_id = m.id AND n.id = o.id
     CROSS JOIN LATERAL (
         VALUES
         (NULL, NULL, to_jsonb(o)::text, n.id IS NULL),
@@ -681,7 +701,8 @@ BEGIN
         CASE WHEN n.id IS NOT NULL THEN c.rule ELSE 'belongs to no memory' END, c.original
     FROM original_accesses AS o
     LEFT JOIN original_memories AS m ON m.id = o.memory_id
-    LEFT JOIN ltm_memory_access AS n ON n.user_id = m.user_id AND n.id = o.id
+    LEFT JOIN ltm_memory_access AS n
+        ON n.user_id = m.user_id AND n.memory_id = m.id AND n.id = o.id
     CROSS JOIN LATERAL (
         VALUES
         (NULL, NULL, to_jsonb(o)::text, n.id IS NULL),

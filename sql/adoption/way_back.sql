@@ -53,12 +53,13 @@ BEGIN
     GROUP BY o.table_name;
     RETURN CASE kind
         -- Rows that changed are taken out and put in again: a unique value may have come from another one.
-        -- Only what differs from the repaired value, so that the original's own values stay.
+        -- Only what differs from the repaired value, so that the original's own values stay. Those rows are
+        -- looked up first: the planner would else read all rows of the user for each.
         WHEN 'carried' THEN format(
-            'WITH taken (is_there, id, %2$s) AS ('
-            'DELETE FROM %1$s AS o USING %4$s AS r LEFT JOIN %5$s AS n ON n.id = r.id %6$s '
-            'WHERE o.id = r.id AND r.%7$I = any(ids) '
-            'AND (n.id IS NULL OR (%8$s) IS DISTINCT FROM (%9$s)) '
+            'WITH r AS MATERIALIZED (SELECT * FROM %4$s WHERE %7$I = any(ids)), '
+            'taken (is_there, id, %2$s) AS ('
+            'DELETE FROM %1$s AS o USING r LEFT JOIN %5$s AS n ON n.id = r.id %6$s '
+            'WHERE o.id = r.id AND (n.id IS NULL OR (%8$s) IS DISTINCT FROM (%9$s)) '
             'RETURNING n.id IS NOT NULL, o.id, %3$s) '
             'INSERT INTO %1$s (id, %2$s) OVERRIDING SYSTEM VALUE '
             'SELECT t.id, %2$s FROM taken AS t WHERE t.is_there ORDER BY t.id;',
