@@ -1,6 +1,7 @@
 """Long-term memory of an AI assistant, kept in PostgreSQL."""
 
 from ltm_store.accesses import access_history, record_access, record_feedback
+from ltm_store.adding import add_memory
 from ltm_store.analytics import get_analytics
 from ltm_store.database import Database, connect
 from ltm_store.embedders import Embedder
@@ -42,7 +43,6 @@ from ltm_store.maintenance import (
 from ltm_store.many import add_tags_where, archive_where, delete_where
 from ltm_store.meaning import embed_missing
 from ltm_store.memories import (
-    add_memory,
     archive_memory,
     archive_stale,
     delete_memory,

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
+from ltm_store.adding import FORGOTTEN, expiry, insert_memory, warn_of_other_content
 from ltm_store.db.copying import Table, Values, copy_rows
 from ltm_store.db.execute import fetch_rows, fetch_value
 from ltm_store.db.identity import User
 from ltm_store.db.transactions import Connection, begun
 from ltm_store.embeddings import Vectors, write_embeddings
 from ltm_store.errors import InvalidMemory, Unavailable
-from ltm_store.memories import FORGOTTEN, expiry, insert_memory, warn_of_other_content
 from ltm_store.model.contexts import ContextToStore, store_context
 from ltm_store.model.memories import Conflict, NewMemory
 from ltm_store.model.transfer import ExportedMemory, ExportedRelationship, ImportReport

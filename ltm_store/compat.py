@@ -17,7 +17,7 @@ from typing import Any, Final, Self, TypedDict, Unpack
 from pydantic import ConfigDict, Field, JsonValue
 from pydantic_core import to_jsonable_python
 
-from ltm_store import analytics, limits, memories, relationships, search
+from ltm_store import adding, analytics, limits, memories, relationships, search
 from ltm_store.database import Database, Options, connect
 from ltm_store.db.identity import find_user
 from ltm_store.model import contexts
@@ -390,7 +390,7 @@ async def add_enhanced_ltm_memory(
     Without a memory_type it is an "insight", without a category "general", without an
     enhanced_context it has that of create_default_context.
     """
-    memory = await memories.add_memory(
+    memory = await adding.add_memory(
         await _database(),
         user_id,
         content,

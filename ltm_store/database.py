@@ -38,6 +38,7 @@ import asyncpg
 from asyncpg.transaction import Transaction
 
 from ltm_store import embedded
+from ltm_store.adding import add_together
 from ltm_store.db import dsn as dsns
 from ltm_store.db import resources
 from ltm_store.db.coalesce import UNDER_WAY, Together
@@ -67,7 +68,7 @@ from ltm_store.errors import (
     translate,
 )
 from ltm_store.meaning import STEP, EmbeddingWriter, Questions, checked_embedder
-from ltm_store.memories import add_together, read_together
+from ltm_store.memories import read_together
 from ltm_store.model.maintenance import RowLevelSecurity, SchemaDanger
 from ltm_store.tracking import Tracker, Tracking
 

@@ -7,6 +7,7 @@ from operator import attrgetter
 from typing import Final, Unpack
 
 from ltm_store import limits
+from ltm_store.adding import NOT_ADDED, NewFields, insert_memory, insert_together, read_by_key
 from ltm_store.db.execute import (
     Executor,
     fetch_many,
@@ -20,15 +21,7 @@ from ltm_store.db.execute import (
 from ltm_store.db.identity import User, ensure_user, find_user
 from ltm_store.db.transactions import Connection
 from ltm_store.errors import InvalidArgument, InvalidMemory, Unavailable
-from ltm_store.memories import (
-    NOT_ADDED,
-    NewFields,
-    delete_by_number,
-    insert_memory,
-    insert_together,
-    read_by_key,
-    track_reads,
-)
+from ltm_store.memories import delete_by_number, track_reads
 from ltm_store.model.keys import Namespace, NamespaceList, Place, Renaming
 from ltm_store.model.memories import Conflict, Memory, NewMemory
 from ltm_store.model.values import UserId, moment

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from ltm_store import limits
+from ltm_store.adding import add_memory
 from ltm_store.analytics import get_analytics
 from ltm_store.cli.files import STANDARD
 from ltm_store.cli.filters import filtered
@@ -32,7 +33,7 @@ from ltm_store.database import Database
 from ltm_store.db.identity import find_user
 from ltm_store.errors import LtmError
 from ltm_store.many import add_tags_where, archive_where, delete_where
-from ltm_store.memories import add_memory, archive_memory, delete_memory, restore_memory
+from ltm_store.memories import archive_memory, delete_memory, restore_memory
 from ltm_store.model.memories import Memory
 from ltm_store.model.search import FilterOptions, Many, OtherFilterOptions
 from ltm_store.model.transfer import ErasureReport

@@ -14,13 +14,14 @@ from rich.text import Text
 
 from ltm_store import embedded
 from ltm_store.accesses import record_access
+from ltm_store.adding import add_memory
 from ltm_store.cli.demo_tables import USER, has_vectors, import_demo, show_tables
 from ltm_store.cli.display import console
 from ltm_store.cli.frame import DsnOption, command, reading
 from ltm_store.database import Database
 from ltm_store.db import dsn as dsns
 from ltm_store.db.resources import DEMO_MODEL, demo_vectors
-from ltm_store.memories import add_memory, get_memory
+from ltm_store.memories import get_memory
 from ltm_store.model.memories import Memory
 from ltm_store.model.search import MemoryHit
 from ltm_store.render.prompts import format_for_prompt
