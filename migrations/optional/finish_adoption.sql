@@ -20,7 +20,7 @@ BEGIN
         SELECT DISTINCT c.row_id
         FROM ltm_adoption.changes AS c
         INNER JOIN ltm_adoption.progress AS p ON p.kind = 'settled' AND c.id > p.last_id
-        WHERE c.kind = 'memory'
+        WHERE c.kind = 'memory' AND NOT c.is_settled
     ));
     FOREACH name IN ARRAY ARRAY[
         'ltm_contexts', 'ltm_memories', 'ltm_memory_access', 'ltm_memory_relationships',

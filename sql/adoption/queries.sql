@@ -789,7 +789,7 @@ FROM (
 SELECT coalesce(max(c.id), 0) FROM ltm_adoption.changes AS c;
 
 -- name: changed_memories(after_change bigint, row_limit bigint) :one
--- The ids of memories that changed since a note, how many notes those are, and the last of them.
+-- The ids of memories that others changed since a note, how many notes those are, and the last of them.
 SELECT
     array_agg(DISTINCT x.row_id),
     count(*),
@@ -799,10 +799,14 @@ FROM (
         c.row_id,
         c.id
     FROM ltm_adoption.changes AS c
-    WHERE c.id > $1 AND c.kind = 'memory'
+    WHERE c.id > $1 AND c.kind = 'memory' AND NOT c.is_settled
     ORDER BY c.id
     LIMIT $2
 ) AS x;
+
+-- name: begin_settling() :exec
+-- Let notes of what this session writes say so.
+SELECT set_config('ltm.settling', 'on', FALSE);
 
 -- name: settle(memory_ids bigint[]) :exec
 -- Bring the details and the own columns of some memories in step for good.

@@ -10,10 +10,13 @@ COMMENT ON TABLE steps IS 'The steps that are done, and the schema that the tabl
 CREATE TABLE changes (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     kind text NOT NULL,
-    row_id bigint NOT NULL
+    row_id bigint NOT NULL,
+    is_settled boolean NOT NULL DEFAULT coalesce(current_setting('ltm.settling', TRUE), '') = 'on'
 );
 COMMENT ON TABLE changes IS
 'What was written and not carried over yet: a memory with its rows but accesses, or an access.';
+COMMENT ON COLUMN changes.is_settled IS
+'Written by settle itself, which does not look at it again; the way back does.';
 
 CREATE TABLE progress (
     kind text PRIMARY KEY,

@@ -8,8 +8,9 @@ from typing import Final
 
 from psycopg.errors import DeadlockDetected, ForeignKeyViolation, LockNotAvailable
 
+from ltm_store.migrate.adoption.progress import Bar
 from ltm_store.migrate.adoption.session import BATCH_ROWS, CHANGES_LEFT_BEFORE_LOCK, steps
-from ltm_store.migrate.adoption.tables import ORIGINALS, RANKS
+from ltm_store.migrate.adoption.tables import MEMORIES, ORIGINALS, RANKS
 from ltm_store.migrate.ask import Session, ask, value
 from ltm_store.migrate.runner import (
     ATTEMPTS,
@@ -47,9 +48,13 @@ def settle(session: Session, report: Report) -> None:
     """
     home = _home(session)
     ask(session, "set_search_path", schemas=["ltm_adoption", home])
+    ask(session, "begin_settling")
     last = value(session, "last_change")
+    memories = value(session, "count_rows", view_name=(home, MEMORIES))
+    bar = Bar(report, "bringing memories in step", memories)
     for ids in _batches(session, everything=True):
         _patiently(session, "settle", ids)
+        bar.move(len(ids))
     for _ in range(PASSES + _notes(session, last) // BATCH_ROWS):
         ((ids, notes, end),) = ask(
             session, "changed_memories", after_change=last, row_limit=BATCH_ROWS
