@@ -44,11 +44,12 @@ COMMENT ON COLUMN ltm_memory_tags.first_used IS 'When the tag was first given, U
 COMMENT ON COLUMN ltm_memory_tags.last_used IS 'When the tag was last given, UTC.';
 COMMENT ON INDEX ltm_memory_tags_pkey IS 'One row of one user.';
 
+CREATE INDEX ltm_memory_tags_tag_category_idx
+ON ltm_memory_tags (user_id, coalesce(tag_category, 'general'), tag_name);
+COMMENT ON INDEX ltm_memory_tags_tag_category_idx IS 'The tags of one category of a user.';
+
+-- Behind the other, so that it is taken for a memory's tags before the first ANALYZE, too.
 CREATE UNIQUE INDEX ltm_memory_tags_memory_id_tag_name_key
 ON ltm_memory_tags (user_id, memory_id, ltm_lower(tag_name));
 COMMENT ON INDEX ltm_memory_tags_memory_id_tag_name_key IS
 'The tags of a memory, each once in any letter case.';
-
-CREATE INDEX ltm_memory_tags_tag_category_idx
-ON ltm_memory_tags (user_id, coalesce(tag_category, 'general'), tag_name);
-COMMENT ON INDEX ltm_memory_tags_tag_category_idx IS 'The tags of one category of a user.';

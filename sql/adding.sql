@@ -110,7 +110,10 @@ added AS (
         key,  -- if key
         user_id
     )
-    WHERE idempotency_key IS NOT NULL  -- if not key
+    WHERE
+    TRUE
+    AND idempotency_key IS NOT NULL  -- if not key
+    AND namespace IS NOT NULL  -- if key
     DO UPDATE
         SET
             -- if replace
@@ -302,7 +305,8 @@ SELECT
             FROM ltm_memories AS m
             WHERE
                 m.user_id = $1
-                AND m.content_hash = hashtextextended(ltm_normalized_content($3), 0)
+                -- A query, so that the index costs no more than another that reads all of the user's.
+                AND m.content_hash = (SELECT hashtextextended(ltm_normalized_content($3), 0))
                 AND ltm_normalized_content(m.content) = ltm_normalized_content($3)
                 AND m.is_archived IS NOT TRUE
                 AND ltm_is_current(m.expires_at, $2)
@@ -443,7 +447,7 @@ added AS (
         -- end if
     ORDER BY r.place
     -- if keys
-    ON CONFLICT (namespace, key, user_id)
+    ON CONFLICT (namespace, key, user_id) WHERE namespace IS NOT NULL
     DO UPDATE
         SET
             content = excluded.content,
@@ -605,7 +609,7 @@ SELECT
         FROM ltm_memories AS m
         WHERE
             m.user_id = $1
-            AND m.content_hash = hashtextextended(ltm_normalized_content(a.content), 0)
+            AND m.content_hash = (SELECT hashtextextended(ltm_normalized_content(a.content), 0))
             AND ltm_normalized_content(m.content) = ltm_normalized_content(a.content)
             AND m.is_archived IS NOT TRUE
             AND ltm_is_current(m.expires_at, $2)

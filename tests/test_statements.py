@@ -19,10 +19,11 @@ from pglast.stream import RawStream
 from pglast.visitors import Visitor
 
 import ltm_store.model
+from ltm_store import add_memories, put_memories
 from ltm_store.db.resources import resource_dir
 from ltm_store.db.statements import Shape, Statement, shared_blocks, statements
 from ltm_store.migrate.views import views
-from tests import isolation
+from tests import isolation, servers
 from tests.conftest import has_vector
 from tests.populate import populate
 
@@ -679,6 +680,49 @@ async def test_plan_uses_the_index_made_for_it(name, given, filled):
     for wanted in INDEXES[name, given]:
         assert used.intersection(wanted.split(" or ")), (wanted, used)
     assert "Seq Scan" not in plan
+
+
+# Two numbers for each: of the user, and of the memory or what stands for it.
+LOOKED_UP = {
+    "ltm_memories WHERE user_id = $1 AND id = $2": "ltm_memories_pkey",  # by foreign keys
+    "ltm_memories WHERE user_id = $1 AND content_hash = $2": "ltm_memories_content_hash_idx",
+    "ltm_memories WHERE user_id = $1 AND namespace = 'a' AND key = $2::text": (
+        "ltm_memories_key_key"
+    ),
+    "ltm_memories WHERE user_id = $1 AND idempotency_key = $2::text": (
+        "ltm_memories_idempotency_key_key"
+    ),
+    "ltm_memory_ranks WHERE user_id = $1 AND memory_id = $2": "ltm_memory_ranks_pkey",
+    "ltm_contexts WHERE user_id = $1 AND memory_id = $2": "ltm_contexts_memory_id_idx",
+    "ltm_memory_tags WHERE user_id = $1 AND memory_id = $2": (
+        "ltm_memory_tags_memory_id_tag_name_key"
+    ),
+    "ltm_memory_access WHERE user_id = $1 AND memory_id = $2": "ltm_memory_access_memory_id_idx",
+}
+
+
+@servers.local_alone
+@pytest.mark.parametrize("memories", [0, 500])
+async def test_a_new_database_that_nobody_analysed_reads_no_more_than_an_old_one(memories, own_dsn):
+    """A connection keeps its plans until the first ANALYZE, foreign keys' too."""
+    connection = await asyncpg.connect(own_dsn)
+    await connection.execute("SET plan_cache_mode = force_generic_plan")
+    notes = [{"content": f"note {n}"} for n in range(memories)]
+    await add_memories(connection, 1, notes)
+    await put_memories(
+        connection, 1, [{**note, "namespace": "a", "key": f"k{n}"} for n, note in enumerate(notes)]
+    )
+    for condition, index in LOOKED_UP.items():
+        await connection.execute(f"PREPARE looked AS SELECT 1 FROM {condition}")
+        plan = await connection.fetchval("EXPLAIN (FORMAT JSON) EXECUTE looked(1, 1)")
+        await connection.execute("DEALLOCATE looked")
+        assert index_names(json.loads(plan)) == {index}, condition
+    for name in ("add_memory", "add_memories_together"):
+        shape = shape_for(ALL[name], frozenset())
+        arguments = [ARGUMENTS.get(argument) for argument in shape.names]
+        plan = await connection.fetchval(f"EXPLAIN (FORMAT JSON) {shape.sql}", *arguments)
+        assert index_names(json.loads(plan)) == {"ltm_memories_content_hash_idx"}, name
+    await connection.close()
 
 
 @pytest.mark.parametrize(
