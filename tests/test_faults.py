@@ -174,6 +174,25 @@ async def test_what_a_call_gets_as_it_is_cancelled_goes_to_the_next_one(dsn, is_
         assert (db.stats().open, db.stats().idle) == (1, 1)
 
 
+async def test_a_connection_that_is_ended_between_two_answers_is_a_lost_one(dsn, monkeypatch):
+    async with connect(dsn, access_tracking="off", max_size=1) as db:
+        held = db.transaction()
+        connection = await held.__aenter__()
+        prepare = vars(asyncpg.Connection)["_get_statement"].__get__(connection)
+
+        async def prepare_and_end(*given, **options):
+            statement = await prepare(*given, **options)
+            connection.terminate()  # as another task does that finds it lost
+            return statement
+
+        monkeypatch.setattr(connection, "_get_statement", prepare_and_end)
+        with pytest.raises(Unavailable):
+            await get_memory(connection, 1, 1)
+        with suppress(Unavailable):
+            await held.__aexit__(None, None, None)
+        assert await get_memory(db, 1, 1) is None
+
+
 async def test_cancelled_calls_while_connections_open_leave_no_noise(dsn):
     noise: list[object] = []
     loop = asyncio.get_running_loop()

@@ -50,8 +50,15 @@ class PooledConnection(asyncpg.Connection):
     ) -> list[Any]:
         """The rows of a query; see asyncpg."""
         limit = self.bound if timeout is None else timeout
-        rows: list[Any] = await super().fetch(query, *args, timeout=limit, **options)
-        return rows
+        try:
+            rows: list[Any] = await super().fetch(query, *args, timeout=limit, **options)
+        except AttributeError:
+            if not self.is_closed():
+                raise
+        else:
+            return rows
+        # Ended by another task between the server's answers, which asyncpg does not expect.
+        raise asyncpg.ConnectionDoesNotExistError("the connection was ended")
 
     async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:
         """The status of a command; see asyncpg."""
