@@ -17,10 +17,10 @@ help: ## Print this message
 demo: $(VENV)/embedded ## An assistant's day with a year of memories, on a PostgreSQL of its own
 	@$(WITHOUT_DSN) $(BIN)/ltm-store demo
 
-test: $(VENV)/dev ## The tests on one PostgreSQL
-	$(WITHOUT_DSN) $(PYTEST)
+test: $(VENV)/dev ## The tests on one PostgreSQL, but the slow ones
+	$(WITHOUT_DSN) $(PYTEST) -m "not slow"
 
-check: lint docs lowest ## What CI runs: lint, docs, lowest, tests on PostgreSQL 15, 16 and 18 and in odd sessions
+check: lint docs lowest ## What CI runs: lint, docs, lowest, all tests on PostgreSQL 15, 16 and 18 and in odd sessions
 	$(WITHOUT_DSN) LTM_TEST_PG=18 $(PYTEST)
 	$(WITHOUT_DSN) LTM_TEST_PG=18 LTM_TEST_ODD=1 $(PYTEST)
 	$(WITHOUT_DSN) LTM_TEST_PG=16 $(PYTEST)

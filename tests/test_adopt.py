@@ -33,6 +33,8 @@ from tests.old_program import OldProgram
 from tests.servers import with_options
 from tests.wire import wire
 
+pytestmark = pytest.mark.slow
+
 SHAPES = {
     "L0": originals.L0,
     "L0 without its foreign key": originals.L0.replace(" REFERENCES users (id)", ""),

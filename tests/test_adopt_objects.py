@@ -14,6 +14,8 @@ from tests.conftest import EMPTY, created
 from tests.old_program import DETAILS
 from tests.test_adopt import run_up_to
 
+pytestmark = pytest.mark.slow
+
 ROLE = "ltm_test_operator"
 CARRIED = {  # what makes it, and what is true where it is
     "index": (

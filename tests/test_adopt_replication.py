@@ -11,6 +11,8 @@ import pytest
 from ltm_store import migrate
 from tests import originals, servers
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = """
 wal_level = logical
 fsync = off

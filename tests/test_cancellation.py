@@ -36,6 +36,8 @@ from tests import twins
 from tests.conftest import DRAWS, created, has_vector
 from tests.twins import CALLS, ELSEWHERE, FOR_ALL, FRIEND, HER
 
+pytestmark = pytest.mark.slow
+
 _DRAWN = random.Random(20)
 HANG = 60  # seconds
 SESSIONS = (

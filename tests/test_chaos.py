@@ -1,7 +1,11 @@
 """Whatever happens to the server or the way to it, what was acknowledged is there, whole."""
 
+import pytest
+
 from tests import chaos, servers
 from tests.chaos import Scene
+
+pytestmark = pytest.mark.slow
 
 SHORT = (
     Scene.connections_are_half_closed,

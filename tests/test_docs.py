@@ -193,6 +193,7 @@ async def test_every_block_of_a_page_runs(
     compare(page, await run_page(page, own_dsn, tmp_path))
 
 
+@pytest.mark.slow
 async def test_the_adoption_runs_as_its_page_tells_it(empty: str, tmp_path: Path, monkeypatch):
     connection = await asyncpg.connect(empty)
     await connection.execute(originals.level_1())

@@ -17,6 +17,8 @@ from ltm_store import LtmError, embedded
 from ltm_store.cli.app import app
 from tests.servers import scratch
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = """
 import asyncio
 from ltm_store import add_memory, connect, search_memories

@@ -83,6 +83,7 @@ async def stored(conn, drawn: random.Random, count: int) -> list[dict[str, Any]]
     return rows
 
 
+@pytest.mark.slow
 @with_vectors
 async def test_the_nearest_are_those_of_a_full_scan(conn):
     drawn = random.Random(16)
@@ -450,6 +451,7 @@ FILL = (
 )
 
 
+@pytest.mark.slow
 @local_alone
 @with_vectors
 async def test_the_index_of_a_heavy_user_finds_what_a_full_scan_finds(own_dsn):

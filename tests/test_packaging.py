@@ -16,6 +16,8 @@ from packaging.requirements import Requirement
 
 from ltm_store.db.resources import migration_ids, resource_dir
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 PROGRAM = """
 import asyncio, sys

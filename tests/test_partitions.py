@@ -31,6 +31,8 @@ from ltm_store.migrate import MigrationFailed
 from ltm_store.migrate import partitions as module
 from tests.catalog import fingerprint
 
+pytestmark = pytest.mark.slow
+
 STEP = "partition_accesses"
 ROWS = "SELECT a.* FROM ltm_memory_access AS a ORDER BY user_id, id"
 PARTS = (

@@ -111,6 +111,7 @@ STEPS = (
 )
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 1000)), max_size=25))
 async def test_every_writing_function_leaves_the_ranks_in_step(conn, history):
     for step, drawn in [("add", 1), *history]:

@@ -243,6 +243,7 @@ async def test_rows_as_an_old_program_leaves_them_are_reported(conn):
     assert len(page.given("data-missed", "data-value")) == 10
 
 
+@pytest.mark.slow
 async def test_ten_thousand_memories_make_a_small_page(own_dsn):
     connection = await asyncpg.connect(own_dsn)
     await populate(connection, users=1, memories=10_000)

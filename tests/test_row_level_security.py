@@ -517,6 +517,7 @@ async def filled_and_bound(filled, bound):
     await transaction.rollback()
 
 
+@pytest.mark.slow
 async def test_every_statement_keeps_its_index(filled_and_bound):
     """Those of tests/test_statements.py, for a role that policies bind."""
     vectors = await has_vector(filled_and_bound)

@@ -329,6 +329,7 @@ async def test_scores_equal_the_reference(conn, conversations, query, neighbours
     assert order == sorted(order)
 
 
+@pytest.mark.slow
 async def test_the_best_of_many_memories_are_those_of_the_reference(conn):
     """One word that many hold, rare ones and common ones: importance counts before every cut."""
     draw = random.Random(4)

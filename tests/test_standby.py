@@ -39,6 +39,8 @@ from tests.conftest import created
 from tests.servers import with_user
 from tests.wire import wire
 
+pytestmark = pytest.mark.slow
+
 HANG = 60  # seconds
 
 

@@ -845,6 +845,7 @@ async def buffers(connection: asyncpg.Connection) -> list[int]:
     return touched
 
 
+@pytest.mark.slow
 async def test_ten_times_as_much_of_others_costs_a_user_nothing(own_dsn):
     connection = await asyncpg.connect(own_dsn)
     await populate(connection, users=3, memories=200)

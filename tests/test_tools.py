@@ -485,6 +485,7 @@ async def served(dsn: str, token_file: Path) -> AsyncIterator[str]:
         await process.wait()
 
 
+@pytest.mark.slow
 async def test_a_process_serves_over_http_to_those_who_know_the_token(dsn: str, tmp_path: Path):
     token = "0123456789abcdef-token"
     file = tmp_path / "token"

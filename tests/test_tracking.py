@@ -406,6 +406,7 @@ async def test_flushes_and_writes_of_the_same_rows_at_once_never_deadlock(own_ds
     )
 
 
+@pytest.mark.slow
 async def test_what_others_have_locked_holds_up_neither_them_nor_the_rest(dsn):
     async with connect(dsn) as db:
         low, mine, high = await add(db, 3)
@@ -552,6 +553,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow
 async def test_a_killed_process_loses_the_last_statistics_and_no_memory(dsn):
     child = subprocess.Popen(
         [sys.executable, "-c", KILLED, dsn], stdout=subprocess.PIPE, env={**os.environ}

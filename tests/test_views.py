@@ -408,6 +408,7 @@ def scans(plan: object) -> list[tuple[str, str | None, str]]:
     return own + [found for part in plan.values() for found in scans(part)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("user", ["5", BY_NAME], ids=["number", "name"])
 @pytest.mark.parametrize("view", VIEWS)
 async def test_a_view_of_one_user_scans_no_table(view, user, filled):
@@ -472,6 +473,7 @@ async def touched(conn: asyncpg.Connection, view: str) -> int:
     return found
 
 
+@pytest.mark.slow
 async def test_ten_times_as_much_of_others_costs_a_user_nothing(own_dsn):
     conn = await asyncpg.connect(own_dsn)
     await populate(conn, users=3, memories=200)
