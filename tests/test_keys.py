@@ -511,6 +511,7 @@ async def test_memories_are_read_and_deleted_by_their_keys_together(conn, caplog
     assert len(await get_by_keys(conn, "bob", places)) == 2
 
 
+@local_alone
 async def test_what_got_another_key_meanwhile_is_not_deleted(db):
     first, second = [(await add_memory(db, 1, key, key=key)).id for key in ("a", "b")]
     async with db.transaction() as holding:
