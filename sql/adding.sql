@@ -339,6 +339,7 @@ SELECT
                 n.meaning_score >= 0.95
                 AND m.is_archived IS NOT TRUE
                 AND ltm_is_current(m.expires_at, $2)
+                AND m.id <> a.id  -- which is there already on Citus
                 AND a.outcome = 'created'
             ORDER BY n.meaning_score DESC, m.id ASC
             LIMIT 1

@@ -291,7 +291,9 @@ def standby(dsn: str) -> Iterator[Standby]:
 # -- Citus ---------------------------------------------------------------------------------------
 
 IS_CITUS = bool(os.environ.get("LTM_TEST_CITUS"))
-local_alone = pytest.mark.skipif(IS_CITUS, reason="looks at locks or plans, which other nodes have")
+local_alone = pytest.mark.skipif(
+    IS_CITUS, reason="looks at locks or plans, which other nodes have, or says what Citus refuses"
+)
 
 
 def spread(dsn: str, name: str) -> None:

@@ -21,6 +21,7 @@ from ltm_store import (
     relate,
     search_memories,
 )
+from tests.servers import local_alone
 
 
 async def log(conn):
@@ -143,6 +144,7 @@ async def test_accesses_of_overlapping_sets_at_once_are_all_counted(db):
     assert {m.access_count for m in await get_memories(db, 1, ids)} == {60}
 
 
+@local_alone
 async def test_accesses_of_one_day_and_step_update_in_place(db):
     """The rank stays, so no index changes: a heap-only tuple update."""
     memory = await add_memory(db, 1, "x")

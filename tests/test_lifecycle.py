@@ -127,6 +127,7 @@ async def test_a_long_content_is_compared_as_it_is(conn):
     assert (await add_memory(conn, 1, text.upper())).duplicate_of is None
 
 
+@local_alone
 async def test_equal_hashes_alone_are_no_duplicates(conn):
     """What is told was compared, not only its hash."""
     memory = await add_memory(conn, 1, "x")
@@ -263,6 +264,7 @@ async def fill(db, users, each):
         )
 
 
+@local_alone
 async def test_expired_memories_of_all_users_are_deleted_and_links_to_them(db, monkeypatch):
     monkeypatch.setattr(maintenance, "_PURGED_AT_ONCE", 7)
     users: list[int | str] = ["alice", 5, 6]
@@ -297,6 +299,7 @@ async def test_what_does_not_expire_keeps_its_links(conn):
     assert [link.target_memory_id for link in await get_relationships(conn, 1, a)] == [b]
 
 
+@local_alone
 async def test_purges_and_deletes_of_the_same_memories_at_once_count_each_once(db, dsn):
     await fill(db, range(6), 30)
     async with connect(dsn, access_tracking="off") as second:

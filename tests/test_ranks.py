@@ -29,6 +29,7 @@ from ltm_store import (
     update_importance,
     update_memory,
 )
+from tests.servers import local_alone
 
 LATER = datetime(2030, 1, 1, tzinfo=UTC)
 COLUMNS = (
@@ -111,6 +112,7 @@ STEPS = (
 )
 
 
+@local_alone
 @pytest.mark.slow
 @given(st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 1000)), max_size=25))
 async def test_every_writing_function_leaves_the_ranks_in_step(conn, history):
@@ -143,6 +145,7 @@ async def test_what_others_insert_is_listed(conn):
     assert [hit.content for hit in await search_memories(conn, 1)] == ["in psql"]
 
 
+@local_alone
 async def test_a_disabled_trigger_is_found(own_dsn):
     conn = await asyncpg.connect(own_dsn)
     await conn.execute("ALTER TABLE ltm_memories DISABLE TRIGGER ltm_memories_keep_rank")
@@ -157,6 +160,7 @@ async def test_a_disabled_trigger_is_found(own_dsn):
     await conn.close()
 
 
+@local_alone
 async def test_an_access_enters_no_index_of_the_memories_anew(own_dsn):
     """Whether it moves the rank or not, and the row of ranks is written only where it does."""
     conn = await asyncpg.connect(own_dsn)
@@ -175,6 +179,7 @@ async def test_an_access_enters_no_index_of_the_memories_anew(own_dsn):
     assert written == [(1, 1, 1), (2, 2, 1), (3, 3, 2)]  # the count's steps are at 1 and 3
 
 
+@local_alone
 async def test_whoever_may_write_memories_needs_no_right_on_ranks(own_dsn):
     """Nor the schema in search_path, and what it puts there itself is not taken."""
     owner = await asyncpg.connect(own_dsn)

@@ -9,7 +9,10 @@ import pytest
 import ltm_store
 from tests import twins
 from tests.conftest import created, has_vector
+from tests.servers import local_alone
 from tests.twins import CALLS, ELSEWHERE, FOR_ALL, World
+
+pytestmark = local_alone
 
 Worlds = tuple[World, World]
 

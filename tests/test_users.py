@@ -22,6 +22,7 @@ from ltm_store import (
     rename_user,
     search_memories,
 )
+from tests.servers import local_alone
 from tests.test_memories import rows
 from tests.test_transfer import alice, exported
 
@@ -90,6 +91,7 @@ FULL = {
 """A value in each column that may have its default."""
 
 
+@local_alone
 async def test_a_merge_keeps_every_column(conn, alice):
     """But the one that says whose a row is."""
 
