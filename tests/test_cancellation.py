@@ -130,7 +130,10 @@ class Scene:
     async def of(
         cls, db: Database, untracked: Database, pool: asyncpg.Pool, look: asyncpg.Connection
     ) -> "Scene":
-        days = "|".join(f"{datetime.now(UTC) + timedelta(hours=h):%Y-%m-%d}" for h in (-1, 0, 1))
+        near = (
+            datetime.now(UTC) + timedelta(days=n) for n in (-1, 0, 1)
+        )  # today in every time zone
+        days = "|".join(f"{day:%Y-%m-%d}" for day in near)
         rows, restored = [], [twins._RESTART]
         await look.execute("SET session_replication_role = replica")  # rows are copied as such
         for table, columns in await look.fetch(twins._COLUMNS):
