@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from operator import itemgetter
 from typing import Final, TypedDict
 
+import asyncpg
 from pydantic import JsonValue
 
 from ltm_store.db.execute import (
@@ -320,8 +321,9 @@ async def _add_alone(db: Executor, arguments: Mapping[str, object]) -> Memory | 
                 return await _add_there(one, arguments)
             except InvalidMemory as error:
                 # Of a memory that was not added: another writer of the key came in between, or the
-                # number is nobody's any more.
-                if error.field not in NOT_ADDED:
+                # number is nobody's any more. What is inside a transaction is undone with it.
+                inside = isinstance(one, asyncpg.Connection) and one.is_in_transaction()
+                if error.field not in NOT_ADDED or inside:
                     raise
         return None
 

@@ -68,7 +68,11 @@ async def put_memory(
             return memory
         # Another writer of the key came in between, or the user was forgotten.
         user = await ensure_user(db, user_id, refresh=attempt > 0)
-        memory = await _put_locked(db, user, new)
+        try:
+            memory = await _put_locked(db, user, new)
+        except InvalidMemory as error:
+            if error.field not in NOT_ADDED:
+                raise
     raise Unavailable("other writers of this key came in between each time")
 
 
