@@ -26,11 +26,7 @@ from ltm_store.db.vectors import model_of
 from ltm_store.errors import InvalidMemory, Unavailable
 from ltm_store.model.contexts import EnhancedContext, store_context
 from ltm_store.model.memories import Conflict, Memory, NewMemory
-from ltm_store.model.values import (
-    UserId,
-    dump_json,
-    moment,
-)
+from ltm_store.model.values import UserId, dump_json, moment
 
 FORGOTTEN: Final = "this user is being forgotten"
 SHARED_BYTES: Final = 1_048_576  # of a statement that calls share
