@@ -719,8 +719,10 @@ async def test_a_new_database_that_nobody_analysed_reads_no_more_than_an_old_one
         assert index_names(json.loads(plan)) == {index}, condition
     for name in ("add_memory", "add_memories_together"):
         shape = shape_for(ALL[name], frozenset())
-        arguments = [ARGUMENTS.get(argument) for argument in shape.names]
-        plan = await connection.fetchval(f"EXPLAIN (FORMAT JSON) {shape.sql}", *arguments)
+        await connection.execute(f"PREPARE added AS {shape.sql}")
+        nulls = ", ".join(["NULL"] * len(shape.names))
+        plan = await connection.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE added({nulls})")
+        await connection.execute("DEALLOCATE added")
         assert index_names(json.loads(plan)) == {"ltm_memories_content_hash_idx"}, name
     await connection.close()
 
