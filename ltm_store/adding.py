@@ -8,7 +8,6 @@ from datetime import datetime, timedelta
 from operator import itemgetter
 from typing import Final, TypedDict
 
-import asyncpg
 from pydantic import JsonValue
 
 from ltm_store.db.execute import (
@@ -23,7 +22,7 @@ from ltm_store.db.execute import (
 )
 from ltm_store.db.identity import User, ensure_user
 from ltm_store.db.vectors import model_of
-from ltm_store.errors import InvalidMemory, Unavailable
+from ltm_store.errors import InvalidMemory, Overtaken, Unavailable
 from ltm_store.model.contexts import EnhancedContext, store_context
 from ltm_store.model.memories import Conflict, Memory, NewMemory
 from ltm_store.model.values import UserId, dump_json, moment
@@ -37,8 +36,7 @@ _CONTEXT_COLUMNS: Final = (
     "context_values",
     "context_confidences",
 )
-NOT_ADDED: Final = ("memory_id", "source_memory_id")
-"""Fields of an error on Citus, where rows are refused of a memory that was not added."""
+_NOT_ADDED: Final = ("memory_id", "source_memory_id")  # in an error of rows beside a memory
 # Those of add_memories_together, with the argument of add_memory that each is a list of.
 _COLUMNS: Final = {
     "contents": "content",
@@ -315,23 +313,28 @@ async def _add_alone(db: Executor, arguments: Mapping[str, object]) -> Memory | 
         for _ in range(2):
             try:
                 return await _add_there(one, arguments)
-            except InvalidMemory as error:
-                # Of a memory that was not added: another writer of the key came in between, or the
-                # number is nobody's any more. What is inside a transaction is undone with it.
-                inside = isinstance(one, asyncpg.Connection) and one.is_in_transaction()
-                if error.field not in NOT_ADDED or inside:
+            except Overtaken:
+                if await session_of(one).is_in_transaction():
                     raise
         return None
 
 
 async def _add_there(db: Executor, arguments: Mapping[str, object]) -> Memory | None:
-    """The same on Citus, where the id is known before: that of the memory with the key, or new."""
+    """The same on Citus, where the id is known before: that of the memory with the key, or new.
+
+    Raises Overtaken where another writer of the key came in between, or the number is nobody's any
+    more: there is no memory then with the id of the rows beside it.
+    """
     found = await _holder(db, arguments)
-    if found is None:
-        return await _sent(db, arguments, await fetch_value(db, "draw_memory_id"))
-    if arguments["replace"]:
-        return await _sent(db, arguments, found.id)
-    return found.model_copy(update={"outcome": "existing"})
+    if found is not None and not arguments["replace"]:
+        return found.model_copy(update={"outcome": "existing"})
+    new_id = await fetch_value(db, "draw_memory_id") if found is None else found.id
+    try:
+        return await _sent(db, arguments, new_id)
+    except InvalidMemory as error:
+        if error.field in _NOT_ADDED:
+            raise Overtaken from None
+        raise
 
 
 async def _holder(db: Executor, arguments: Mapping[str, object]) -> Memory | None:
@@ -391,8 +394,8 @@ async def add_together(
 async def insert_together(db: Executor, user: User, news: Sequence[NewMemory]) -> list[Memory]:
     """Put validated memories of several keys, each a microsecond after the one before it.
 
-    Without those between which another writer of the key came, and in no order. On Citus that is an
-    InvalidMemory of a field in NOT_ADDED, and all are in one transaction only if the caller's is.
+    Without those between which another writer of the key came, and in no order. On Citus that is
+    Overtaken, and all are in one transaction only if the caller's is.
     """
     if len(news) == 1:  # by a statement whose plan the server keeps, which costs half as much
         memory = await insert_memory(db, user, news[0], replace=True)

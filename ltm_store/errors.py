@@ -78,6 +78,15 @@ class Unavailable(LtmError):
     """Whether the server undid the transaction: a deadlock, or a serialization failure."""
 
 
+class Overtaken(Unavailable):
+    """On Citus another writer of a key came in between, which has undone the transaction."""
+
+    rolled_back = True
+
+    def __init__(self) -> None:
+        super().__init__("another writer of this key came in between, begin the transaction again")
+
+
 # What a lost or refused connection looks like from asyncpg and the operating system.
 CONNECTION_LOST = (
     asyncpg.PostgresConnectionError,

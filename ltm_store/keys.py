@@ -7,7 +7,7 @@ from operator import attrgetter
 from typing import Final, Unpack
 
 from ltm_store import limits
-from ltm_store.adding import NOT_ADDED, NewFields, insert_memory, insert_together, read_by_key
+from ltm_store.adding import NewFields, insert_memory, insert_together, read_by_key
 from ltm_store.db.execute import (
     Executor,
     fetch_many,
@@ -20,7 +20,7 @@ from ltm_store.db.execute import (
 )
 from ltm_store.db.identity import User, ensure_user, find_user
 from ltm_store.db.transactions import Connection
-from ltm_store.errors import InvalidArgument, InvalidMemory, Unavailable
+from ltm_store.errors import InvalidArgument, InvalidMemory, Overtaken, Unavailable
 from ltm_store.memories import delete_by_number, track_reads
 from ltm_store.model.keys import Namespace, NamespaceList, Place, Renaming
 from ltm_store.model.memories import Conflict, Memory, NewMemory
@@ -70,8 +70,8 @@ async def put_memory(
         user = await ensure_user(db, user_id, refresh=attempt > 0)
         try:
             memory = await _put_locked(db, user, new)
-        except InvalidMemory as error:
-            if error.field not in NOT_ADDED:
+        except Overtaken:
+            if await session_of(db).is_in_transaction():
                 raise
     raise Unavailable("other writers of this key came in between each time")
 
@@ -106,8 +106,8 @@ async def put_memories(
                 made = await insert_together(db, user, batches[0])
             else:
                 made = await _put_batches(db, user, batches, locking=attempt > 0)
-        except InvalidMemory as error:
-            if error.field not in NOT_ADDED:
+        except Overtaken:
+            if await session_of(db).is_in_transaction():
                 raise
             continue
         for memory in made:

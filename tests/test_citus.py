@@ -2,11 +2,12 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Final
 
 import asyncpg
 import pytest
+from asyncpg.pool import PoolConnectionProxy
 
 from ltm_store import (
     Database,
@@ -16,12 +17,16 @@ from ltm_store import (
     add_memory,
     add_tags,
     connect,
+    delete_by_keys,
     delete_memory,
     find_similar,
+    get_by_key,
     get_memory,
     get_relationships,
+    list_tags,
     merge_users,
     migrate,
+    put_memories,
     put_memory,
     record_access,
     relate,
@@ -29,6 +34,7 @@ from ltm_store import (
 )
 from ltm_store.db.statements import DISTRIBUTED, Shape, Statement
 from tests.catalog import fingerprint
+from tests.locks import WAITING
 from tests.populate import populate
 from tests.servers import IS_CITUS
 from tests.test_statements import ALL, each, preparable
@@ -281,6 +287,53 @@ async def test_accesses_of_many_users_are_counted(dsn):
         assert (stats.queued, stats.recorded, stats.dropped) == (0, 20, 0)
     assert await connection.fetchval("SELECT sum(access_count) FROM ltm_memories") == 20
     await connection.close()
+
+
+async def overtaken(
+    other: Database, put: Callable[[], Coroutine[Any, Any, list[Memory]]]
+) -> list[Memory]:
+    """What a put gives that found no memory with its key, and waits for one who adds it."""
+    async with other.transaction() as first:
+        await put_memory(first, 1, "k", "theirs", tags=["a"])
+        putting = asyncio.create_task(put())
+        while not await first.fetchval(WAITING):
+            assert not putting.done()
+    return await putting
+
+
+def puts(
+    executor: Database | asyncpg.Pool | PoolConnectionProxy,
+) -> list[Callable[[], Coroutine[Any, Any, list[Memory]]]]:
+    async def one() -> list[Memory]:
+        return [await put_memory(executor, 1, "k", "ours", tags=["b"])]
+
+    async def many() -> list[Memory]:
+        given = [{"key": key, "content": "ours", "tags": ["b"]} for key in ("j", "k")]
+        return await put_memories(executor, 1, given)
+
+    return [one, many]
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["one", "many"])
+async def test_a_put_that_another_overtakes_comes_after_it(dsn, which):
+    async with connect(dsn) as db, asyncpg.create_pool(dsn, min_size=1) as pool:
+        for executor in (db, pool):
+            put = (await overtaken(db, puts(executor)[which]))[-1]
+            assert (put.outcome, put.content, put.tags) == ("replaced", "ours", ("b",))
+            assert [tag.tag_name for tag in await list_tags(db, 1)] == ["b"]
+            await delete_by_keys(db, 1, [(None, "j"), (None, "k")])
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["one", "many"])
+async def test_a_put_that_another_overtakes_ends_the_callers_transaction(dsn, which):
+    async with connect(dsn) as other, asyncpg.create_pool(dsn, min_size=1) as pool:
+        with pytest.raises(Unavailable, match="begin the transaction again") as told:
+            async with pool.acquire() as conn, conn.transaction():
+                await overtaken(other, puts(conn)[which])
+        assert told.value.rolled_back
+        kept = await get_by_key(other, 1, "k")
+        assert kept is not None
+        assert (kept.content, kept.tags) == ("theirs", ("a",))
 
 
 GROUP = (

@@ -130,6 +130,10 @@ class Session(ABC):
     is_distributed: bool | None = None
     """Whether a Database found its tables spread over several nodes; None: it has not looked."""
 
+    async def is_in_transaction(self) -> bool:
+        """Whether statements are part of a transaction of the caller's."""
+        return False
+
     def deadline(self) -> float:
         """Until when the present call may take, on the clock of the event loop."""
         return _deadline.get() or asyncio.get_running_loop().time() + self.timeout
@@ -241,12 +245,15 @@ class _OnConnection(Session):
             yield self._connection
 
     async def with_locks(self, work: Callable[[Connection], Awaitable[One]]) -> One:
-        if await translated(self._is_in_transaction):
+        if await self.is_in_transaction():
             return await work(self._connection)
         return await super().with_locks(work)
 
-    async def _is_in_transaction(self) -> bool:
-        return self._connection.is_in_transaction()
+    async def is_in_transaction(self) -> bool:
+        async def told() -> bool:
+            return self._connection.is_in_transaction()
+
+        return await translated(told)
 
     @asynccontextmanager
     async def one_snapshot(self) -> AsyncIterator[Connection]:
@@ -254,7 +261,7 @@ class _OnConnection(Session):
 
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[Connection]:
-        if await translated(self._is_in_transaction):
+        if await self.is_in_transaction():
             raise InvalidArgument("db", "should not be inside a transaction")
         yield self._connection
 
