@@ -141,6 +141,11 @@ _NAMING = re.compile(
 # Of an error on another node of Citus only the message names the constraint, that of a shard.
 _CONSTRAINT = re.compile(r'(?P<kind>foreign key|unique|check) constraint "(?P<name>\w+?)(_\d+)?"')
 _KINDS = {"foreign key": "23503", "unique": "23505", "check": "23514"}
+_PASSED_ON = {
+    "could not find valid entry for shard": "57",
+    "value too long for type": "22001",
+    "out of range": "22003",
+}
 # What asyncpg and asyncio say where a connection is used as none can be.
 _MISUSES = {
     "another operation is in progress": "two calls at once on one connection: give each its own",
@@ -196,7 +201,7 @@ def _state(error: asyncpg.PostgresError, state: str) -> str:
         return state
     if told := _CONSTRAINT.search(_message(error)):
         return _KINDS[told["kind"]]
-    return "57" if "could not find valid entry for shard" in _message(error) else state
+    return next((own for said, own in _PASSED_ON.items() if said in _message(error)), state)
 
 
 def _named(error: asyncpg.PostgresError) -> str:

@@ -24,6 +24,7 @@ from ltm_store import (
     relate,
     search_memories,
 )
+from tests.servers import local_alone
 from tests.test_memories import FULL, rows, waiting
 from tests.wire import DEADLINE
 
@@ -285,6 +286,7 @@ async def test_a_user_who_is_forgotten_meanwhile_gets_nothing(db, dsn):
     assert await search_memories(db, "alice") == []
 
 
+@local_alone  # there drawing ids is every writer's right, and SET LOCAL ROLE stays on one node
 @pytest.mark.parametrize(
     "change",
     [
@@ -309,6 +311,7 @@ async def test_a_batch_is_copied_on_a_connection_that_prepares_nothing(dsn, copi
         assert (await add_memories(db, "alice", DRAWN)).created == len(DRAWN)
 
 
+@local_alone  # Citus itself passes moments on as DateStyle writes them
 async def test_codecs_of_the_callers_connection_change_nothing(dsn, copied):
     conn = await asyncpg.connect(dsn, server_settings={"timezone": "Asia/Kolkata"})
     for kind in ("json", "jsonb"):
