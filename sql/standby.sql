@@ -27,11 +27,13 @@ CROSS JOIN pg_control_system() AS s;
 
 -- name: standby_position() :one StandbyPosition
 -- How far a standby has replayed the log, its timeline and its server; no row where it is none.
+-- asks_others: whether its answers are those of standbys of other nodes, whose logs are not this one.
 -- scope: all users
 SELECT
     pg_wal_lsn_diff(pg_last_wal_replay_lsn(), '0/0')::bigint AS replayed,
     c.timeline_id AS timeline,
-    s.system_identifier AS server
+    s.system_identifier AS server,
+    coalesce(current_setting('citus.use_secondary_nodes', TRUE) = 'always', FALSE) AS asks_others
 FROM pg_control_checkpoint() AS c
 CROSS JOIN pg_control_system() AS s
 WHERE pg_is_in_recovery();

@@ -36,7 +36,7 @@ from ltm_store.db.execute import fetch_one
 from ltm_store.model.standby import PrimaryPosition
 from tests import servers
 from tests.conftest import created
-from tests.servers import with_user
+from tests.servers import local_alone, with_user
 from tests.wire import wire
 
 pytestmark = pytest.mark.slow
@@ -126,6 +126,7 @@ async def test_reads_go_to_the_standby_and_their_accesses_to_the_primary(primary
         assert len(history) == db.stats().recorded == 4
 
 
+@local_alone
 async def test_a_login_that_policies_bind_reads_its_users_there(primary, standby, admin):
     migrate.optional(primary, "row_level_security")
     await admin.execute("CREATE ROLE ltm_t_there LOGIN PASSWORD 'there' IN ROLE ltm_app")
@@ -153,6 +154,7 @@ async def test_a_login_that_policies_bind_reads_its_users_there(primary, standby
         migrate.optional(primary, "row_level_security", undo=True)
 
 
+@local_alone
 async def test_calls_that_wait_together_share_a_statement_on_the_standby(primary, standby):
     async with opened(primary, standby.dsn, max_lag=HANG) as db:
         ids = [(await add_memory(db, "alice", f"note {n}")).id for n in range(50)]
@@ -198,6 +200,7 @@ async def _imported(db):
     return hit.id
 
 
+@local_alone
 async def test_what_this_database_wrote_is_seen_at_once(primary, standby, on_standby, monkeypatch):
     """By a standby that stands still, so that a single read of it would tell."""
     monkeypatch.setattr(module, "SOON_SECONDS", 0)
@@ -273,6 +276,7 @@ async def test_nobody_misses_a_write_of_its_own_while_all_write(primary, standby
             assert await count_memories(db, "alice") == 200
 
 
+@local_alone
 async def test_a_standby_that_is_late_gets_no_reads(primary, standby, on_standby, caplog):
     async with opened(primary, standby.dsn, max_lag=0.4) as db, connect(primary) as other:
         await on_standby.execute("SELECT pg_wal_replay_pause()")
@@ -358,6 +362,7 @@ async def test_a_standby_that_falls_silent_does_not_hold_a_read_for_its_timeout(
         await goes_to_standby(db)
 
 
+@local_alone
 async def test_a_promoted_standby_is_never_believed(primary, standby, monkeypatch, caplog):
     """Though the task does not look again before the reads."""
     monkeypatch.setattr(module, "LOOK_SECONDS", HANG)
@@ -394,6 +399,14 @@ async def test_a_server_that_is_no_standby_gets_no_reads(primary, standby, caplo
     async with connect(standby.dsn, read_dsn=standby.dsn) as db, all_on(db, "primary"):
         await count_memories(db, 1)
     assert "a standby itself" in caplog.messages[-1]
+
+
+async def test_a_standby_that_asks_standbys_of_other_nodes_gets_no_reads(primary, standby, caplog):
+    setting = "options=-ccitus.use_secondary_nodes%3Dalways"
+    asking = f"{standby.dsn}{'&' if '?' in standby.dsn else '?'}{setting}"
+    async with connect(primary, read_dsn=asking) as db, all_on(db, "primary"):
+        await count_memories(db, 1)
+    assert "standbys of other nodes" in caplog.messages[-1]
 
 
 async def test_a_standby_that_is_not_there_at_the_opening(primary, caplog):

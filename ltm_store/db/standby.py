@@ -198,6 +198,8 @@ class Standby:
             return
         if standby is None:
             self._leave("it is a primary itself")
+        elif standby.asks_others:
+            self._leave("it asks standbys of other nodes (citus.use_secondary_nodes)")
         elif self._log_of is None:
             return  # a read has found it gone meanwhile
         elif (standby.server, standby.timeline) != self._log_of:

@@ -15,8 +15,12 @@ class PrimaryPosition(Row):
 
 
 class StandbyPosition(Row):
-    """How much of the log a standby has replayed, of which timeline, and whose log it is."""
+    """How much of the log a standby has replayed, of which timeline, and whose log it is.
+
+    asks_others: whether its rows are those of standbys of other nodes.
+    """
 
     replayed: int
     timeline: int
     server: int
+    asks_others: bool
