@@ -36,6 +36,7 @@ SELECT i.relname AS name, pg_relation_size(i.oid) AS bytes
 FROM pg_class AS i JOIN pg_index AS x ON x.indexrelid = i.oid
 WHERE x.indrelid = 'ltm_memories'::regclass ORDER BY bytes DESC
 """
+SOME = "SELECT user_id, id FROM ltm_memories ORDER BY hashint8(id) LIMIT $1"
 
 
 class Figures(NamedTuple):
@@ -85,14 +86,16 @@ async def measure(dsn: str, memories: int) -> Figures:
     conn = await asyncpg.connect(dsn)
     await conn.execute("SET synchronous_commit = off")
     await conn.execute("CHECKPOINT")
-    started = await log_end(conn)
+    started, at = await log_end(conn), time.perf_counter()
     for user in range(1, memories // EACH + 1):
         await add_memories(conn, user, [memory(drawn, n) for n in range(EACH)])
+        if not user * EACH * 10 % memories:
+            told = f"{user * EACH:,} stored after {time.perf_counter() - at:,.0f} s"
+            print(told, file=sys.stderr, flush=True)
     wal = (await log_end(conn) - started) / memories
     await conn.execute("VACUUM ANALYZE")
     tables, indexes = await conn.fetch(SIZES), await conn.fetch(INDEXES)
-    ids = await conn.fetch("SELECT user_id, id FROM ltm_memories ORDER BY id")
-    drawn.shuffle(ids)
+    ids = await conn.fetch(SOME, 2 * ACCESSES)
     size = "SELECT pg_total_relation_size('ltm_memory_access')"
     held = await conn.fetchval(size)
     logged = []
