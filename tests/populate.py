@@ -30,7 +30,7 @@ _CHILDREN = (
 _VECTORS = (
     "INSERT INTO ltm_embeddings "
     "(user_id, memory_id, model, dimensions, embedding, content_hash, embedded_at) "
-    "SELECT user_id, id, 'toy', 2, ltm_embedding(ARRAY[1, id % 100]), content_hash, now() "
+    "SELECT user_id, id, 'toy', 2, ltm_embedding(ARRAY[1, id % 100]::real[]), content_hash, now() "
     "FROM ltm_memories WHERE user_id BETWEEN $1 AND $2"
 )
 

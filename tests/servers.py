@@ -292,7 +292,8 @@ def standby(dsn: str) -> Iterator[Standby]:
 
 IS_CITUS = bool(os.environ.get("LTM_TEST_CITUS"))
 local_alone = pytest.mark.skipif(
-    IS_CITUS, reason="looks at locks or plans, which other nodes have, or says what Citus refuses"
+    IS_CITUS,
+    reason="looks at plans, which other nodes have, counts statements, or says what Citus refuses",
 )
 
 

@@ -31,6 +31,7 @@ from ltm_store import (
     search_memories,
 )
 from ltm_store.database import Coalesce
+from tests.locks import WAITING
 from tests.servers import local_alone
 from tests.wire import wire
 
@@ -89,7 +90,7 @@ async def locked(dsn):
 
 async def waiting(other, count):
     """Return when this many statements wait for a lock."""
-    while await other.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted") < count:
+    while await other.fetchval(WAITING) < count:
         pass
 
 
@@ -118,6 +119,7 @@ async def memories_of_many(db: Database) -> dict[tuple[int | str, int | str], in
     return ids
 
 
+@local_alone
 async def test_each_call_gets_what_it_gets_alone(dsn, statements):
     """Of any user: own, foreign, missing, expired, large ones, at moments of their own."""
     async with connect(dsn, access_tracking="off", coalesce=False) as db:
@@ -140,6 +142,7 @@ async def test_each_call_gets_what_it_gets_alone(dsn, statements):
     assert counts["get_memory"] < len(asked) / 3
 
 
+@local_alone
 @pytest.mark.parametrize("coalesce", [True, "writes", False])
 async def test_calls_that_wait_together_share_statements_of_at_most_64(dsn, statements, coalesce):
     async with connect(dsn, access_tracking="off", coalesce=coalesce) as db:
@@ -155,6 +158,7 @@ async def test_calls_that_wait_together_share_statements_of_at_most_64(dsn, stat
     assert max(statements.rows) <= 64
 
 
+@local_alone
 async def test_calls_that_ask_for_many_memories_share_smaller_statements(db, statements):
     ids = [(await add_memory(db, 1, f"note {n}")).id for n in range(60)]
     statements.names.clear()
@@ -174,6 +178,7 @@ async def test_a_lone_call_is_a_statement_of_its_own_at_once(db, statements):
     assert statements.names == ["get_memory", "get_memories"] * 5
 
 
+@local_alone
 async def test_a_large_memory_is_read_alone(db, statements):
     ids = await memories_of_many(db)
     large = [ids[1, "large"], ids[1, "verbose"]]
@@ -222,7 +227,6 @@ async def test_a_call_that_is_cancelled_as_it_gathers_leaves_the_others_their_st
         assert [memory.user_id for memory in added] == [3, 3, 2, 2]
 
 
-@local_alone
 async def test_a_statement_whose_calls_are_all_cancelled_ends(db, dsn):
     memory = await add_memory(db, 1, "x")
     async with locked(dsn) as other:
@@ -232,12 +236,11 @@ async def test_a_statement_whose_calls_are_all_cancelled_ends(db, dsn):
             task.cancel()
         await asyncio.wait(tasks)
         async with asyncio.timeout(HANG):
-            while await other.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+            while await other.fetchval(WAITING):
                 pass
     assert await get_memory(db, 1, memory.id) is not None
 
 
-@local_alone
 async def test_each_call_has_a_deadline_of_its_own(dsn):
     async with connect(dsn, min_size=10, access_tracking="off") as db:
         memories = [await add_memory(db, user, "x") for user in range(10)]
@@ -283,6 +286,7 @@ async def test_an_error_is_the_calls_own(own_dsn):
     assert ids_of(outcomes) == ids_of(memories)
 
 
+@local_alone
 async def test_a_shared_statement_runs_in_no_callers_context(db):
     memories = [await add_memory(db, user, "x") for user in range(150)]
     variable: ContextVar[str] = ContextVar("variable")
@@ -367,7 +371,6 @@ async def caught(call: Awaitable[object]) -> object:
     return outcome
 
 
-@local_alone
 async def test_calls_that_wait_as_the_database_closes_end(dsn):
     async with connect(dsn, timeout=SHORT) as db, locked(dsn) as other:
         tasks = [asyncio.ensure_future(get_memory(db, 1, 1)) for _ in range(10)]
@@ -438,6 +441,7 @@ async def rows_of(dsn, user):
     return rows
 
 
+@local_alone
 @pytest.mark.parametrize("users", [(1, 2), ("alice", "bob")])
 async def test_adds_that_wait_together_store_what_each_stores_alone(dsn, statements, users):
     stored = []
@@ -472,6 +476,7 @@ async def test_adds_that_wait_together_store_what_each_stores_alone(dsn, stateme
     assert await rows_of(dsn, two) == rows
 
 
+@local_alone
 @pytest.mark.parametrize("coalesce", [True, False])
 async def test_adds_share_nothing_unless_asked_to(dsn, statements, coalesce):
     async with connect(dsn, coalesce=coalesce) as db:
@@ -509,7 +514,6 @@ async def test_a_refused_add_is_refused_alone(dsn):
     )
 
 
-@local_alone
 async def test_adds_are_not_repeated_where_they_may_be_stored(dsn):
     async with wire(dsn) as proxy, connect(proxy.dsn, coalesce="writes") as db:
         async with locked(dsn) as other:

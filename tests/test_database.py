@@ -36,7 +36,8 @@ from ltm_store import (
     update_importance,
     update_memory,
 )
-from tests.servers import local_alone, with_database
+from tests.locks import WAITING
+from tests.servers import with_database
 from tests.wire import DEADLINE, impatient, wire
 
 CALLS = {
@@ -295,7 +296,6 @@ async def test_a_silent_network_fails_within_the_deadline_and_heals(dsn):
         proxy.cut()  # or closing waits for the answers of those that were swallowed
 
 
-@local_alone
 async def test_a_read_is_repeated_on_a_new_connection_and_a_write_is_not(dsn):
     async with wire(dsn) as proxy, connect(proxy.dsn, max_size=2, access_tracking="off") as db:
         memory = await add_memory(db, 1, "x")
@@ -305,7 +305,7 @@ async def test_a_read_is_repeated_on_a_new_connection_and_a_write_is_not(dsn):
             async with other.transaction():
                 await other.execute("LOCK TABLE ltm_memories IN ACCESS EXCLUSIVE MODE")
                 task = asyncio.ensure_future(call)
-                while not await other.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+                while not await other.fetchval(WAITING):
                     assert not task.done()
                 proxy.cut()
             return await asyncio.wait_for(task, 60)

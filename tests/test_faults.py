@@ -39,6 +39,7 @@ from ltm_store import (
 )
 from ltm_store.database import Options
 from tests.chaos import stepping_clock
+from tests.locks import WAITING
 from tests.servers import local_alone, with_user
 from tests.wire import impatient, wire
 
@@ -245,7 +246,6 @@ async def test_many_adds_under_the_same_keys_in_another_order_do_not_wait_for_ea
         assert sorted(report.created for report in reports) == [0] * 7 + [40]
 
 
-@local_alone
 @pytest.mark.parametrize(
     "call",
     [lambda db, a, b: relate(db, 1, a, b), lambda db, a, b: delete_memory(db, 1, a)],
@@ -256,14 +256,14 @@ async def test_what_a_deadlock_undid_is_done_again(own_dsn, call):
     other = await asyncpg.connect(own_dsn)
     name = await other.fetchval("SELECT current_database()")
     await other.execute(f"ALTER DATABASE {name} SET deadlock_timeout = '100ms'")
-    lock = "SELECT 1 FROM ltm_memories WHERE id = $1 FOR UPDATE"
+    lock = "SELECT 1 FROM ltm_memories WHERE user_id = 1 AND id = $1 FOR UPDATE"
     async with connect(own_dsn, access_tracking="off") as db:
         first, second = [(await add_memory(db, 1, f"{n}")).id for n in range(2)]
         await relate(db, 1, second, first)
         async with other.transaction():
             await other.execute(lock, second)
             task = asyncio.ensure_future(call(db, first, second))
-            while not await other.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+            while not await other.fetchval(WAITING):
                 assert not task.done()
             await other.execute(lock, first)
         assert await asyncio.wait_for(task, HANG)
@@ -292,6 +292,7 @@ async def test_writes_succeed_where_the_database_is_serializable_by_default(own_
     assert len(read.metadata) == 32
 
 
+@local_alone  # Citus has connections of its own
 async def test_calls_wait_for_a_server_that_is_full_for_a_moment(own_dsn, server):
     admin = await asyncpg.connect(server)
     try:
@@ -324,13 +325,12 @@ async def test_a_closed_database_says_that_it_is_closed(dsn):
         await search_memories(db, 1)
 
 
-@local_alone
 async def test_closing_lets_calls_in_flight_finish(dsn):
     db = await connect(dsn, access_tracking="off")
     async with connect(dsn) as other, other.transaction() as blocking:
         await blocking.execute("LOCK TABLE ltm_memories IN ACCESS EXCLUSIVE MODE")
         call = asyncio.ensure_future(add_memory(db, 1, "x"))
-        while not await blocking.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+        while not await blocking.fetchval(WAITING):
             assert not call.done()
         closing = asyncio.ensure_future(db.close())
         await asyncio.sleep(0)
@@ -512,6 +512,7 @@ async def test_of_equal_contents_a_search_shows_the_most_important(conn):
     assert (told.is_returned, told.causes) == (False, ("distinct",))
 
 
+@local_alone  # the timeouts of other nodes stay
 async def test_a_slow_export_outlives_the_idle_timeout_of_transactions(own_dsn):
     other = await asyncpg.connect(own_dsn)
     name = await other.fetchval("SELECT current_database()")
@@ -543,5 +544,7 @@ async def test_the_timeout_holds_for_the_whole_call(dsn):
         db.external_users.clear()
         await add_memory(db, "alice", "y")
         await get_memory(db, 1, 1)
-    assert len(deadlines) == 3
-    assert started + 1 <= deadlines[0] == deadlines[1] < deadlines[2]
+    *adding, reading = deadlines
+    assert len(adding) >= 2
+    assert len(set(adding)) == 1
+    assert started + 1 <= adding[0] < reading

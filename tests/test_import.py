@@ -266,7 +266,7 @@ async def test_what_an_older_program_left_empty_is_marked_and_comes_back(conn):
         await conn.execute(f"UPDATE ltm_memories SET {change} WHERE content = '{n}'")
     await conn.execute(
         "UPDATE ltm_memory_tags AS t SET tag_name = ' t' FROM ltm_memories AS m "
-        "WHERE m.id = t.memory_id AND m.content = '1'"
+        "WHERE m.user_id = t.user_id AND m.id = t.memory_id AND m.content = '1'"
     )
     await add_memory(conn, 1, "plain")
     lines = [line async for line in export_user(conn, 1)]

@@ -39,7 +39,8 @@ from ltm_store import (
     search_memories,
     update_memory,
 )
-from tests.servers import IS_CITUS, local_alone
+from tests.locks import WAITING
+from tests.servers import IS_CITUS
 from tests.test_memories import rows
 
 PAST = datetime(2020, 1, 1, tzinfo=UTC)
@@ -246,7 +247,6 @@ async def test_puts_of_many_writers_follow_one_another_whole(db, caplog, holder)
         assert await conn.fetch("SELECT * FROM ltm_health WHERE check_name <> 'dead_rows'") == []
 
 
-@local_alone
 async def test_a_put_under_contention_takes_three_statements_at_most(db, caplog):
     """One attempt that another put comes before, the lock, and one that stands."""
     await put_memory(db, 1, "k", "x", tags=["a"])
@@ -254,7 +254,7 @@ async def test_a_put_under_contention_takes_three_statements_at_most(db, caplog)
     async with db.transaction() as other:
         await put_memory(other, 1, "k", "y", tags=["b"])
         waiting = asyncio.create_task(put_memory(db, 1, "k", "z", tags=["c"]))
-        while not await other.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+        while not await other.fetchval(WAITING):
             pass
     assert (await waiting).version == 3
     assert len(caplog.records) == 1 + 3  # the first is the other's
@@ -511,14 +511,13 @@ async def test_memories_are_read_and_deleted_by_their_keys_together(conn, caplog
     assert len(await get_by_keys(conn, "bob", places)) == 2
 
 
-@local_alone
 async def test_what_got_another_key_meanwhile_is_not_deleted(db):
     first, second = [(await add_memory(db, 1, key, key=key)).id for key in ("a", "b")]
     async with db.transaction() as holding:
         await rename_key(holding, 1, "a", "c")
         await rename_key(holding, 1, "b", "a")
         deleting = asyncio.create_task(delete_by_keys(db, 1, [(None, "a"), (None, "b")]))
-        while not await holding.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+        while not await holding.fetchval(WAITING):
             pass
     assert await deleting == 0
     assert [m.key for m in await get_memories(db, 1, [first, second])] == ["c", "a"]

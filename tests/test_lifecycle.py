@@ -31,6 +31,7 @@ from ltm_store import (
     search_memories,
     update_memory,
 )
+from tests.locks import WAITING
 from tests.servers import local_alone
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -299,7 +300,6 @@ async def test_what_does_not_expire_keeps_its_links(conn):
     assert [link.target_memory_id for link in await get_relationships(conn, 1, a)] == [b]
 
 
-@local_alone
 async def test_purges_and_deletes_of_the_same_memories_at_once_count_each_once(db, dsn):
     await fill(db, range(6), 30)
     async with connect(dsn, access_tracking="off") as second:
@@ -309,7 +309,6 @@ async def test_purges_and_deletes_of_the_same_memories_at_once_count_each_once(d
     assert sum(counted) == 6 * 15
 
 
-@local_alone
 async def test_a_memory_whose_expiry_was_put_off_meanwhile_is_kept(db, dsn):
     memory = await add_memory(db, 1, "x", expires_at=FUTURE)
     other = await asyncpg.connect(dsn)
@@ -318,7 +317,7 @@ async def test_a_memory_whose_expiry_was_put_off_meanwhile_is_kept(db, dsn):
     later = FUTURE + timedelta(days=9)
     await other.execute("UPDATE ltm_memories SET expires_at = $1", later)
     purging = asyncio.ensure_future(purge_expired(db, as_of=FUTURE + timedelta(days=1)))
-    while not await other.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+    while not await other.fetchval(WAITING):
         assert not purging.done()
     await transaction.commit()
     await other.close()

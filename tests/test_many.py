@@ -27,7 +27,7 @@ from ltm_store import (
     search_memories,
     update_memory,
 )
-from tests.servers import local_alone
+from tests.locks import WAITING
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 CHANGES: dict[str, Any] = {
@@ -145,7 +145,6 @@ async def test_bad_tags_and_reasons_are_refused(conn):
     assert [hit.version for hit in await search_memories(conn, 1, category="x")] == [1, 1]
 
 
-@local_alone
 async def test_no_filter_of_a_change_lets_through_what_others_changed_meanwhile(db, dsn):
     """Rows are looked at again when they are locked, each way of changing them."""
     for change in CHANGES.values():
@@ -153,7 +152,7 @@ async def test_no_filter_of_a_change_lets_through_what_others_changed_meanwhile(
         async with db.transaction() as other:
             await update_memory(other, 1, memory.id, category="current")
             waiting = asyncio.ensure_future(change(db, 1, category="old"))
-            while not await other.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+            while not await other.fetchval(WAITING):
                 pass
         assert await waiting == 0
         current = await get_memory(db, 1, memory.id)

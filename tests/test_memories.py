@@ -36,7 +36,7 @@ from ltm_store import (
     update_importance,
     update_memory,
 )
-from tests.servers import local_alone
+from tests.locks import WAITING
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 FULL = EnhancedContext(
@@ -541,13 +541,12 @@ async def waiting(dsn, call):
     """A call, started and now waiting for a lock that another connection holds."""
     watcher = await asyncpg.connect(dsn)
     task = asyncio.ensure_future(call)
-    while not await watcher.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+    while not await watcher.fetchval(WAITING):
         assert not task.done()
     await watcher.close()
     return task
 
 
-@local_alone
 async def test_updates_that_wait_for_each_other_leave_the_details_in_step(db, dsn):
     memory = await add_memory(db, 1, "x", tags=["old"], enhanced_context=FULL)
     async with db.transaction() as conn:
@@ -568,7 +567,6 @@ async def test_updates_that_wait_for_each_other_leave_the_details_in_step(db, ds
         assert [row["context_value"] for row in await rows(conn, "ltm_contexts")] == ["Wien"]
 
 
-@local_alone
 @pytest.mark.parametrize(
     "link",
     [
@@ -588,7 +586,6 @@ async def test_a_delete_that_waits_for_a_new_link_takes_it_along(db, dsn, link):
         assert (left.parent_memory_id, left.related_memory_ids) == (None, ())
 
 
-@local_alone
 async def test_unrelating_at_once_leaves_the_mirror_in_step(db, dsn):
     a, b = [(await add_memory(db, 1, name)).id for name in "ab"]
     for kind in ("causes", "follows"):

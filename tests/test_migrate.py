@@ -18,6 +18,7 @@ from ltm_store.migrate import runner, views
 from ltm_store.migrate.__main__ import main
 from tests.catalog import fingerprint
 from tests.conftest import has_vector
+from tests.locks import WAITING
 from tests.servers import with_options
 
 FOLDER = resource_dir("migrations")
@@ -171,7 +172,7 @@ async def test_a_migration_killed_before_it_is_noted_is_undone_and_taken_again(e
     async with blocker.transaction():
         await blocker.execute("LOCK TABLE ltm_migrations IN SHARE MODE")  # stops the note alone
         process = subprocess.Popen([sys.executable, "-m", "ltm_store.migrate", "--dsn", empty])
-        while not await blocker.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+        while not await blocker.fetchval(WAITING):
             assert process.poll() is None
         process.send_signal(signal.SIGKILL)
         process.wait(timeout=60)

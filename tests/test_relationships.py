@@ -29,7 +29,7 @@ from ltm_store import (
     unrelate,
     update_memory,
 )
-from tests.servers import local_alone
+from tests.locks import WAITING
 
 
 @pytest.fixture
@@ -127,7 +127,6 @@ async def test_links_both_ways_at_once_are_all_mirrored(db):
         assert sorted(memory.related_memory_ids) == sorted({t for s, t in pairs if s == source})
 
 
-@local_alone
 @pytest.mark.parametrize("relationship_type", [None, "related"])
 async def test_a_link_that_waited_for_its_removal_is_mirrored(db, relationship_type):
     a, b = [(await add_memory(db, 1, f"{n}")).id for n in range(2)]
@@ -135,7 +134,7 @@ async def test_a_link_that_waited_for_its_removal_is_mirrored(db, relationship_t
     async with db.transaction() as first:
         await unrelate(first, 1, a, b, relationship_type)
         waiting = asyncio.ensure_future(relate(db, 1, a, b))
-        while not await first.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+        while not await first.fetchval(WAITING):
             assert not waiting.done()
     assert await waiting is not None
     assert await mirror(db, a) == (b,)

@@ -97,17 +97,23 @@ BAD: list[Any] = [
 ]  # fmt: skip
 """In the place of an argument. (A key that is unknown is named: it is a name of the caller's.)"""
 FAULTS = {
-    "a check": "ALTER TABLE ltm_memories ADD CONSTRAINT never CHECK (content IS NULL) NOT VALID;"
-    "ALTER TABLE ltm_memory_tags ADD CONSTRAINT never CHECK (tag_name IS NULL) NOT VALID;"
-    "ALTER TABLE ltm_memory_access ADD CONSTRAINT never CHECK (user_query IS NULL) NOT VALID;"
-    "ALTER TABLE ltm_memory_relationships ADD CONSTRAINT never CHECK (strength < 0) NOT VALID",
-    "no table": "DROP TABLE ltm_memory_tags, ltm_contexts CASCADE; "
-    "ALTER TABLE ltm_memories RENAME TO gone",
-    "no column": "ALTER TABLE ltm_memories RENAME COLUMN version TO gone",
-    "no right": "SET LOCAL ROLE pg_monitor",
-    "a function that fails": "CREATE OR REPLACE FUNCTION ltm_lower(value text) RETURNS text "
-    "IMMUTABLE PARALLEL SAFE LANGUAGE plpgsql AS $$ BEGIN RAISE '%', value; END $$",
-    "read only": "SET TRANSACTION READ ONLY",
+    "a check": (
+        "ALTER TABLE ltm_memories ADD CONSTRAINT never CHECK (content IS NULL) NOT VALID",
+        "ALTER TABLE ltm_memory_tags ADD CONSTRAINT never CHECK (tag_name IS NULL) NOT VALID",
+        "ALTER TABLE ltm_memory_access ADD CONSTRAINT never CHECK (user_query IS NULL) NOT VALID",
+        "ALTER TABLE ltm_memory_relationships ADD CONSTRAINT never CHECK (strength < 0) NOT VALID",
+    ),
+    "no table": (
+        "DROP TABLE ltm_memory_tags, ltm_contexts CASCADE",
+        "ALTER TABLE ltm_memories RENAME TO gone",
+    ),
+    "no column": ("ALTER TABLE ltm_memories RENAME COLUMN version TO gone",),
+    "no right": ("SET LOCAL ROLE pg_monitor",),
+    "a function that fails": (
+        "CREATE OR REPLACE FUNCTION ltm_lower(value text) RETURNS text "
+        "IMMUTABLE PARALLEL SAFE LANGUAGE plpgsql AS $$ BEGIN RAISE '%', value; END $$",
+    ),
+    "read only": ("SET TRANSACTION READ ONLY",),
 }
 
 
@@ -188,7 +194,8 @@ async def test_what_the_server_refuses_is_told_without_its_text(ears: Ears, faul
         async with ears.db.transaction() as connection:
             savepoint = connection.transaction()
             await savepoint.start()
-            await connection.execute(FAULTS[fault])
+            for statement in FAULTS[fault]:
+                await connection.execute(statement)
             error = await call(connection, one.name, one.given)
             await savepoint.rollback()
         assert error is None or isinstance(error, LtmError), one.name
@@ -332,7 +339,8 @@ async def test_what_is_built_on_it_tells_no_content_either(own_dsn: str, fault: 
     async with connect(own_dsn, access_tracking="off") as db:
         for n in range(2):
             await add_memory(db, "u", f"{n}")
-        await connection.execute(FAULTS[fault])
+        for statement in FAULTS[fault]:
+            await connection.execute(statement)
         for told in (_by_sync, _by_tools, _by_langgraph, _by_mcp, _by_command):
             errors = await told(db, own_dsn)
             assert errors, told

@@ -27,7 +27,7 @@ from ltm_store import (
     search_memories,
     sync,
 )
-from tests.servers import local_alone
+from tests.locks import WAITING
 
 SECRET = "Xylophagous-Zebra-4711"
 
@@ -110,16 +110,14 @@ async def test_an_error_is_told_by_its_sqlstate(heard: Heard):
     assert attributes["error.type"] == attributes["db.response.status_code"] == "23514"
 
 
-@local_alone
 async def test_a_deadlock_is_repeated_and_counted(heard: Heard):
     first, second = await add_memory(heard.db, 1, "1"), await add_memory(heard.db, 1, "2")
-    lock = "SELECT 1 FROM ltm_memories WHERE id = $1 FOR UPDATE"
-    waits = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+    lock = "SELECT 1 FROM ltm_memories WHERE user_id = 1 AND id = $1 FOR UPDATE"
     async with heard.db.transaction() as mine:
         await mine.execute("SET LOCAL deadlock_timeout = '1min'")
         await mine.fetch(lock, second.id)
         task = asyncio.create_task(relate(heard.db, 1, first.id, second.id))
-        while not await mine.fetchval(waits):
+        while not await mine.fetchval(WAITING):
             await mine.execute("SELECT pg_stat_clear_snapshot()")
         await asyncio.wait_for(mine.fetch(lock, first.id), 60)
     assert await task is not None
@@ -237,7 +235,8 @@ async def test_a_deadline_is_an_error_of_its_span(heard: Heard, dsn: str):
         connect(dsn, timeout=0.3, tracer_provider=tracers) as db,
         heard.db.transaction() as other,
     ):
-        await other.fetch("SELECT 1 FROM ltm_memories WHERE id = $1 FOR UPDATE", memory.id)
+        lock = "SELECT 1 FROM ltm_memories WHERE user_id = 1 AND id = $1 FOR UPDATE"
+        await other.fetch(lock, memory.id)
         with pytest.raises(Unavailable):
             await delete_memory(db, 1, memory.id)
     (span,) = (one for one in exporter.get_finished_spans() if one.name == "lock_for_delete")

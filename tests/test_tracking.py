@@ -30,7 +30,7 @@ from ltm_store import (
     update_memory,
 )
 from ltm_store.accesses import AccessReason, PendingAccess, write_accesses
-from tests.servers import local_alone
+from tests.locks import WAITING
 from tests.test_accesses import log
 from tests.test_database import kill
 from tests.wire import impatient, wire
@@ -218,7 +218,6 @@ async def test_nothing_runs_while_nothing_is_queued(dsn):
         assert asyncio.all_tasks() == before
 
 
-@local_alone
 async def test_no_task_outlives_the_database(dsn):
     before = asyncio.all_tasks()
     async with connect(dsn) as db:
@@ -228,7 +227,7 @@ async def test_no_task_outlives_the_database(dsn):
             await other.execute("LOCK TABLE ltm_memory_access IN ACCESS EXCLUSIVE MODE")
             await get_memory(db, 1, number)
             flushing = asyncio.ensure_future(db.flush())
-            while not await other.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+            while not await other.fetchval(WAITING):
                 pass
             with impatient(db):
                 await db.close()

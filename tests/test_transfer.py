@@ -33,7 +33,6 @@ from ltm_store import (
 from ltm_store.db.resources import demo_lines
 from ltm_store.model.users import UserSummary
 from tests.conftest import has_vector
-from tests.servers import local_alone
 from tests.test_cli import invoke
 from tests.test_memories import FULL, rows, waiting
 
@@ -270,7 +269,6 @@ async def test_a_user_forgotten_elsewhere_gets_a_new_number_and_can_be_forgotten
         assert await rows(conn, "ltm_memories") == []
 
 
-@local_alone
 async def test_forgetting_waits_for_a_child_that_is_being_added(db, dsn):
     memory = await add_memory(db, 1, "x")
     async with db.transaction() as conn:

@@ -38,6 +38,7 @@ from tests.attacks import ATTACKS
 from tests.conftest import connected, created
 from tests.old_program import NULLS
 from tests.populate import populate
+from tests.servers import local_alone
 
 PAST = datetime(2020, 1, 1, tzinfo=UTC)
 FUTURE = datetime.now(UTC) + timedelta(days=400)
@@ -106,7 +107,6 @@ async def test_the_overview_says_what_the_functions_say(conn):
     await relate(conn, 1, c, a.id)
     await record_access(conn, 1, [a.id, b])
     await record_access(conn, 1, [a.id])
-    await conn.execute("UPDATE ltm_memory_access SET user_id = 1 WHERE memory_id = $1", a.id)
     await archive_memory(conn, 1, b)
     await expire(conn, d)
     rows = await show(conn, "ltm_memory_overview")
@@ -408,6 +408,7 @@ def scans(plan: object) -> list[tuple[str, str | None, str]]:
     return own + [found for part in plan.values() for found in scans(part)]
 
 
+@local_alone
 @pytest.mark.slow
 @pytest.mark.parametrize("user", ["5", BY_NAME], ids=["number", "name"])
 @pytest.mark.parametrize("view", VIEWS)
@@ -422,6 +423,7 @@ async def test_a_view_of_one_user_scans_no_table(view, user, filled):
     assert whole <= {"ltm_migrations"}
 
 
+@local_alone
 @pytest.mark.parametrize(
     ("read", "index"),
     [
@@ -448,6 +450,7 @@ async def test_a_view_uses_the_index_made_for_it(read, index, filled):
     assert '"Sort"' not in plan
 
 
+@local_alone
 async def test_one_field_of_contexts_is_found_by_its_name(filled):
     plan = await filled.fetchval(
         "EXPLAIN (FORMAT JSON) SELECT * FROM ltm_context_overview "
@@ -474,6 +477,7 @@ async def touched(conn: asyncpg.Connection, view: str) -> int:
 
 
 @pytest.mark.slow
+@local_alone
 async def test_ten_times_as_much_of_others_costs_a_user_nothing(own_dsn):
     conn = await asyncpg.connect(own_dsn)
     await populate(conn, users=3, memories=200)
@@ -549,6 +553,7 @@ async def test_rows_whose_memory_is_gone_are_found(conn):
     assert len(found) == 2  # either end
 
 
+@local_alone
 async def test_a_memory_of_another_user_is_none_of_this_user(conn):
     a, _ = await two(conn)
     await conn.execute("ALTER TABLE ltm_contexts DROP CONSTRAINT ltm_contexts_memory_id_fkey")
@@ -650,6 +655,7 @@ async def test_an_invalid_index_is_found(conn):
     assert await problems(conn) == [("index_invalid", None, "ltm_memories_tags_gin")]
 
 
+@local_alone
 async def test_every_index_that_is_missing_is_found(conn):
     names = await conn.fetch(
         "SELECT indexrelid::regclass::text AS name FROM pg_index "
@@ -677,6 +683,7 @@ async def test_a_constraint_that_was_never_validated_is_found(table, constraint,
     assert await problems(conn) == [("constraint_not_validated", None, "ltm_new")]
 
 
+@local_alone
 async def test_a_foreign_key_to_a_table_of_the_application_is_its_own_affair(conn):
     await conn.execute("CREATE TABLE users (id bigint PRIMARY KEY)")
     await conn.execute(
@@ -723,6 +730,7 @@ async def test_many_dead_rows_are_found(own_dsn):
     await conn.close()
 
 
+@local_alone
 async def test_the_schemas_problems_come_first_and_all_are_limited(conn, monkeypatch):
     await two(conn)
     await conn.execute("DELETE FROM ltm_memory_tags")
