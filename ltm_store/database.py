@@ -301,6 +301,7 @@ class Database(Session):
             server_settings=settings,
         )
         connection.telemetry = self.telemetry
+        connection.know_arrays()
         return connection
 
     def _settings(self) -> dict[str, str]:

@@ -98,6 +98,16 @@ def columns_of(model_name: str) -> tuple[set[str], set[str]]:
     return required, set(fields)
 
 
+async def test_no_connection_asks_for_the_types_that_statements_have(db, session_conn):
+    asked: list[str] = []
+    async with db.transaction() as connection:
+        connection.add_query_logger(lambda record: asked.append(record.query))
+        for statement in ALL.values():
+            for shape in await preparable(statement, session_conn, together=1):
+                await connection.prepare(shape.sql)
+        assert asked == []
+
+
 @every_statement
 def test_header(statement):
     assert statement.meaning.endswith(".")
