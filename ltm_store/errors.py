@@ -138,11 +138,18 @@ _REASONS = {
 _NAMING = re.compile(
     r'permission denied for [a-z ]+ [\w.]+$|[a-z ]+ "[\w.]+" does not exist$', re.ASCII
 )
-# Of an error on another node of Citus only the message names the constraint, that of a shard.
+# Of an error on another node of Citus only the message names the constraint, that of a shard, and
+# those below are told as internal ones.
 _CONSTRAINT = re.compile(r'(?P<kind>foreign key|unique|check) constraint "(?P<name>\w+?)(_\d+)?"')
 _KINDS = {"foreign key": "23503", "unique": "23505", "check": "23514"}
 _PASSED_ON = {
     "could not find valid entry for shard": "57",
+    "SSL SYSCALL error": "08",
+    "SSL connection has been closed": "08",
+    "server closed the connection": "08",
+    "could not receive data from server": "08",
+    "could not send data to server": "08",
+    "no connection to the server": "08",
     "value too long for type": "22001",
     "out of range": "22003",
 }

@@ -153,6 +153,18 @@ def test_a_constraint_names_the_argument(constraint, field):
             Unavailable,
             None,
         ),
+        (
+            asyncpg.InternalServerError(f"SSL SYSCALL error: EOF detected\n{MARK}"),
+            Unavailable,
+            None,
+        ),
+        (
+            asyncpg.InternalServerError(
+                f"value too long for type character varying(50)\nCONTEXT: {MARK}"
+            ),
+            InvalidMemory,
+            "memory",
+        ),
         (asyncpg.InternalServerError(MARK), LtmError, None),
     ],
 )
