@@ -138,10 +138,10 @@ _REASONS = {
 _NAMING = re.compile(
     r'permission denied for [a-z ]+ [\w.]+$|[a-z ]+ "[\w.]+" does not exist$', re.ASCII
 )
-# Of an error on another node of Citus only the message names the constraint, that of a shard, and
-# those below are told as internal ones.
+# Of an error on another node of Citus only the message names the constraint, that of a shard.
 _CONSTRAINT = re.compile(r'(?P<kind>foreign key|unique|check) constraint "(?P<name>\w+?)(_\d+)?"')
 _KINDS = {"foreign key": "23503", "unique": "23505", "check": "23514"}
+# What Citus may pass on from another node as an internal error, by its words.
 _PASSED_ON = {
     "could not find valid entry for shard": "57",
     "SSL SYSCALL error": "08",
