@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import ssl
 from collections.abc import (
     AsyncIterator,
     Awaitable,
@@ -40,16 +39,21 @@ from asyncpg.transaction import Transaction
 from ltm_store import embedded
 from ltm_store.adding import add_together
 from ltm_store.db import dsn as dsns
-from ltm_store.db import resources
 from ltm_store.db.coalesce import UNDER_WAY, Together
 from ltm_store.db.execute import (
-    Executor,
     Read,
     Session,
-    fetch_many,
-    fetch_one,
     fetch_rows,
     is_distributed,
+)
+from ltm_store.db.opening import (
+    bind,
+    find_row_level_security,
+    open_connection,
+    refuse_outdated_schema,
+    refuse_unsafe_schema,
+    session_settings,
+    told_of,
 )
 from ltm_store.db.pool import CLOSE_SECONDS, ConnectionPool, PooledConnection
 from ltm_store.db.standby import Standby, StandbyReader, unawaited
@@ -61,15 +65,12 @@ from ltm_store.embeddings import index_name, vector_indexes
 from ltm_store.errors import (
     CONNECTION_LOST,
     InvalidArgument,
-    LtmError,
-    SchemaOutdated,
     StepMissing,
     Unavailable,
     translate,
 )
 from ltm_store.meaning import STEP, EmbeddingWriter, Questions, checked_embedder
 from ltm_store.memories import read_together
-from ltm_store.model.maintenance import RowLevelSecurity, SchemaDanger
 from ltm_store.tracking import Tracker, Tracking
 
 if TYPE_CHECKING:
@@ -81,8 +82,6 @@ Coalesce = Literal[True, "writes", False]
 STATEMENTS_KEPT: Final = 256  # prepared in a connection, more than there are shapes in use
 LONGEST_TIMEOUT: Final = 86_400.0  # seconds
 INDEXES_KNOWN: Final = 600.0  # seconds, then it is asked again which users have one
-MIGRATIONS_READ: Final = 10_000
-DANGERS_TOLD: Final = 5
 ADDS_WAIT: Final = 0.01  # seconds, at the most, for adds that are being stored
 FIRST_PAUSE: Final = 0.01  # seconds until a statement is sent again, at the most; then twice that
 LONGEST_PAUSE: Final = 0.5
@@ -240,9 +239,9 @@ class Database(Session):
         try:
             await self._open_first(deadline)
             if not self._trust_schema:
-                await self._refuse_unsafe_schema()
+                await refuse_unsafe_schema(self)
             if self._check_schema:
-                await self._refuse_outdated_schema()
+                await refuse_outdated_schema(self)
                 if not self.row_level_security:
                     await self._refuse_bound_role()
                 if await is_distributed(self):
@@ -267,82 +266,35 @@ class Database(Session):
                 self._pool.release(connection)
 
     async def _connect(self) -> PooledConnection:
-        settings = {} if self._pgbouncer else self._settings()
+        settings = {} if self._pgbouncer else session_settings(self.timeout, self._row_security)
         kept = 0 if self._pgbouncer else STATEMENTS_KEPT
-        return await self._bound(_told_of("dsn", self._connected(self._dsn, settings, kept)))
+        connecting = open_connection(
+            self._dsn, settings, timeout=self.timeout, statements_kept=kept
+        )
+        return await self._bound(told_of("dsn", connecting))
 
     async def _connect_standby(self, dsn: str) -> PooledConnection:
-        settings = self._settings() | {"default_transaction_read_only": "on"}
-        connecting = self._connected(dsn, settings, STATEMENTS_KEPT)
-        return await self._bound(_told_of("read_dsn", connecting))
+        settings = session_settings(self.timeout, self._row_security)
+        settings["default_transaction_read_only"] = "on"
+        connecting = open_connection(
+            dsn, settings, timeout=self.timeout, statements_kept=STATEMENTS_KEPT
+        )
+        return await self._bound(told_of("read_dsn", connecting))
 
     async def _bound(self, connecting: Awaitable[PooledConnection]) -> PooledConnection:
         """The connection, each of whose statements tells its user if policies ask for that."""
         connection = await connecting
+        connection.telemetry = self.telemetry
         if self.row_level_security:
             try:
-                await _bind(connection)
+                await bind(connection)
             except BaseException:
                 connection.terminate()
                 raise
         return connection
 
-    async def _connected(
-        self, dsn: str | None, settings: dict[str, str], statements_kept: int
-    ) -> PooledConnection:
-        connection: PooledConnection = await asyncpg.connect(
-            dsn,
-            connection_class=PooledConnection,
-            timeout=self.timeout,
-            command_timeout=self.timeout,
-            statement_cache_size=statements_kept,
-            max_cached_statement_lifetime=0,
-            max_cacheable_statement_size=0,
-            server_settings=settings,
-        )
-        connection.telemetry = self.telemetry
-        connection.know_arrays()
-        return connection
-
-    def _settings(self) -> dict[str, str]:
-        """Sent as the session starts, so they cost no round trip."""
-        return {
-            "application_name": "ltm_store",
-            "statement_timeout": str(max(1, int(self.timeout * 1000))),  # where the client is gone
-            "jit": "off",
-            "default_transaction_isolation": "read committed",
-            "gin_fuzzy_search_limit": "0",
-            "extra_float_digits": "1",
-            "standard_conforming_strings": "on",
-            "row_security": self._row_security,
-        }
-
-    async def _refuse_outdated_schema(self) -> None:
-        known = resources.migration_ids()
-        try:
-            rows = await fetch_rows(self, "applied_migrations", row_limit=MIGRATIONS_READ)
-        except SchemaOutdated:  # not even the table that tells
-            raise SchemaOutdated(known) from None
-        applied = {row["migration_id"] for row in rows}
-        if pending := [name for name in known if name not in applied]:
-            raise SchemaOutdated(pending)
-        if newer := sorted(applied.difference(known)):
-            _log.warning(
-                "the schema is newer than this version of ltm_store: %s",
-                ", ".join(newer),
-                extra={"event": "schema_newer"},
-            )
-
-    async def _refuse_unsafe_schema(self) -> None:
-        dangers = await fetch_many(
-            self, "find_schema_dangers", SchemaDanger, row_limit=DANGERS_TOLD
-        )
-        if dangers:
-            told = "; ".join(f"{danger.subject}: {danger.detail}" for danger in dangers)
-            raise LtmError(f"{told}; or accept it: connect(trust_schema=True), --trust-schema")
-
     async def _refuse_bound_role(self) -> None:
-        found = await _row_level_security(self)
+        found = await find_row_level_security(self)
         if found.is_bound:
             raise InvalidArgument(
                 "row_level_security", "should be True: policies hide the rows from this login"
@@ -616,39 +568,6 @@ class Database(Session):
             if self._standby is not None:
                 await self._standby.close(max(deadline - clock(), 0) / 2)
             await self._pool.close(max(deadline - clock(), 0))
-
-
-async def _told_of(argument: str, connecting: Awaitable[PooledConnection]) -> PooledConnection:
-    """The connection; a DSN that asyncpg cannot read is an error that names its argument."""
-    try:
-        return await connecting
-    except ValueError as error:  # a port that is no number, a host that is no name
-        if isinstance(error, asyncpg.InterfaceError | ssl.SSLError):
-            raise
-    raise InvalidArgument(argument, "cannot be read")
-
-
-async def _row_level_security(db: Executor) -> RowLevelSecurity:
-    found = await fetch_one(db, "find_row_level_security", RowLevelSecurity)
-    if found is None:
-        raise AssertionError("find_row_level_security returns a row")
-    return found
-
-
-async def _bind(connection: PooledConnection) -> None:
-    """Let each statement on a connection tell its user, if policies keep it to one."""
-    found = await _row_level_security(connection)
-    if found.schema_name is None:
-        raise StepMissing(("row_level_security",))
-    if found.exemption is not None:
-        raise InvalidArgument(
-            "row_level_security", f"should have a login of ltm_app: this is {found.exemption}"
-        )
-    # Told here, the type need not be looked up later, which would leave settings in the session.
-    await connection.set_builtin_type_codec(
-        "ltm_as_user", schema=found.schema_name, codec_name="int8"
-    )
-    connection.row_level_security = True
 
 
 def _nothing_was_done(error: Exception) -> bool:
