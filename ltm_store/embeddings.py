@@ -261,8 +261,9 @@ async def find_similar(
 ) -> list[MemoryHit]:
     """The memories that mean nearly what another one means, nearest first.
 
-    [] while it has no vector. By vectors of the embedder's model, else of the model that its latest
-    one is of. Archived and expired memories are left out. score and meaning_score are the cosine,
+    [] when it is missing or expired, and while it has no vector of its content as it is now. By
+    vectors of the embedder's model, else of the model that its latest one is of. Archived and
+    expired memories are left out. score and meaning_score are the cosine,
     -1 .. 1; of long contents the nearest parts count. limit: 1 .. 1000. Not tracked. Raises
     StepMissing where the optional step was not run.
     """

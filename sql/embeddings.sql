@@ -322,17 +322,24 @@ WITH probes AS MATERIALIZED (
         e.embedding,
         e.dimensions,
         e.model
-    FROM ltm_embeddings AS e
+    FROM ltm_memories AS m
+    INNER JOIN ltm_embeddings AS e
+        ON e.user_id = $1 AND m.id = e.memory_id AND m.content_hash = e.content_hash
     WHERE
-        e.user_id = $1
-        AND e.memory_id = $2
+        m.user_id = $1
+        AND m.id = $2
+        AND ltm_is_current(m.expires_at, $3)
         AND e.embedding IS NOT NULL
         AND e.model = $6  -- if model
         -- if not model
         AND e.model = (
             SELECT l.model
             FROM ltm_embeddings AS l
-            WHERE l.user_id = $1 AND l.memory_id = $2 AND l.embedding IS NOT NULL
+            WHERE
+                l.user_id = $1
+                AND l.memory_id = $2
+                AND l.content_hash = m.content_hash
+                AND l.embedding IS NOT NULL
             ORDER BY l.embedded_at DESC, l.model COLLATE "C"
             LIMIT 1
         )

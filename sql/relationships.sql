@@ -581,6 +581,7 @@ WITH origin AS MATERIALIZED (
     SELECT
         m.tags,
         m.source_id,
+        m.content_hash,
         m.search_vector,
         m.context_data #> '{social,participants}' AS participants
     FROM ltm_memories AS m
@@ -738,13 +739,27 @@ scored AS MATERIALIZED (
 -- if model
 measured AS MATERIALIZED (
     SELECT
-        e.memory_id AS id,
-        max(ltm_cosine(e.embedding, p.embedding)) AS meaning_score
-    FROM ltm_embeddings AS p
-    INNER JOIN ltm_embeddings AS e
-        ON e.user_id = $1 AND p.model = e.model AND p.dimensions = e.dimensions
-    WHERE p.user_id = $1 AND p.memory_id = $2 AND p.model = $7 AND p.part = 0 AND e.memory_id <> $2
-    GROUP BY e.memory_id
+        d.id,
+        d.content_hash,
+        max(d.meaning_score) AS meaning_score
+    FROM (
+        SELECT
+            e.memory_id AS id,
+            e.content_hash,
+            ltm_cosine(e.embedding, p.embedding) AS meaning_score
+        FROM ltm_embeddings AS p
+        INNER JOIN ltm_embeddings AS e
+            ON e.user_id = $1 AND p.model = e.model AND p.dimensions = e.dimensions
+        WHERE
+            p.user_id = $1
+            AND p.memory_id = $2
+            AND p.model = $7
+            AND p.part = 0
+            AND p.content_hash = (SELECT o.content_hash FROM origin AS o)
+            AND e.memory_id <> $2
+        OFFSET 0  -- else whole vectors are grouped
+    ) AS d
+    GROUP BY d.id, d.content_hash
 ),
 
 -- How near is near differs between models: what stands out by three standard deviations.
@@ -754,11 +769,18 @@ near AS MATERIALIZED (
         d.meaning_score,
         ltm_idf((SELECT n.memories FROM size AS n), $8) AS weight
     FROM measured AS d
-    CROSS JOIN (
-        SELECT avg(c.meaning_score) + 3 * stddev_pop(c.meaning_score) AS bound
-        FROM measured AS c
-    ) AS b
-    WHERE d.meaning_score >= least(b.bound, 0.9)
+    WHERE
+        d.meaning_score >= least(
+            (SELECT avg(c.meaning_score) + 3 * stddev_pop(c.meaning_score) FROM measured AS c), 0.9
+        )
+        AND d.content_hash = (
+            SELECT m.content_hash FROM ltm_memories AS m
+            WHERE
+                m.user_id = $1
+                AND m.id = d.id
+                AND m.is_archived IS NOT TRUE
+                AND ltm_is_current(m.expires_at, $3)
+        )
     ORDER BY d.meaning_score DESC, d.id DESC
     LIMIT $8
 ),

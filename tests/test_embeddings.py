@@ -18,6 +18,7 @@ from ltm_store import (
     Unavailable,
     add_memories,
     add_memory,
+    archive_memory,
     connect,
     delete_memory,
     embed_memories,
@@ -626,6 +627,45 @@ async def test_what_means_much_the_same_is_suggested(embedding_db):
     assert found.related_memory.id == same.id
     assert found.meaning_score == pytest.approx(1, abs=1e-3)
     assert found.reason == "meaning: 1.00"
+
+
+async def test_a_vector_of_a_content_that_was_changed_since_does_not_count(dsn):
+    async with connect(dsn, access_tracking="off") as db:
+        # Without the task that would make new vectors.
+        db.embedder, db.embedding_model = toy(), toy().model
+        one = await add_memory(db, 1, "one", embedding=vector("same"))
+        twins = [await add_memory(db, 1, f"twin {n}", embedding=vector("same")) for n in range(29)]
+        for number in range(9):
+            await add_memory(db, 1, f"other {number}", embedding=vector(f"{number}"))
+
+        async def suggested() -> list[int]:
+            found = await suggest_relationships(db, 1, one.id)
+            return [each.related_memory.id for each in found if each.meaning_score is not None]
+
+        async def similar() -> list[int]:
+            return [hit.id for hit in await find_similar(db, 1, one.id, limit=2)]
+
+        await update_memory(db, 1, one.id, content="changed")
+        assert await suggested() == await similar() == []
+        await update_memory(db, 1, one.id, content="one")
+        for twin in twins[2:11]:
+            await update_memory(db, 1, twin.id, content=f"changed {twin.id}")
+        for twin in twins[11:20]:
+            await archive_memory(db, 1, twin.id)
+        for twin in twins[20:]:
+            await update_memory(db, 1, twin.id, expires_at=datetime(2026, 1, 1, tzinfo=UTC))
+        assert await suggested() == await similar() == [twins[1].id, twins[0].id]
+
+
+async def test_the_latest_vector_of_a_content_decides_what_is_similar(conn):
+    one = await add_memory(conn, 1, "one", embedding=[1.0, 0.0], embedding_model="first")
+    first = await add_memory(conn, 1, "two", embedding=[1.0, 0.1], embedding_model="first")
+    second = await add_memory(conn, 1, "three", embedding=[1.0, 0.1], embedding_model="second")
+    await update_memory(conn, 1, one.id, content="changed")
+    await embed_memory(conn, 1, one.id, [1.0, 0.0], embedding_model="second")
+    assert [hit.id for hit in await find_similar(conn, 1, one.id)] == [second.id]
+    await update_memory(conn, 1, one.id, content="one")
+    assert [hit.id for hit in await find_similar(conn, 1, one.id)] == [first.id]
 
 
 # -- whole users ---------------------------------------------------------------------------------
