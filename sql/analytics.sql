@@ -144,7 +144,7 @@ related AS (
             r.source_memory_id AS id,
             count(*) AS relationships
         FROM ltm_memory_relationships AS r
-        WHERE r.user_id = $1
+        WHERE r.user_id = $1 AND r.target_memory_id NOT IN (SELECT e.id FROM expired AS e)
         GROUP BY r.source_memory_id
         ORDER BY r.source_memory_id
     ) AS o
@@ -153,7 +153,7 @@ related AS (
             r.target_memory_id AS id,
             count(*) AS relationships
         FROM ltm_memory_relationships AS r
-        WHERE r.user_id = $1
+        WHERE r.user_id = $1 AND r.source_memory_id NOT IN (SELECT e.id FROM expired AS e)
         GROUP BY r.target_memory_id
         ORDER BY r.target_memory_id
     ) AS i ON o.id = i.id

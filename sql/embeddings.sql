@@ -130,7 +130,7 @@ LIMIT $5;
 -- Store the vectors of memories whose contents are still those; of each memory, whether it was.
 -- Each part has a slice of the numbers; without a hash they are of what the content is now. On Citus the
 -- parts of the statement run one after another, so that contents are locked meanwhile.
--- A memory that is being deleted is left out.
+-- A memory that has expired or is being deleted is left out.
 -- repeatable: always
 -- needs: embeddings
 WITH ends AS (
@@ -148,7 +148,7 @@ found AS MATERIALIZED (
         m.id,
         m.content_hash
     FROM ltm_memories AS m
-    WHERE m.user_id = $1 AND m.id = any($5)
+    WHERE m.user_id = $1 AND m.id = any($5) AND ltm_is_current(m.expires_at, $3)
     ORDER BY m.id
     FOR KEY SHARE SKIP LOCKED  -- if not distributed
     -- if distributed
@@ -199,7 +199,10 @@ stored AS (
     WHERE
         TRUE
         AND s.is_stored  -- if not distributed
-        AND s.content_hash = coalesce(g.content_hash, s.content_hash)  -- if distributed
+        -- if distributed
+        AND s.content_hash = coalesce(g.content_hash, s.content_hash)
+        AND ltm_is_current(s.expires_at, $3)
+        -- end if
     ORDER BY g.memory_id, g.part
     ON CONFLICT (user_id, model, memory_id, part)
     DO UPDATE SET

@@ -79,7 +79,10 @@ SELECT
     t.importance_in_a_year,
     (
         SELECT count(*) FROM ltm_memory_relationships AS r
-        WHERE r.user_id = $1
+        WHERE
+            r.user_id = $1
+            AND r.source_memory_id IN (SELECT m.id FROM memories AS m)
+            AND r.target_memory_id IN (SELECT m.id FROM memories AS m)
     ) AS relationships,
     coalesce(g.found, '{}')::text AS importance_by_month,
     coalesce(p.found, '{}')::text AS memories_by_importance,

@@ -4,7 +4,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from ltm_store import add_memory, archive_memory, get_analytics, record_access, relate
+from ltm_store import (
+    add_memory,
+    archive_memory,
+    get_analytics,
+    record_access,
+    relate,
+    update_memory,
+)
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -31,6 +38,9 @@ async def test_figures(conn):
         await record_access(conn, 1, [ids[n]])
     for n in (1, 2, 3):
         await relate(conn, 1, ids[0], ids[n])
+    gone = await add_memory(conn, 1, "gone", related_memory_ids=[ids[0]])
+    await relate(conn, 1, ids[0], gone.id)
+    await update_memory(conn, 1, gone.id, expires_at=NOW)
     figures = await get_analytics(conn, 1, as_of=datetime.now(UTC))
     assert (figures.total_memories, figures.archived_memories) == (12, 1)
     assert figures.type_distribution == {"fact": 4, "goal": 4, "unknown": 4}
@@ -54,8 +64,12 @@ async def test_figures(conn):
         (ids[5], 3),
         (ids[7], 1),
     ]
-    first = figures.most_related_memories[0]
-    assert (first.id, first.relationship_count) == (ids[0], 3)
+    assert [(m.id, m.relationship_count) for m in figures.most_related_memories] == [
+        (ids[0], 3),
+        (ids[3], 1),
+        (ids[2], 1),
+        (ids[1], 1),
+    ]
 
 
 async def test_average_dynamic_importance_is_of_the_moment(conn):

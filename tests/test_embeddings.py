@@ -655,6 +655,8 @@ async def test_a_vector_of_a_content_that_was_changed_since_does_not_count(dsn):
         for twin in twins[20:]:
             await update_memory(db, 1, twin.id, expires_at=datetime(2026, 1, 1, tzinfo=UTC))
         assert await suggested() == await similar() == [twins[1].id, twins[0].id]
+        await update_memory(db, 1, one.id, expires_at=datetime(2026, 1, 1, tzinfo=UTC))
+        assert await suggested() == await similar() == []
 
 
 async def test_the_latest_vector_of_a_content_decides_what_is_similar(conn):
@@ -709,6 +711,9 @@ async def test_vectors_of_several_memories_are_stored_together(conn):
     assert hit.id == second.id
     assert hit.meaning_score == pytest.approx(0.995, abs=1e-3)
     assert await embed_memories(conn, 1, {}) == await embed_memories(conn, 2, vectors) == 0
+    await update_memory(conn, 1, second.id, expires_at=datetime(2026, 1, 1, tzinfo=UTC))
+    assert await embed_memories(conn, 1, vectors) == 1
+    assert not await embed_memory(conn, 1, second.id, [1.0, 1.0])
     with pytest.raises(InvalidMemory, match="^embedding: should have vectors of equal length$"):
         await embed_memories(conn, 1, {first.id: [1.0], second.id: [1.0, 2.0]})
 

@@ -19,6 +19,7 @@ from ltm_store import (
     record_access,
     relate,
     render_report,
+    update_memory,
 )
 from ltm_store.render.text import escaped
 from tests.attacks import ATTACKS
@@ -79,12 +80,15 @@ async def fill(db) -> list[int]:
             created_at=NOW - timedelta(days=20 * n),
         )
         ids.append(memory.id)
-    await add_memory(db, 1, "expired", expires_at=NOW - timedelta(days=1), tags=["expired"])
+    expired = await add_memory(db, 1, "expired", tags=["expired"])
     await add_memory(db, 2, "another's")
     for n in (5, 5, 5, 7):
         await record_access(db, 1, [ids[n]])
     for n in (1, 2, 3):
         await relate(db, 1, ids[0], ids[n], "causes")
+    await relate(db, 1, ids[0], expired.id)
+    await relate(db, 1, expired.id, ids[0])
+    await update_memory(db, 1, expired.id, expires_at=NOW - timedelta(days=1))
     await archive_memory(db, 1, ids[11])
     return ids
 
