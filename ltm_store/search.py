@@ -97,7 +97,8 @@ async def search_memories(
     importance_weight: 0 .. 100, how much dynamic importance lifts a score: a tenth of it per point.
     limit: 1 .. 1000. offset: 0 .. 10,000, how many hits before these are left out.
     order: without a query, "importance" (default), "newest", "oldest" (by created_at) or
-    "modified" (the last changed first). With a query it is refused: the order is by score.
+    "modified" (the last changed first). With a query, phrases or a query_embedding it is refused:
+    the order is by score.
     as_of: the moment that dynamic importance and expiry are for, and from which the times are seen
     that the query speaks of ("last May"), default now.
     meaning: 0 .. 1, the weight of what the query means against its words; 0 is words alone. It

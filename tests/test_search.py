@@ -931,11 +931,24 @@ async def test_bad_filters_are_refused_by_name(conn, field, value):
     assert caught.value.field == field
 
 
-async def test_an_order_is_refused_where_the_query_gives_one(conn):
+@pytest.mark.parametrize(
+    "ranking", [{"query": "coffee"}, {"phrases": ["coffee"]}, {"query_embedding": [1.0]}], ids=str
+)
+async def test_an_order_is_refused_where_a_score_gives_one(conn, ranking):
     for order in get_args(Order):
         with pytest.raises(InvalidArgument) as caught:
-            await search_memories(conn, 1, "coffee", order=order)
+            await search_memories(conn, 1, order=order, **ranking)
         assert caught.value.field == "order"
+        with pytest.raises(InvalidArgument, match="^order: "):
+            await explain_search(conn, 1, memory_id=1, order=order, **{"query": None, **ranking})
+
+
+async def test_what_must_not_be_in_a_memory_leaves_the_order(conn, changed):
+    hits = await search_memories(conn, 1, exclude=["a"], order="oldest")
+    assert "".join(hit.content for hit in hits) == ORDERS["oldest"].replace("a", "")
+
+
+async def test_an_iteration_has_an_order(conn):
     with pytest.raises(InvalidArgument) as caught:
         await anext(iterate_memories(conn, 1, order=None))  # type: ignore[arg-type]
     assert caught.value.field == "order"

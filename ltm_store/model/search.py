@@ -294,10 +294,12 @@ class Search(Filters):
 
     @classmethod
     def checked(cls, arguments: Mapping[str, object]) -> Self:
-        """See Arguments; also refused where a query and an order are given."""
+        """See Arguments; also refused where an order is given, and what gives hits a score."""
         search = super().checked(arguments)
-        if search.query is not None and search.order is not None:
-            raise InvalidArgument("order", "is by score with a query; leave it out")
+        ranks = search.words is not None or search.query_embedding is not None
+        if ranks and search.order is not None:
+            rule = "is by score with a query, phrases or a query_embedding; leave it out"
+            raise InvalidArgument("order", rule)
         return search
 
     @property
