@@ -50,7 +50,7 @@ async def memories(conn):
         "metadata": {"room": {"floor": 3}},
         "enhanced_context": {
             "spatial": {"city": "Graz", "is_home": True},
-            "temporal": {"timestamp": "2026-03-02T08:30:00+01:00", "timezone": "Europe/Vienna"},
+            "temporal": {"timestamp": "2026-03-02T06:30:00+01:00", "timezone": "Europe/Vienna"},
         },
         "created_at": NOW,
         "namespace": "agents.cook",
@@ -121,7 +121,19 @@ FILTERS = [
     ({"metadata": {"room": {"floor": 3}}}, "a"),
     ({"metadata": {}}, "acb"),
     ({"context_data": {}}, "acb"),
-    ({"context_data": {"temporal": {"timestamp": "2026-03-02T08:30:00+01:00"}}}, "a"),
+    ({"context_data": {"temporal": {"timestamp": "2026-03-02T06:30:00+01:00"}}}, "a"),
+    (
+        {
+            "context_data": {
+                "temporal": {
+                    "timestamp": datetime(2026, 3, 2, 6, 30),
+                    "timezone": "Europe/Vienna",
+                }
+            }
+        },
+        "a",
+    ),
+    ({"context_data": {"temporal": {"timestamp": datetime(2026, 3, 2, 5, 30)}}}, "a"),
     ({"context_data": {"temporal": {"day_of_week": "Monday"}}}, "a"),
     ({"min_importance": 5}, "ac"),
     ({"min_confidence": 0.6}, "ac"),
@@ -892,6 +904,7 @@ async def test_a_memory_of_long_words_in_a_script_of_many_bytes_spoils_no_search
         ("importance_weight", -1),
         ("context_data", []),
         ("context_data", {"temporal": {"weekday": "monday"}}),
+        ("context_data", {"temporal": {"timezone": "Mars/Olympus"}}),
         ("query", "x" * 250_001),
         ("metadata", {"a": float("inf")}),
         ("created_after", "today"),

@@ -30,6 +30,7 @@ from pydantic import (
 from ltm_store import limits
 from ltm_store.errors import InvalidMemory
 from ltm_store.model.values import (
+    ASKED,
     STORED,
     Fraction,
     JsonObject,
@@ -119,7 +120,7 @@ class TemporalContext(Context):
 
     @model_validator(mode="after")
     def _derive(self, info: ValidationInfo) -> Self:
-        if self.timestamp is None or info.context is STORED:
+        if self.timestamp is None or info.context in (STORED, ASKED):
             return self
         try:
             local = self.timestamp.astimezone(ZoneInfo(self.timezone) if self.timezone else UTC)

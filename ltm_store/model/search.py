@@ -25,7 +25,7 @@ from ltm_store.model.contexts import EnhancedContext
 from ltm_store.model.memories import Memory
 from ltm_store.model.metadata import compile_metadata, has_operators
 from ltm_store.model.values import (
-    STORED,
+    ASKED,
     Category,
     Fraction,
     Int32,
@@ -48,7 +48,7 @@ def _context_part(part: object) -> object:
     if isinstance(part, EnhancedContext):
         return part.stored()
     try:
-        return EnhancedContext.model_validate(part, context=STORED).stored()
+        return EnhancedContext.model_validate(part, context=ASKED).stored()
     except ValidationError as error:
         first = error.errors(include_input=False, include_context=False, include_url=False)[0]
     raise ValueError(": ".join(refusal(first)))

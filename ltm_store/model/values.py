@@ -20,6 +20,8 @@ from ltm_store.errors import InvalidArgument, InvalidMemory
 
 STORED: Final = object()
 """Validation context of rows: what is stored is taken as it is, neither derived nor limited."""
+ASKED: Final = object()
+"""Validation context of what is asked for: nothing is derived from the part that is given."""
 
 UserId: TypeAlias = int | str | UUID
 """A user: a number 0 .. 2**53-1, or any other non-empty string or UUID."""
