@@ -350,11 +350,9 @@ def _causes(
         return () if rank <= search.offset + search.limit else ("limit",)
     if findings.causes:
         return tuple(FILTER_OF.get(cause, cause) for cause in findings.causes)
-    if search.query is None:
-        return ("cut",)
     if any(memory_id in hit.duplicate_ids for hit in hits):
         return ("distinct",)
-    return ("cut" if findings.matched_terms else "query",)
+    return ("cut" if search.query is None or findings.matched_terms else "query",)
 
 
 @with_filters

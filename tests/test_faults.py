@@ -508,8 +508,9 @@ async def test_of_equal_contents_a_search_shows_the_most_important(conn):
     assert sorted(hit.duplicate_ids) == sorted([ids[0], ids[2]])
     assert len(await search_memories(conn, 1, "tea", distinct=False)) == 3
     assert len(await search_memories(conn, 1)) == 4
-    told = await explain_search(conn, 1, "tea", ids[0])
-    assert (told.is_returned, told.causes) == (False, ("distinct",))
+    for query, phrases in (("tea", []), (None, ["tea"])):
+        told = await explain_search(conn, 1, query, ids[0], phrases=phrases)
+        assert (told.is_returned, told.causes) == (False, ("distinct",))
 
 
 @local_alone  # the timeouts of other nodes stay

@@ -273,6 +273,8 @@ async def test_equal_contents_are_one_hit_and_the_best_part_of_a_long_one_counts
     second = await add_memory(conn, 1, "the  same", embedding=[1.0, 0.0], importance_score=9)
     (hit,) = await search_memories(conn, 1, "x", query_embedding=[1.0, 0.0], distinct=True)
     assert (hit.id, hit.duplicate_ids) == (second.id, (first.id,))
+    told = await explain_search(conn, 1, None, first.id, query_embedding=[1.0, 0.0])
+    assert told.causes == ("distinct",)
     await conn.execute(
         "INSERT INTO ltm_embeddings (user_id, memory_id, model, part, dimensions, embedding, "
         "content_hash, embedded_at) SELECT user_id, memory_id, model, 1, 2, "
