@@ -143,11 +143,17 @@ class Questions:
         return found
 
 
-async def embed_claims(db: Executor, embedder: Embedder, claims: Sequence[Claim]) -> list[Claim]:
+async def embed_claims(
+    db: Executor,
+    embedder: Embedder,
+    claims: Sequence[Claim],
+    *,
+    progress: Callable[[], None] = lambda: None,
+) -> list[Claim]:
     """Make and store the vectors of claimed memories; return those whose content was changed.
 
     A memory that the embedder cannot embed is set aside. Raises EmbedderFailed where it embeds
-    nothing any more; then all are given back.
+    nothing any more; then all are given back. progress is called after each batch of texts.
     """
     notes: dict[Claim, str | None] = {}
     made: dict[Claim, list[list[float]]] = {}
@@ -164,6 +170,7 @@ async def embed_claims(db: Executor, embedder: Embedder, claims: Sequence[Claim]
                     notes[claim] = outcome[: limits.EMBEDDING_NOTE_CHARS]
                 else:
                     made.setdefault(claim, []).append(outcome)
+            progress()
         whole = {claim: vectors for claim, vectors in made.items() if claim not in notes}
         changed = await _store(db, embedder.model, whole)
     except (EmbedderFailed, asyncio.CancelledError):
@@ -238,9 +245,9 @@ async def embed_missing(
     """Give the memories of a user, or of all, their vectors now; return how many were embedded.
 
     By the embedder of the Database. limit: at most so many. Memories that another process has
-    claimed, or that were set aside, are left out. It can be broken off and begun again: what is
-    stored stays. Raises Unavailable where the embedder fails, StepMissing where the optional step
-    was not run.
+    claimed, or that were set aside, are left out. Not bounded by the Database's timeout; it can be
+    broken off and begun again: what is stored stays. Raises Unavailable where the embedder fails,
+    StepMissing where the optional step was not run.
     """
     embedder = session_of(db).embedder
     if embedder is None:
@@ -313,6 +320,7 @@ class EmbeddingWriter:
         self._task: asyncio.Task[None] | None = None
         self._look_at, self._sweep_at = 0.0, 0.0
         self._working = 0
+        self._batches = 0  # that the embedder has answered
 
     @property
     def waiting(self) -> int:
@@ -335,16 +343,33 @@ class EmbeddingWriter:
             self._wake.set()
 
     async def flush(self) -> None:
-        """Return when the memories that are written now have vectors, or making them failed."""
-        if self._task is not None and not self._task.done():
-            self._look_at = 0.0
-            self._idle.clear()
-            self._wake.set()
-            waits = asyncio.ensure_future(self._idle.wait())
-            try:
-                await asyncio.wait([waits, self._task], return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                waits.cancel()
+        """Return when the memories that are written now have vectors, or making them failed.
+
+        Raises Unavailable where the embedder answers nothing for as long as the timeout.
+        """
+        if self._task is None or self._task.done():
+            return
+        self._look_at = 0.0
+        self._idle.clear()
+        self._wake.set()
+        waits = asyncio.ensure_future(self._idle.wait())
+        batches = -1
+        try:
+            while batches != self._batches:
+                batches = self._batches
+                done, _ = await asyncio.wait(
+                    [waits, self._task],
+                    timeout=self._db.timeout,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                if done:
+                    return
+        finally:
+            waits.cancel()
+        raise Unavailable("memories have no vectors yet: the embedder does not answer")
+
+    def _answered(self) -> None:
+        self._batches += 1
 
     async def close(self, timeout: float) -> None:
         """Write what was added, as far as that can be done in these seconds."""
@@ -430,7 +455,7 @@ class EmbeddingWriter:
                 claims += await claim_embeddings(self._db, self._embedder.model, user, ids, BATCH)
             for key in taken:
                 queue.pop(key, None)
-            changed = await embed_claims(self._db, self._embedder, claims)
+            changed = await embed_claims(self._db, self._embedder, claims, progress=self._answered)
             self._waiting |= {(claim.user, claim.memory_id): None for claim in changed}
         except (EmbedderFailed, LtmError):
             queue |= dict.fromkeys(taken)
