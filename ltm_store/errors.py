@@ -79,7 +79,7 @@ class Unavailable(LtmError):
 
 
 class Overtaken(Unavailable):
-    """On Citus another writer of a key came in between, which has undone the transaction."""
+    """Another writer of a key came in between, which has undone the caller's transaction."""
 
     rolled_back = True
 
