@@ -75,7 +75,8 @@ class Unavailable(LtmError):
     """
 
     rolled_back = False
-    """Whether the server undid the transaction: a deadlock, or a serialization failure."""
+    """Whether the transaction was undone: by a deadlock, a serialization failure, or another writer
+    of a key. Then it can be begun again."""
 
 
 class Overtaken(Unavailable):
