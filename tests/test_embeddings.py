@@ -731,10 +731,10 @@ async def test_vectors_of_several_memories_are_stored_together(conn):
     (hit,) = await find_similar(conn, 1, first.id)
     assert hit.id == second.id
     assert hit.meaning_score == pytest.approx(0.995, abs=1e-3)
-    assert await embed_memories(conn, 1, {}) == await embed_memories(conn, 2, vectors) == 0
     await update_memory(conn, 1, second.id, expires_at=datetime(2026, 1, 1, tzinfo=UTC))
     assert await embed_memories(conn, 1, vectors) == 1
     assert not await embed_memory(conn, 1, second.id, [1.0, 1.0])
+    assert await embed_memories(conn, 1, {}) == await embed_memories(conn, 2, vectors) == 0
     with pytest.raises(InvalidMemory, match="^embedding: should have vectors of equal length$"):
         await embed_memories(conn, 1, {first.id: [1.0], second.id: [1.0, 2.0]})
 
