@@ -550,10 +550,8 @@ def _average(figure: float | None) -> float:
 async def run_ltm_enhancement_migration(database_url: str) -> None:
     """Apply the migrations to a database."""
     from ltm_store import migrate  # of an extra
-    from ltm_store.db import dsn
 
-    target = dsn.target(database_url)
-    await asyncio.to_thread(migrate.apply, target.libpq if target else database_url)
+    await asyncio.to_thread(migrate.apply, database_url)
 
 
 def _before(row: MemoryRow) -> OldMemoryRow:

@@ -433,7 +433,8 @@ async def test_blocking_calls_belong_to_other_threads(store):
 
 async def test_it_opens_a_database_of_its_own_in_both_worlds(empty):
     def blocking():
-        with LtmStore.from_conn_string(empty, user_at=0) as store:
+        dsn = empty.replace("postgresql:", "postgresql+asyncpg:")
+        with LtmStore.from_conn_string(dsn, user_at=0) as store:
             store.setup()
             store.put(("7",), "k", {"n": 1})
             return store.search(("7",))

@@ -66,6 +66,15 @@ def target(given: str | None = None) -> Target | None:
     return None
 
 
+def for_libpq(given: str) -> str:
+    """The DSN that is given, as libpq reads it; a blank one is what `target` finds instead of it.
+
+    Raises InvalidArgument as `target` does.
+    """
+    found = target(given)
+    return found.libpq if found else given
+
+
 def of_standby(given: str) -> str:
     """The DSN of a standby as asyncpg reads it. Raises InvalidArgument, which names read_dsn."""
     found, refused = None, "should be the DSN of a standby"
