@@ -27,9 +27,11 @@ from ltm_store import (
     add_memory,
     connect,
     get_by_key,
+    limits,
     list_namespaces,
     search_memories,
 )
+from ltm_store.integrations import langgraph
 from ltm_store.integrations.langgraph import LtmStore
 from tests.servers import local_alone
 
@@ -254,6 +256,26 @@ async def test_the_whole_store_is_searched_without_a_user(store):
     assert await keys(store, ()) == ["of 2", "of ada", "of 1"]
     assert await keys(store, (), limit=1, offset=1) == ["of ada"]
     assert await keys(store, (), filter={"from": "ada"}) == ["of ada"]
+
+
+async def test_a_search_goes_deeper_than_search_memories(store, db, monkeypatch):
+    assert langgraph._DEEPEST == limits.OFFSET
+    monkeypatch.setattr(langgraph, "_DEEPEST", 4)
+    monkeypatch.setattr(langgraph, "_PAGE", 2)
+    await store.abatch([PutOp(("7", "x"), str(n), {"n": n}) for n in range(12)])  # at one moment
+    await store.aput(("8",), "k", {"n": 12})
+    latest = [str(n) for n in range(11, -1, -1)]
+
+    for limit, offset in ((20, 0), (10, 0), (7, 0), (6, 5), (3, 9), (9, 20)):
+        expected = latest[offset : offset + limit]
+        assert await keys(store, ("7",), limit=limit, offset=offset) == expected
+    assert await keys(store, ("7",), limit=20, filter={"n": {"$lt": 10}}) == latest[2:]
+    assert await keys(store, ("7",), limit=20, refresh_ttl=False) == latest
+    assert await keys(store, (), limit=20) == ["k", *latest]
+    words = LtmStore(db, hybrid=True)
+    with pytest.raises(InvalidArgument, match="^limit: a query finds 6 items at most"):
+        await words.asearch(("7",), query="n", limit=20)
+    await words.aclose()
 
 
 async def test_the_user_may_stand_at_another_label(db):
