@@ -110,6 +110,7 @@ Text = Annotated[str, AfterValidator(storable)]
 LongText = Annotated[Text, AfterValidator(within_content)]
 Note = Annotated[Text, Field(max_length=limits.NOTE_CHARS)]
 Compared = Annotated[Text, AfterValidator(composed)]
+StoredWord = Annotated[Text, Field(max_length=limits.WORD_CHARS)]  # whatever a column can hold
 Word = Annotated[Compared, Field(min_length=1, max_length=limits.WORD_CHARS), BeforeValidator(word)]
 Fraction = Annotated[StrictFloat, Field(ge=0, le=1, allow_inf_nan=False)]
 TagImportance = Annotated[
