@@ -89,6 +89,8 @@ def test_every_function_of_migrate_takes_what_connect_takes(empty):
     assert not migrate.is_distributed(given)
     assert migrate.rollback(given) == applied[-1:]
     migrate.optional(given, "partition_accesses", undo=True)
+    with pytest.raises(InvalidArgument, match="^name: should be one of distribute, "):
+        migrate.optional(given, "nonsense")
     for refused in (extended(given, "nonsense=1"), "neither form"):
         with pytest.raises(InvalidArgument, match="^dsn: "):
             migrate.status(refused)

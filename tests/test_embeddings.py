@@ -669,7 +669,7 @@ async def test_vectors_of_several_memories_are_stored_together(conn):
     assert hit.id == second.id
     assert hit.meaning_score == pytest.approx(0.995, abs=1e-3)
     assert await embed_memories(conn, 1, {}) == await embed_memories(conn, 2, vectors) == 0
-    with pytest.raises(InvalidMemory, match="^embedding: should have vectors of equal length$"):
+    with pytest.raises(InvalidMemory, match="^embeddings: should have vectors of equal length$"):
         await embed_memories(conn, 1, {first.id: [1.0], second.id: [1.0, 2.0]})
 
 

@@ -374,6 +374,14 @@ async def test_vectors_that_a_measure_cannot_tell_are_refused(db):
         await LtmStore(db, index=long).aput(("7",), "k", {"text": "tea"})
 
 
+@pytest.mark.parametrize("ttl", [0, -1, float("nan"), float("inf"), 1e12, 36_525 * 1440 + 1, "1"])
+async def test_a_ttl_that_is_none_is_refused_by_its_name(store, ttl):
+    with pytest.raises(InvalidArgument, match="^ttl: should be minutes"):
+        await store.aput(("7",), "k", {}, ttl=ttl)
+    assert await store.asearch(("7",)) == []
+    await store.aput(("7",), "k", {}, ttl=36_525 * 1440)
+
+
 async def test_a_read_prolongs_what_expires_at_once_unless_told_not_to(db, caplog):
     """By what has passed, however little; by one statement for what a batch read of a user."""
     store = LtmStore(db, ttl={"default_ttl": 0.5})

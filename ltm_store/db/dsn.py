@@ -60,6 +60,8 @@ def target(given: str | None = None) -> Target | None:
 
     Raises InvalidArgument naming the parameter that cannot be honoured, never a value.
     """
+    if not isinstance(given, str | None):
+        raise InvalidArgument("dsn", "should be text")
     for dsn in (given, os.environ.get("LTM_DATABASE_URL"), os.environ.get("DATABASE_URL")):
         if dsn is not None and dsn.strip():
             return _read(_unquoted(dsn.strip()))

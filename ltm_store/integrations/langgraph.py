@@ -77,6 +77,7 @@ _Used = defaultdict[str, list[int]]  # by user: the memories that a batch prolon
 _PAGE: Final = 1000  # users or hits that are read at once
 _DEEPEST: Final = 10_000  # hits that search_memories leaves out
 _SWEEP_MINUTES: Final = 5.0
+_LONGEST_LIFETIME: Final = timedelta(days=36_525)
 
 
 class LtmStore(AsyncBatchedBaseStore):
@@ -217,7 +218,6 @@ class LtmStore(AsyncBatchedBaseStore):
         user, labels = self._parted(op.namespace)
         value = dict(op.value or {})
         texts = [] if self._index is None or op.value is None else self._index.texts(op)
-        after = None if op.ttl is None else timedelta(minutes=op.ttl)
         new = NewMemory.checked(
             {
                 # What is no JSON is refused as metadata.
@@ -225,8 +225,7 @@ class LtmStore(AsyncBatchedBaseStore):
                 "namespace": labels,
                 "key": op.key,
                 "metadata": value,
-                "expires_at": None if after is None else datetime.now(UTC) + after,
-                "expires_after": after,
+                "expires_after": None if op.ttl is None else _lifetime(op.ttl),
             }
         )
         return _Draft(user, new, texts, is_gone=op.value is None)
@@ -574,6 +573,13 @@ async def _all(calls: Iterable[Awaitable[Value]]) -> list[Value]:
         if isinstance(result, BaseException):
             raise result
     return results  # type: ignore[return-value]
+
+
+def _lifetime(ttl: float) -> timedelta:
+    with suppress(TypeError, ValueError, OverflowError):
+        if timedelta(0) < (lifetime := timedelta(minutes=ttl)) <= _LONGEST_LIFETIME:
+            return lifetime
+    raise InvalidArgument("ttl", "should be minutes, above 0 and at most a hundred years")
 
 
 async def _rest(

@@ -13,7 +13,8 @@ except ImportError:
     raise SystemExit("failed: install ltm_store[migrate], which brings yoyo and psycopg") from None
 
 from ltm_store.db.dsn import for_libpq
-from ltm_store.db.resources import migration_ids
+from ltm_store.db.resources import migration_ids, optional_steps
+from ltm_store.errors import InvalidArgument
 from ltm_store.migrate import partitions
 from ltm_store.migrate.adoption import adopt, reconcile, survey, way_back
 from ltm_store.migrate.ask import Session, value
@@ -178,7 +179,9 @@ def optional(
     report: Report = lambda line: None,
     trust_schema: bool = False,
 ) -> None:
-    """Run an optional step, or undo it. Raises MigrationFailed."""
+    """Run an optional step, or undo it. Raises MigrationFailed, InvalidArgument for no step."""
+    if name not in optional_steps():
+        raise InvalidArgument("name", f"should be one of {', '.join(optional_steps())}")
     with _changing(dsn, report, trust_schema) as connection:
         if not undo and value(connection, "is_distributed"):
             if name == ROW_LEVEL_SECURITY:

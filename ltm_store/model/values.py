@@ -221,7 +221,7 @@ def moment(value: datetime | None, field: str = "as_of") -> datetime:
         raise InvalidArgument(field, str(error)) from None
 
 
-def parse_user_id(user_id: UserId) -> int | str:
+def parse_user_id(user_id: UserId, field: str = "user_id") -> int | str:
     """The application's own number of a user, or the external id to look up."""
     match user_id:
         case bool():
@@ -229,7 +229,7 @@ def parse_user_id(user_id: UserId) -> int | str:
         case int():
             if 0 <= user_id <= limits.USER_ID:
                 return int(user_id)
-            raise InvalidMemory("user_id", f"should be 0 to {limits.USER_ID}")
+            raise InvalidMemory(field, f"should be 0 to {limits.USER_ID}")
         case UUID():
             return str(user_id)
         case str():
@@ -240,13 +240,13 @@ def parse_user_id(user_id: UserId) -> int | str:
             name = unicodedata.normalize("NFC", user_id)
             if not 1 <= len(name) <= limits.EXTERNAL_ID_CHARS:
                 raise InvalidMemory(
-                    "user_id", f"should have 1 to {limits.EXTERNAL_ID_CHARS} characters"
+                    field, f"should have 1 to {limits.EXTERNAL_ID_CHARS} characters"
                 )
             try:
                 return storable(name)
             except ValueError as error:
-                raise InvalidMemory("user_id", str(error)) from None
-    raise InvalidMemory("user_id", "should be a number, a string or a UUID")
+                raise InvalidMemory(field, str(error)) from None
+    raise InvalidMemory(field, "should be a number, a string or a UUID")
 
 
 def check_memory_id(value: int, field: str = "memory_id") -> int:
