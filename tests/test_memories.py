@@ -391,6 +391,7 @@ BAD: dict[str, list[object]] = {
     "idempotency_key": ["", "x" * 256],
     "namespace": ["a..b", ".", "\0", "é" * 751, ("a", "b.c"), ("a", ""), ["a", 1], 5],
     "key": ["", "x" * 256, "\0", 5],
+    "embedding_model": ["x", ""],
     "expires_after": [timedelta(0), timedelta(days=36526), timedelta.max, 5, "soon"],
 }
 
