@@ -133,6 +133,11 @@ NamespaceText = Annotated[Text, AfterValidator(_labelled)]
 NamespaceName = Annotated[NamespaceText, BeforeValidator(joined)]
 
 
+def folded(text: str) -> str:
+    """A text in lower case, letter by letter, as the schema's ltm_lower has it."""
+    return composed("".join(letter.lower() for letter in text))
+
+
 def unique_tags(tags: Iterable[str]) -> tuple[str, ...]:
     """Tags in NFC without outer white space, the first of each spelling in any letter case."""
     found: dict[str, str] = {}
@@ -142,7 +147,7 @@ def unique_tags(tags: Iterable[str]) -> tuple[str, ...]:
             raise ValueError("a tag is empty")
         if len(name) > limits.TAG_CHARS:
             raise ValueError(f"a tag is longer than {limits.TAG_CHARS} characters")
-        found.setdefault("".join(letter.lower()[0] for letter in name), name)
+        found.setdefault(folded(name), name)
     if len(found) > limits.TAGS:
         raise ValueError(f"more than {limits.TAGS} tags")
     return tuple(found.values())
