@@ -201,6 +201,8 @@ async def insert_memory(
             raise InvalidMemory("related_memory_ids", error.rule) from None
         if error.field != "idempotency_key" or new.key is None or replace:
             raise
+        if await session_of(db).is_in_transaction():
+            raise Overtaken from None
     if new.key is not None and not replace:
         memory = await _kept(db, user, new, now, memory)
     if memory and memory.outcome == "existing" and memory.content != new.content:

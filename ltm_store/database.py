@@ -429,6 +429,10 @@ class Database(Session):
         finally:
             self._pool.discard(connection)  # what was SET would stay on it
 
+    def forget_names(self) -> None:
+        """Look users up again; see Session. A lookup that is under way is not remembered."""
+        self.external_users = {}
+
     def note_contents(self, user: int, memory_ids: Sequence[int] | None) -> None:
         """Note that the contents of memories are new, so that they get their vectors soon."""
         if self._embeddings is not None:
@@ -466,6 +470,9 @@ class Database(Session):
         finally:
             if not snapshot:
                 self._note_write()
+            if connection.names_changed:
+                connection.names_changed = False
+                self.forget_names()
             connection.bound = self.timeout
             if is_clean:
                 self._pool.release(connection)

@@ -87,11 +87,12 @@ class Unavailable(LtmError):
     """
 
     rolled_back = False
-    """Whether the server undid the transaction: a deadlock, or a serialization failure."""
+    """Whether the transaction was undone: by a deadlock, a serialization failure, or another writer
+    of a key. Then it can be begun again."""
 
 
 class Overtaken(Unavailable):
-    """On Citus another writer of a key came in between, which has undone the transaction."""
+    """Another writer of a key came in between, which has undone the caller's transaction."""
 
     rolled_back = True
 

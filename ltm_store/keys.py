@@ -61,7 +61,8 @@ async def put_memory(
     try:
         memory = await insert_memory(db, await ensure_user(db, user_id), new, replace=True)
     except InvalidMemory as error:
-        if error.field != "idempotency_key":  # which the same put of another task may have now
+        # Which the same put of another task may have now.
+        if error.field != "idempotency_key" or await session_of(db).is_in_transaction():
             raise
     for attempt in range(_ATTEMPTS):
         if memory is not None:

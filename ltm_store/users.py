@@ -15,7 +15,7 @@ from ltm_store.db.execute import (
     only_reads,
     session_of,
 )
-from ltm_store.db.identity import ensure_user, find_user, forget_number
+from ltm_store.db.identity import ensure_user, find_user
 from ltm_store.db.steps import has_embeddings
 from ltm_store.db.transactions import Connection
 from ltm_store.errors import InvalidArgument, InvalidMemory, Unavailable
@@ -88,7 +88,7 @@ async def rename_user(db: Executor, external_id: str, new: str) -> bool:
         )
     except InvalidMemory:
         raise InvalidArgument("new", "is another user's name; see merge_users") from None
-    forget_number(db, external_id)
+    session_of(db).forget_names()
     return bool(renamed)
 
 
@@ -104,7 +104,7 @@ async def merge_users(db: Executor, from_user: UserId, into_user: UserId) -> Mer
     for field, name in {"from_user": from_user, "into_user": into_user}.items():
         parse_user_id(name, field)
     into = await ensure_user(db, into_user, refresh=True)
-    user = await find_user(db, from_user)
+    user = await find_user(db, from_user, refresh=True)
     if user is None:
         nothing = dict.fromkeys(_MOVED, 0)
         return MergeReport(user_id=into.number, counts=nothing, renumbered={}, cleared=())
@@ -112,7 +112,7 @@ async def merge_users(db: Executor, from_user: UserId, into_user: UserId) -> Mer
         raise InvalidArgument("into_user", "is the same user")
     await session_of(db).write_pending_accesses(user.number)
     report = await _merged(db, user.number, into.number)
-    forget_number(db, from_user)
+    session_of(db).forget_names()
     return report
 
 
@@ -217,7 +217,7 @@ async def forget_user(db: Executor, user_id: UserId) -> ErasureReport:
                 pass
             counts[REPAIRS] = await fetch_value(connection, "forget_repairs", user_id=user.number)
             counts[_NAMES] = await fetch_value(connection, "forget_name", user_id=user.number)
-    forget_number(db, user_id)
+    session_of(db).forget_names()
     return ErasureReport(counts=dict(counts))
 
 

@@ -173,6 +173,9 @@ async def test_a_put_refuses_the_idempotency_key_of_another_memory(db):
     await put_memory(db, 1, "k", "y")
     with pytest.raises(InvalidMemory, match="^idempotency_key: exists already$"):
         await put_memory(db, 1, "k", "z", idempotency_key="i")
+    with pytest.raises(InvalidMemory, match="^idempotency_key: exists already$"):
+        async with db.transaction() as conn:
+            await put_memory(conn, 1, "k", "z", idempotency_key="i")
     assert [m.content for m in await get_memories(db, 1, [other.id])] == ["x"]
 
 

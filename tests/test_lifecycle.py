@@ -258,14 +258,11 @@ async def fill(db, users, each):
         ]
         await import_user(db, user, lines)
     async with db.transaction() as conn:
-        await conn.execute(
-            "UPDATE ltm_memories SET expires_at = $1::timestamptz "
-            "+ content::integer % 2 * interval '2 days' - interval '1 day'",
-            NOW,
-        )
+        for odd, expiry in enumerate((NOW - timedelta(days=1), NOW + timedelta(days=1))):
+            expire = "UPDATE ltm_memories SET expires_at = $1 WHERE content::integer % 2 = $2"
+            await conn.execute(expire, expiry, odd)
 
 
-@local_alone
 async def test_expired_memories_of_all_users_are_deleted_and_links_to_them(db, monkeypatch):
     monkeypatch.setattr(maintenance, "_PURGED_AT_ONCE", 7)
     users: list[int | str] = ["alice", 5, 6]

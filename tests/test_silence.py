@@ -224,6 +224,7 @@ async def test_what_the_server_logs(own_dsn: str, quiet: bool):
     files = await connection.fetchval("SELECT current_setting('data_directory')")
     log = next((p for p in (Path(files, "log"), Path(files).with_name("log")) if p.is_file()), None)
     if log is None:
+        await connection.close()
         pytest.skip("the server's log is not here")
     name = await connection.fetchval("SELECT current_database()")
     for setting, value in {**(LOGGED if quiet else {}), "log_min_duration_statement": "0"}.items():

@@ -46,6 +46,51 @@ async def test_a_user_is_renamed(conn):
         await rename_user(conn, "Ann", "bob")
 
 
+async def contents(db, user):
+    return [memory.content for memory in await search_memories(db, user)]
+
+
+@pytest.mark.parametrize(
+    "leave",
+    [
+        lambda c: rename_user(c, "ann", "anna"),
+        lambda c: forget_user(c, "ann"),
+        lambda c: merge_users(c, "ann", "anna"),
+    ],
+    ids=["renamed", "forgotten", "merged"],
+)
+async def test_what_a_transaction_makes_of_a_name_is_known_at_once(db, dsn, leave):
+    await add_memory(db, "ann", "old")
+    async with db.transaction() as conn:
+        await leave(conn)
+        assert await contents(db, "ann") == ["old"]  # and remembered: nothing is committed
+    async with connect(dsn) as other:
+        assert await contents(db, "ann") == await contents(other, "ann")
+        await add_memory(other, "ann", "new")
+        assert await contents(db, "ann") == await contents(other, "ann")
+
+
+async def test_what_becomes_of_a_user_is_known_for_all_of_the_names(db):
+    await add_memory(db, "a", "x")
+    for source, into in (("a", "b"), ("b", "c")):
+        await merge_users(db, source, into)
+        assert [await contents(db, name) for name in ("a", source, into)] == [["x"]] * 3
+    await merge_users(db, "c", 77)
+    assert await contents(db, "a") == ["x"]
+    await forget_user(db, 77)
+    assert (await add_memory(db, "a", "y")).user_id != 77
+
+
+async def test_who_is_merged_is_looked_up(db, dsn):
+    await add_memory(db, "bob", "of the first")
+    async with connect(dsn) as other:
+        await rename_user(other, "bob", "bobby")
+        await add_memory(other, "bob", "of the second")
+        await merge_users(db, "bob", 7)
+        assert await contents(other, 7) == ["of the second"]
+        assert await contents(other, "bobby") == ["of the first"]
+
+
 async def test_a_merged_user_is_the_other_one_with_all_that_hangs_on_it(conn, alice):
     lines = await exported(conn, "alice")
     numbers = await rows(conn, "ltm_memories")

@@ -28,6 +28,7 @@ from asyncpg.pool import PoolConnectionProxy
 
 from ltm_store.db.coalesce import Together
 from ltm_store.db.observe import observed
+from ltm_store.db.pool import PooledConnection
 from ltm_store.db.statements import DISTRIBUTED, Statement, statements
 from ltm_store.db.telemetry import Telemetry
 from ltm_store.db.transactions import Connection, begun, translated
@@ -142,6 +143,9 @@ class Session(ABC):
         """What the statements of one call that only reads run on."""
         return self
 
+    def forget_names(self) -> None:  # noqa: B027
+        """Look users up again whose names are remembered: names have other users now."""
+
     @abstractmethod
     def run(
         self, sql: str, arguments: list[Any], *, repeat: bool, only_reads: bool
@@ -243,6 +247,11 @@ class _OnConnection(Session):
     ) -> AsyncIterator[Connection]:
         async with begun(self._connection):
             yield self._connection
+
+    def forget_names(self) -> None:
+        # Of a Database, which forgets with the commit. (isinstance takes any connection for one.)
+        if type(self.behind) is PooledConnection:
+            self.behind.names_changed = True
 
     async def with_locks(self, work: Callable[[Connection], Awaitable[One]]) -> One:
         if await self.is_in_transaction():

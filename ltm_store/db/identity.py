@@ -22,12 +22,15 @@ class User(NamedTuple):
     is_external: bool = False
 
 
-async def find_user(db: Executor, user_id: UserId) -> User | None:
-    """The user of a read; None when the name has never been seen. Nothing is created."""
+async def find_user(db: Executor, user_id: UserId, *, refresh: bool = False) -> User | None:
+    """The user of a read; None when the name has never been seen. Nothing is created.
+
+    With `refresh` what was remembered of the user is looked up again.
+    """
     name = parse_user_id(user_id)
     if isinstance(name, int):
         return User(name)
-    return await _known(db, name)
+    return await _known(db, name, refresh=refresh)
 
 
 async def ensure_user(db: Executor, user_id: UserId, *, refresh: bool = False) -> User:
@@ -73,10 +76,3 @@ async def _external(
         while len(known) > REMEMBERED_USERS:
             del known[next(iter(known))]
     return User(found, is_external=found < 0)
-
-
-def forget_number(db: Executor, user_id: UserId) -> None:
-    """Look the number of this user up again the next time."""
-    known = session_of(db).external_users
-    if known is not None:
-        known.pop(str(parse_user_id(user_id)), None)

@@ -69,6 +69,7 @@ class PooledConnection(asyncpg.Connection):
     telemetry: Telemetry | None = None
     is_distributed: bool | None = None  # where a Database has found out
     row_level_security = False
+    names_changed = False  # of users, in a transaction of the caller's
     _transport: asyncio.Transport  # asyncpg's, which its stubs do not tell of
 
     async def fetch(
