@@ -49,7 +49,7 @@ SIGNATURES = {
     "delete_by_key": "db, user_id, key, *, namespace=None",
     "delete_by_keys": "db, user_id, places",
     "rename_key": "db, user_id, old, new, *, namespace=None, prefix=False",
-    "list_namespaces": "db, user_id, *, prefix=None, max_depth=None, counts=False",
+    "list_namespaces": "db, user_id, *, prefix=None, max_depth=None, counts=False, keyed=False",
     "update_importance": "db, user_id, memory_id, importance_score",
     "archive_memory": "db, user_id, memory_id, *, reason=None",
     "restore_memory": "db, user_id, memory_id",

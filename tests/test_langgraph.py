@@ -232,9 +232,12 @@ async def test_filters_compare_values_by_their_kind(store):
         await those({"n": {"$about": 9}})
 
 
-async def test_namespaces_are_listed_by_what_they_begin_and_end_with(store):
+async def test_namespaces_are_listed_by_what_they_begin_and_end_with(store, db):
     for labels in ("a b c", "a b d", "a x c", "b c", "a b d"):
         await store.aput(tuple(labels.split()), "k", {})
+
+    await add_memory(db, "a", "no item", namespace="y")
+    await add_memory(db, "a", "no item", namespace="b.c")
 
     listed = store.alist_namespaces
     assert await listed() == [("a", "b", "c"), ("a", "b", "d"), ("a", "x", "c"), ("b", "c")]

@@ -376,7 +376,7 @@ class LtmStore(AsyncBatchedBaseStore):
         conditions = op.match_conditions or ()
         found = set()
         async for user in self._users_like(conditions):
-            for namespace in await list_namespaces(self._db, user):
+            for namespace in await list_namespaces(self._db, user, keyed=True):
                 labels = _labels(namespace.namespace)
                 whole = self._whole(user, labels)
                 if len(labels) >= self._user_at and all(_fits(c, whole) for c in conditions):
