@@ -178,7 +178,7 @@ async def test_an_error_of_an_argument_names_it(conn, name):
     known |= {"was_relevant": True} if name == "record_feedback" else {}
     named = []
     for parameter in parameters:
-        for odd in (object(), 1.5, "\0"):
+        for odd in (object(), 1.5, "\0", b"x"):
             try:
                 async with conn.transaction():
                     called = function(conn, **{**known, parameter.name: odd})

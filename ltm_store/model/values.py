@@ -106,7 +106,7 @@ def _labelled(namespace: str) -> str:
     return namespace
 
 
-Text = Annotated[str, AfterValidator(storable)]
+Text = Annotated[str, Field(strict=True), AfterValidator(storable)]  # bytes are none
 LongText = Annotated[Text, AfterValidator(within_content)]
 Note = Annotated[Text, Field(max_length=limits.NOTE_CHARS)]
 Compared = Annotated[Text, AfterValidator(composed)]
