@@ -28,6 +28,7 @@ from ltm_store import (
     sync,
 )
 from tests.locks import WAITING
+from tests.servers import local_alone
 
 SECRET = "Xylophagous-Zebra-4711"
 
@@ -99,6 +100,7 @@ async def test_statements_in_a_transaction_are_spans_too(heard: Heard):
     assert {"lock_for_delete", "delete_memories"} <= set(heard.spans())
 
 
+@local_alone
 async def test_an_error_is_told_by_its_sqlstate(heard: Heard):
     memory = await add_memory(heard.db, 1, SECRET)
     with pytest.raises(InvalidMemory):
@@ -126,6 +128,7 @@ async def test_a_deadlock_is_repeated_and_counted(heard: Heard):
     assert span.status.status_code is StatusCode.UNSET
 
 
+@local_alone
 async def test_a_shared_statement_is_linked_with_its_calls(heard: Heard):
     memories = [await add_memory(heard.db, user, "Likes tea") for user in range(8)]
     heard.exporter.clear()
