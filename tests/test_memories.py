@@ -368,7 +368,7 @@ async def test_delete_leaves_nothing_that_points_at_the_memory(conn):
 
 BAD: dict[str, list[object]] = {
     "content": ["", "\0", "\ud800", "x" * (2 * 1024 * 1024), "é" * 600_000, 5, b"x", None],
-    "tags": [[b"x"], ["a"] * 3 + [""], ["x" * 101], [f"{n}" for n in range(101)], ["\0"], "work", [5]],
+    "tags": [["a"] * 3 + [""], ["x" * 101], [f"{n}" for n in range(101)], ["\0"], "work", [b"x"]],
     "importance_score": [0, 11, True, 5.0, "5", None],
     "confidence_score": [-0.1, 1.1, float("nan"), float("inf"), True],
     "enhanced_context": [
