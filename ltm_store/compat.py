@@ -20,6 +20,7 @@ from pydantic_core import to_jsonable_python
 from ltm_store import adding, analytics, limits, memories, relationships, search
 from ltm_store.database import Database, Options, connect
 from ltm_store.db.identity import find_user
+from ltm_store.errors import told_as
 from ltm_store.model import contexts
 from ltm_store.model.contexts import (
     EmotionalContext,
@@ -515,9 +516,9 @@ async def get_memory_relationships(memory_id: int, user_id: UserId) -> list[Rela
 
 async def update_memory_importance(memory_id: int, user_id: UserId, new_importance: int) -> bool:
     """Set the base importance of a memory; tell whether there is one."""
-    changed = await memories.update_importance(
-        await _database(), user_id, memory_id, new_importance
-    )
+    database = await _database()
+    with told_as("importance_score", "new_importance"):
+        changed = await memories.update_importance(database, user_id, memory_id, new_importance)
     return changed is not None
 
 
@@ -550,10 +551,8 @@ def _average(figure: float | None) -> float:
 async def run_ltm_enhancement_migration(database_url: str) -> None:
     """Apply the migrations to a database."""
     from ltm_store import migrate  # of an extra
-    from ltm_store.db import dsn
 
-    target = dsn.target(database_url)
-    await asyncio.to_thread(migrate.apply, target.libpq if target else database_url)
+    await asyncio.to_thread(migrate.apply, database_url)
 
 
 def _before(row: MemoryRow) -> OldMemoryRow:
@@ -599,7 +598,8 @@ async def get_relevant_ltm_memories(
     user_id: UserId, context: str, limit: int = 3
 ) -> list[OldMemoryRow]:
     """The memories whose content or tags share words with the context, best first."""
-    return await search_ltm_memories(user_id, context, limit)
+    with told_as("query", "context"):
+        return await search_ltm_memories(user_id, context, limit)
 
 
 async def delete_ltm_memory(user_id: UserId, memory_id: int) -> bool:

@@ -80,7 +80,7 @@ if TYPE_CHECKING:
 Coalesce = Literal[True, "writes", False]
 
 STATEMENTS_KEPT: Final = 256  # prepared in a connection, more than there are shapes in use
-LONGEST_TIMEOUT: Final = 86_400.0  # seconds
+LONGEST_TIMEOUT: Final = 86_400  # seconds
 INDEXES_KNOWN: Final = 600.0  # seconds, then it is asked again which users have one
 ADDS_WAIT: Final = 0.01  # seconds, at the most, for adds that are being stored
 FIRST_PAUSE: Final = 0.01  # seconds until a statement is sent again, at the most; then twice that
@@ -163,14 +163,15 @@ class Database(Session):
         tracer_provider: TracerProvider | None,
         meter_provider: MeterProvider | None,
     ) -> None:
+        for name, size in (("min_size", min_size), ("max_size", max_size)):
+            if type(size) is not int:
+                raise InvalidArgument(name, "should be a whole number")
         if not 0 <= min_size <= max_size or max_size < 1:
             raise InvalidArgument("max_size", "should be at least 1 and min_size")
-        if not 0 < timeout <= LONGEST_TIMEOUT:
-            raise InvalidArgument("timeout", f"should be 0 to {LONGEST_TIMEOUT} seconds")
+        _check_seconds(timeout, "timeout")
         if coalesce not in get_args(Coalesce):
             raise InvalidArgument("coalesce", 'should be True, "writes" or False')
-        if not 0 < max_lag <= LONGEST_TIMEOUT:
-            raise InvalidArgument("max_lag", f"should be 0 to {LONGEST_TIMEOUT} seconds")
+        _check_seconds(max_lag, "max_lag")
         self.external_users: dict[str, tuple[int, float]] = {}
         self.timeout = timeout
         self._dsn = dsn
@@ -577,6 +578,12 @@ class Database(Session):
             if self._standby is not None:
                 await self._standby.close(max(deadline - clock(), 0) / 2)
             await self._pool.close(max(deadline - clock(), 0))
+
+
+def _check_seconds(seconds: float, argument: str) -> None:
+    is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    if not is_number or not 0 < seconds <= LONGEST_TIMEOUT:
+        raise InvalidArgument(argument, f"should be above 0 and at most {LONGEST_TIMEOUT} seconds")
 
 
 def _nothing_was_done(error: Exception) -> bool:

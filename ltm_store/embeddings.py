@@ -20,7 +20,7 @@ from ltm_store.db.execute import (
 from ltm_store.db.identity import find_user
 from ltm_store.db.transactions import translated
 from ltm_store.db.vectors import model_of
-from ltm_store.errors import InvalidArgument, InvalidMemory
+from ltm_store.errors import InvalidArgument, InvalidMemory, told_as
 from ltm_store.model.embeddings import EmbeddingStatus
 from ltm_store.model.search import MemoryHit
 from ltm_store.model.values import UserId, check_memory_id, moment, row_limit
@@ -192,8 +192,8 @@ async def embed_memory(
     1 .. 256 of equal length, of which a search counts the best. Raises InvalidMemory naming the
     argument that is refused, StepMissing where the optional step was not run.
     """
-    given = {memory_id: embedding}
-    return await embed_memories(db, user_id, given, embedding_model=embedding_model) > 0
+    given = {check_memory_id(memory_id): embedding}
+    return await _embed(db, user_id, given, embedding_model) > 0
 
 
 @one_deadline
@@ -208,8 +208,21 @@ async def embed_memories(
 
     embeddings: for each memory's id one vector, or several; all of equal length. All or nothing.
     """
+    if not isinstance(embeddings, Mapping):
+        raise InvalidMemory("embeddings", "should be a dict of vectors by the id of the memory")
+    given = {check_memory_id(number, "embeddings"): some for number, some in embeddings.items()}
+    with told_as("embedding", "embeddings"):
+        return await _embed(db, user_id, given, embedding_model)
+
+
+async def _embed(
+    db: Executor,
+    user_id: UserId,
+    embeddings: Mapping[int, Sequence[float] | Sequence[Sequence[float]]],
+    embedding_model: str | None,
+) -> int:
     vectors: list[Vectors] = [
-        (check_memory_id(memory_id), None, _parts(embedding, embedding_model))
+        (memory_id, None, _parts(embedding, embedding_model))
         for memory_id, embedding in embeddings.items()
     ]
     if not vectors:

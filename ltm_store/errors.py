@@ -11,7 +11,8 @@ import os
 import re
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Self
 
 import asyncpg
@@ -39,6 +40,17 @@ class InvalidArgument(LtmError, ValueError):
 
 class InvalidMemory(InvalidArgument):
     """A field of a memory was refused before anything was written."""
+
+
+@contextmanager
+def told_as(field: str, argument: str) -> Iterator[None]:
+    """Let the refusal of a field name the argument that the caller gave it by."""
+    try:
+        yield
+    except InvalidArgument as error:
+        if error.field.partition(".")[0] != field:
+            raise
+        raise type(error)(argument + error.field[len(field) :], error.rule) from None
 
 
 class SchemaOutdated(LtmError):

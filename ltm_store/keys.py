@@ -349,14 +349,18 @@ async def list_namespaces(
     prefix: NamespaceOption = None,
     max_depth: int | None = None,
     counts: bool = False,
+    keyed: bool = False,
 ) -> list[Namespace]:
     """The namespaces that a user's memories are in, archived ones too, in the order of their bytes.
 
     Memories without a namespace are in "". prefix: that namespace and those below it. max_depth:
     each cut to so many labels. counts: with how many memories each has, and when one of them was
     last changed; that reads all memories of the user, where names alone are read from an index.
+    keyed: of memories with a key alone.
     """
-    asked = NamespaceList.checked({"prefix": prefix, "max_depth": max_depth, "counts": counts})
+    asked = NamespaceList.checked(
+        {"prefix": prefix, "max_depth": max_depth, "counts": counts, "keyed": keyed}
+    )
     user = await find_user(db, user_id)
     if user is None:
         return []
@@ -371,6 +375,7 @@ async def list_namespaces(
         row_limit=_ALL,
         prefix=asked.prefix or None,
         max_depth=depth,
+        keyed=asked.keyed,
     )
     if depth == max_depth:
         return found

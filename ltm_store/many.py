@@ -10,6 +10,7 @@ from ltm_store import limits
 from ltm_store.db.execute import Executor, fetch_value, one_deadline, session_of
 from ltm_store.db.identity import find_user
 from ltm_store.db.transactions import Connection
+from ltm_store.errors import told_as
 from ltm_store.memories import delete_locked, lock_for_delete
 from ltm_store.model.memories import MemoryChanges
 from ltm_store.model.search import FilterOptions, Many, OtherFilterOptions
@@ -67,7 +68,8 @@ async def archive_where(
     """
     many = Many.checked({"limit": limit, **filters, "include_archived": False})
     given = {} if reason is None else {"archive_reason": reason}
-    changes = MemoryChanges.checked(given)
+    with told_as("archive_reason", "reason"):
+        changes = MemoryChanges.checked(given)
     now, then = moment(None), moment(as_of)
 
     async def archive(connection: Connection, user: int) -> int:

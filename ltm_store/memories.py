@@ -22,7 +22,7 @@ from ltm_store.db.execute import (
 )
 from ltm_store.db.identity import User, find_user
 from ltm_store.db.transactions import Connection
-from ltm_store.errors import InvalidArgument, InvalidMemory, Unavailable
+from ltm_store.errors import InvalidArgument, InvalidMemory, Unavailable, told_as
 from ltm_store.model.accesses import AccessDetails
 from ltm_store.model.memories import Conflict, Memory, MemoryChanges
 from ltm_store.model.values import (
@@ -140,6 +140,8 @@ async def get_memories(db: Executor, user_id: UserId, memory_ids: Sequence[int])
 
 
 def _memory_ids(memory_ids: Sequence[int]) -> list[int]:
+    if not isinstance(memory_ids, Iterable) or isinstance(memory_ids, str | bytes | Mapping):
+        raise InvalidMemory("memory_ids", "should be a list of ids")
     numbers = [check_memory_id(memory_id, "memory_ids") for memory_id in memory_ids]
     if len(numbers) > limits.LISTED:
         raise InvalidMemory("memory_ids", f"more than {limits.LISTED} ids")
@@ -300,7 +302,9 @@ async def archive_memory(
     fields: dict[str, object] = {"is_archived": True}
     if reason is not None:
         fields["archive_reason"] = reason
-    return await _change(db, user_id, memory_id, MemoryChanges.checked(fields))
+    with told_as("archive_reason", "reason"):
+        changes = MemoryChanges.checked(fields)
+    return await _change(db, user_id, memory_id, changes)
 
 
 @one_deadline

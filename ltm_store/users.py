@@ -64,6 +64,7 @@ async def list_users(
 async def _number(db: Executor, after: UserId) -> int:
     if type(after) is int and after < 0:  # the user_id of a name
         return after
+    parse_user_id(after, "after")
     user = await find_user(db, after)
     if user is None:
         raise InvalidArgument("after", "should be a user")
@@ -76,7 +77,8 @@ async def rename_user(db: Executor, external_id: str, new: str) -> bool:
     Other programs that remember the old name for up to a minute go on with it. Raises
     InvalidArgument where one of them is a number, or the new one somebody's name.
     """
-    names = {"external_id": parse_user_id(external_id), "new": parse_user_id(new)}
+    given = {"external_id": external_id, "new": new}
+    names = {field: parse_user_id(name, field) for field, name in given.items()}
     for field, name in names.items():
         if isinstance(name, int):
             raise InvalidArgument(field, "should be a name, not a number")
@@ -99,6 +101,8 @@ async def merge_users(db: Executor, from_user: UserId, into_user: UserId) -> Mer
     as long as it takes: the timeout of a Database does not hold for it. Raises InvalidArgument
     where both are the same.
     """
+    for field, name in {"from_user": from_user, "into_user": into_user}.items():
+        parse_user_id(name, field)
     into = await ensure_user(db, into_user, refresh=True)
     user = await find_user(db, from_user, refresh=True)
     if user is None:

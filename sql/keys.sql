@@ -86,9 +86,9 @@ FROM unnest($2::bigint[], $3::text[]) AS g (id, key)
 WHERE m.user_id = $1 AND m.id = g.id;
 
 -- name: list_namespaces(
---     user_id bigint, as_of timestamptz, row_limit bigint, prefix text, max_depth integer
+--     user_id bigint, as_of timestamptz, row_limit bigint, prefix text, max_depth integer, keyed flag
 -- ) :many Namespace
--- The namespaces of a user's memories, cut to their first labels.
+-- The namespaces of a user's memories, or of those with a key, cut to their first labels.
 -- From one to the next through the index; below one that is cut nothing is looked at. Those whose
 -- memories have all expired are left out.
 WITH RECURSIVE walk AS (
@@ -137,6 +137,7 @@ CROSS JOIN
                 WHERE
                     m.user_id = $1
                     AND m.namespace = w.namespace
+                    AND m.key IS NOT NULL  -- if keyed
                     AND ltm_is_current(m.expires_at, $2)
                 LIMIT 1
             )
@@ -147,6 +148,7 @@ CROSS JOIN
                 FROM ltm_memories AS m
                 WHERE
                     m.user_id = $1
+                    AND m.key IS NOT NULL  -- if keyed
                     AND m.namespace > w.namespace || '.'
                     AND m.namespace < w.namespace || '/'
                     AND ltm_is_current(m.expires_at, $2)
@@ -161,7 +163,7 @@ ORDER BY w.namespace COLLATE "C"
 LIMIT $3;
 
 -- name: count_namespaces(
---     user_id bigint, as_of timestamptz, row_limit bigint, prefix text, max_depth integer
+--     user_id bigint, as_of timestamptz, row_limit bigint, prefix text, max_depth integer, keyed flag
 -- ) :many Namespace
 -- The same with how many memories each has, and when one of them was last changed.
 SELECT
@@ -177,6 +179,7 @@ CROSS JOIN
     ) AS c
 WHERE
     m.user_id = $1
+    AND m.key IS NOT NULL  -- if keyed
     -- if prefix
     AND (m.namespace = $4 OR (m.namespace >= $4 || '.' AND m.namespace < $4 || '/'))
     -- end if

@@ -170,9 +170,22 @@ async def test_what_speaks_of_lines_further_down_is_copied_too(conn, copied, mon
         ({"id": 9, "related_memory_ids": [9]}, "line 9, related_memory_ids"),
         ({"id": 1}, "line 9, id"),
         ({"source_position": 2**31}, "line 9, source_position"),
-        ({"adopted": True, "memory_type": "x" * 51}, "line 9, memory"),
-        ({"relationships": [{"target_memory_id": 1, "relationship_type": "x" * 51}]}, "line 9, "),
-        ({"accesses": [{"access_method": "x" * 51}]}, "line 9, memory"),
+        ({"adopted": True, "memory_type": "x" * 51}, "line 9, memory_type"),
+        (
+            {"relationships": [{"target_memory_id": 1, "relationship_type": "x" * 51}]},
+            "line 9, relationships.0.relationship_type",
+        ),
+        ({"accesses": [{"access_method": "x" * 51}]}, "line 9, accesses.0.access_method"),
+        ({"tag_details": [{"tag_name": "x" * 101}]}, "line 9, tag_details.0.tag_name"),
+        (
+            {"tag_details": [{"tag_name": "t", "tag_category": "x" * 51}]},
+            "line 9, tag_details.0.tag_category",
+        ),
+        ({"version": 0}, "line 9, version"),
+        (
+            {"tags": ["t"], "tag_details": [{"tag_name": "t", "usage_count": -1}]},
+            "line 9, usage_count",
+        ),
     ],
 )
 async def test_a_refused_line_is_named_wherever_it_stands(conn, way, last, field, monkeypatch):

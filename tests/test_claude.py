@@ -222,7 +222,7 @@ async def test_names_are_taken_exactly(db: Database, name: str):
 async def test_what_is_too_much_or_wrong_is_told(db: Database):
     say = saying(MemoryTool(db, "alice"))
     too_long = await refused(say("create", "/memories/" + "a" * 256, file_text="x"))
-    assert "255" in too_long
+    assert "should have at most 255 characters" in too_long
     too_large = await refused(say("create", "/memories/a", file_text="x" * 2**20 + "x"))
     assert "1048576 bytes" in too_large
     await say("create", "/memories/a", file_text="1\n2")

@@ -397,8 +397,10 @@ async def test_changes_tell_whether_there_was_a_memory(default):
 async def test_errors_are_raised(default):
     with pytest.raises(InvalidMemory, match="^importance_score"):
         await add_enhanced_ltm_memory("1", "x", [], importance_score=11)
-    with pytest.raises(InvalidMemory):
+    with pytest.raises(InvalidMemory, match="^new_importance"):
         await update_memory_importance(1, "1", 11)
+    with pytest.raises(InvalidArgument, match="^context"):
+        await get_relevant_ltm_memories("1", "\0")
     with pytest.raises(InvalidArgument, match="^limit"):
         await search_ltm_memories("1", "x", limit=-1)
 

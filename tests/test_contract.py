@@ -5,7 +5,7 @@ import inspect
 import pytest
 
 import ltm_store
-from ltm_store import compat
+from ltm_store import InvalidArgument, compat
 
 FILTERS = (
     "memory_type=None, category=None, tags=None, tags_any=None, source_type=None, source_id=None, "
@@ -49,7 +49,7 @@ SIGNATURES = {
     "delete_by_key": "db, user_id, key, *, namespace=None",
     "delete_by_keys": "db, user_id, places",
     "rename_key": "db, user_id, old, new, *, namespace=None, prefix=False",
-    "list_namespaces": "db, user_id, *, prefix=None, max_depth=None, counts=False",
+    "list_namespaces": "db, user_id, *, prefix=None, max_depth=None, counts=False, keyed=False",
     "update_importance": "db, user_id, memory_id, importance_score",
     "archive_memory": "db, user_id, memory_id, *, reason=None",
     "restore_memory": "db, user_id, memory_id",
@@ -151,6 +151,41 @@ def test_a_public_function_has_the_promised_signature(name):
 @pytest.mark.parametrize("name", COMPAT)
 def test_a_function_of_the_original_has_the_promised_signature(name):
     assert signature(getattr(compat, name)) == COMPAT[name]
+
+
+OTHERS: dict[str, object] = {  # arguments that are right
+    **dict.fromkeys(("user_id", "memory_id", "source_memory_id", "importance_score", "below"), 1),
+    **{"target_memory_id": 2, "memory_ids": [1], "memories": [], "lines": [], "places": []},
+    **{"embedding": [1.0], "embeddings": {}, "tags": ["t"]},
+    **dict.fromkeys(("from_user", "external_id", "old", "old_name"), "nobody"),
+    **dict.fromkeys(("into_user", "new", "new_name"), "somebody"),
+    **dict.fromkeys(("content", "key", "query", "source_id", "tag", "tag_name"), "x"),
+}
+
+
+# embed_missing names the Database first, which has no embedder.
+CALLED = [n for n, said in SIGNATURES.items() if said.startswith("db") and n != "embed_missing"]
+
+
+@pytest.mark.parametrize("name", CALLED)
+async def test_an_error_of_an_argument_names_it(conn, name):
+    function = getattr(ltm_store, name)
+    _, *parameters = inspect.signature(function).parameters.values()
+    known = {
+        p.name: OTHERS[p.name] for p in parameters if p.default is p.empty and p.name in OTHERS
+    }
+    known |= {"category": "x"} if name.endswith("_where") else {}
+    known |= {"was_relevant": True} if name == "record_feedback" else {}
+    named = []
+    for parameter in parameters:
+        for odd in (object(), 1.5, "\0", b"x"):
+            try:
+                async with conn.transaction():
+                    called = function(conn, **{**known, parameter.name: odd})
+                    await (anext(called, None) if hasattr(called, "__anext__") else called)
+            except InvalidArgument as error:
+                named.append((parameter.name, error.field.partition(".")[0]))
+    assert [pair for pair in named if pair[0] != pair[1]] == []
 
 
 def test_the_limits_of_the_models_are_those_of_the_schema():

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from contextlib import suppress
+from typing import Any
 
 import asyncpg
 import pytest
@@ -429,12 +430,26 @@ async def test_the_dsn_comes_from_the_environment_when_called(dsn, monkeypatch):
         ("min_size", 99),
         ("timeout", 0),
         ("timeout", float("inf")),
+        ("timeout", None),
+        ("timeout", "5"),
+        ("timeout", True),
+        ("max_lag", 0),
+        ("max_lag", "1"),
+        ("max_size", 1.5),
+        ("tracer_provider", 5),
+        ("meter_provider", 5),
     ],
 )
 def test_options_that_make_no_sense_are_refused(option, value):
     field = "max_size" if option == "min_size" else option
     with pytest.raises(InvalidArgument, match=f"^{field}:"):
         connect("postgresql://x", **{option: value})
+
+
+def test_a_dsn_that_is_no_text_is_refused():
+    odd: Any = 5
+    with pytest.raises(InvalidArgument, match="^dsn: should be text"):
+        connect(odd)
 
 
 async def test_pooler_mode_prepares_and_sets_nothing(dsn):

@@ -20,6 +20,7 @@ from ltm_store import (
     LtmError,
     Unavailable,
     connect,
+    migrate,
     search_memories,
 )
 from ltm_store.db import dsn as dsns
@@ -78,6 +79,21 @@ async def test_the_form_of_libpq_is_taken_by_both(dsn, capsys):
     async with connect(words) as db:
         assert await search_memories(db, 1) == []
     assert main(["status", "--dsn", words]) == 0
+
+
+def test_every_function_of_migrate_takes_what_connect_takes(empty):
+    given = extended(empty.replace("postgresql:", "postgresql+asyncpg:"), "pgbouncer=true")
+    applied = migrate.apply(given)
+    assert migrate.status(given).applied == applied
+    assert migrate.memories_lost(given) == 0
+    assert not migrate.is_distributed(given)
+    assert migrate.rollback(given) == applied[-1:]
+    migrate.optional(given, "partition_accesses", undo=True)
+    with pytest.raises(InvalidArgument, match="^name: should be one of distribute, "):
+        migrate.optional(given, "nonsense")
+    for refused in (extended(given, "nonsense=1"), "neither form"):
+        with pytest.raises(InvalidArgument, match="^dsn: "):
+            migrate.status(refused)
 
 
 def test_the_variables_have_one_order(monkeypatch):

@@ -735,7 +735,7 @@ async def test_vectors_of_several_memories_are_stored_together(conn):
     assert await embed_memories(conn, 1, vectors) == 1
     assert not await embed_memory(conn, 1, second.id, [1.0, 1.0])
     assert await embed_memories(conn, 1, {}) == await embed_memories(conn, 2, vectors) == 0
-    with pytest.raises(InvalidMemory, match="^embedding: should have vectors of equal length$"):
+    with pytest.raises(InvalidMemory, match="^embeddings: should have vectors of equal length$"):
         await embed_memories(conn, 1, {first.id: [1.0], second.id: [1.0, 2.0]})
 
 

@@ -634,6 +634,19 @@ async def names(conn: asyncpg.Connection, **options: Any) -> list[str]:
     return named
 
 
+async def test_namespaces_of_memories_with_keys_are_listed_alone(conn):
+    for namespace, key in ("a", None), ("a.b", "k"), ("b", None), ("b", "k"), ("c.d", None):
+        await add_memory(conn, 1, "x", namespace=namespace, key=key)
+    await add_memory(conn, 1, "x", namespace="c.gone", key="k", expires_at=PAST)
+    await add_memory(conn, 1, "x")
+    assert await names(conn, keyed=True) == ["a.b", "b"]
+    assert await names(conn, keyed=True, max_depth=1) == ["a", "b"]
+    assert await names(conn, keyed=True, prefix="a") == ["a.b"]
+    assert await names(conn, keyed=True, prefix="c") == []
+    (a, b) = await list_namespaces(conn, 1, keyed=True, max_depth=1, counts=True)
+    assert (a.memories, b.memories) == (1, 1)
+
+
 async def test_namespaces_are_listed(conn):
     for namespace in ("a", "a.b", "a.b.c", "a-b", "a-b.c", "ab", "a.b.d.e", "B.é", "a.b"):
         await add_memory(conn, 1, "x", namespace=namespace)

@@ -27,9 +27,11 @@ from ltm_store import (
     add_memory,
     connect,
     get_by_key,
+    limits,
     list_namespaces,
     search_memories,
 )
+from ltm_store.integrations import langgraph
 from ltm_store.integrations.langgraph import LtmStore
 from tests.servers import local_alone
 
@@ -230,9 +232,12 @@ async def test_filters_compare_values_by_their_kind(store):
         await those({"n": {"$about": 9}})
 
 
-async def test_namespaces_are_listed_by_what_they_begin_and_end_with(store):
+async def test_namespaces_are_listed_by_what_they_begin_and_end_with(store, db):
     for labels in ("a b c", "a b d", "a x c", "b c", "a b d"):
         await store.aput(tuple(labels.split()), "k", {})
+
+    await add_memory(db, "a", "no item", namespace="y")
+    await add_memory(db, "a", "no item", namespace="b.c")
 
     listed = store.alist_namespaces
     assert await listed() == [("a", "b", "c"), ("a", "b", "d"), ("a", "x", "c"), ("b", "c")]
@@ -254,6 +259,26 @@ async def test_the_whole_store_is_searched_without_a_user(store):
     assert await keys(store, ()) == ["of 2", "of ada", "of 1"]
     assert await keys(store, (), limit=1, offset=1) == ["of ada"]
     assert await keys(store, (), filter={"from": "ada"}) == ["of ada"]
+
+
+async def test_a_search_goes_deeper_than_search_memories(store, db, monkeypatch):
+    assert langgraph._DEEPEST == limits.OFFSET
+    monkeypatch.setattr(langgraph, "_DEEPEST", 4)
+    monkeypatch.setattr(langgraph, "_PAGE", 2)
+    await store.abatch([PutOp(("7", "x"), str(n), {"n": n}) for n in range(12)])  # at one moment
+    await store.aput(("8",), "k", {"n": 12})
+    latest = [str(n) for n in range(11, -1, -1)]
+
+    for limit, offset in ((20, 0), (10, 0), (7, 0), (6, 5), (3, 9), (9, 20)):
+        expected = latest[offset : offset + limit]
+        assert await keys(store, ("7",), limit=limit, offset=offset) == expected
+    assert await keys(store, ("7",), limit=20, filter={"n": {"$lt": 10}}) == latest[2:]
+    assert await keys(store, ("7",), limit=20, refresh_ttl=False) == latest
+    assert await keys(store, (), limit=20) == ["k", *latest]
+    words = LtmStore(db, hybrid=True)
+    with pytest.raises(InvalidArgument, match="^limit: a query finds 6 items at most"):
+        await words.asearch(("7",), query="n", limit=20)
+    await words.aclose()
 
 
 async def test_the_user_may_stand_at_another_label(db):
@@ -352,6 +377,14 @@ async def test_vectors_that_a_measure_cannot_tell_are_refused(db):
         await LtmStore(db, index=long).aput(("7",), "k", {"text": "tea"})
 
 
+@pytest.mark.parametrize("ttl", [0, -1, float("nan"), float("inf"), 1e12, 36_525 * 1440 + 1, "1"])
+async def test_a_ttl_that_is_none_is_refused_by_its_name(store, ttl):
+    with pytest.raises(InvalidArgument, match="^ttl: should be minutes"):
+        await store.aput(("7",), "k", {}, ttl=ttl)
+    assert await store.asearch(("7",)) == []
+    await store.aput(("7",), "k", {}, ttl=36_525 * 1440)
+
+
 async def test_a_read_prolongs_what_expires_at_once_unless_told_not_to(db, caplog):
     """By what has passed, however little; by one statement for what a batch read of a user."""
     store = LtmStore(db, ttl={"default_ttl": 0.5})
@@ -433,7 +466,8 @@ async def test_blocking_calls_belong_to_other_threads(store):
 
 async def test_it_opens_a_database_of_its_own_in_both_worlds(empty):
     def blocking():
-        with LtmStore.from_conn_string(empty, user_at=0) as store:
+        dsn = empty.replace("postgresql:", "postgresql+asyncpg:")
+        with LtmStore.from_conn_string(dsn, user_at=0) as store:
             store.setup()
             store.put(("7",), "k", {"n": 1})
             return store.search(("7",))

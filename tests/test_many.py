@@ -135,7 +135,7 @@ async def test_bad_tags_and_reasons_are_refused(conn):
     await add_memory(conn, 1, "bare", category="x")
     with pytest.raises(InvalidMemory, match="tags"):
         await add_tags_where(conn, 1, ["\0"], category="x")
-    with pytest.raises(InvalidMemory, match="archive_reason"):
+    with pytest.raises(InvalidMemory, match="^reason"):
         await archive_where(conn, 1, category="x", reason="x" * 10_001)
     async with conn.transaction():
         with pytest.raises(InvalidMemory) as caught:

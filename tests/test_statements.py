@@ -583,6 +583,7 @@ INDEXES: dict[tuple[str, frozenset[str]], set[str]] = {
     ("give_keys", frozenset()): {ONE},
     ("list_namespaces", frozenset()): {"ltm_memories_key_key"},
     ("list_namespaces", frozenset({"prefix", "max_depth"})): {"ltm_memories_key_key"},
+    ("list_namespaces", frozenset({"max_depth", "keyed"})): {"ltm_memories_key_key"},
     ("rename_user", frozenset()): {"ltm_external_users_external_id_key"},
     ("lock_names", frozenset()): {"ltm_external_users_pkey"},
     ("free_expired_keys", frozenset()): set(),

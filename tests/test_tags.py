@@ -229,6 +229,24 @@ async def test_rename_reaches_every_memory_of_the_user_and_no_other(conn):
     assert {hit.id for hit in await search_memories(conn, 1, tags=["job"])} == set()
 
 
+@pytest.mark.parametrize(
+    ("tags", "kept"),
+    [
+        (["İstanbul", "istanbul", "ISTANBUL"], 2),  # the dot stays in lower case
+        (["H\u0331", "\u1e96"], 1),  # one letter in lower case, two characters in upper case
+        (["ΟΔΟΣ", "οδοσ"], 1),
+    ],
+)
+async def test_one_tag_in_python_is_one_in_the_schema(conn, tags, kept):
+    memory = await add_memory(conn, 1, "x", tags=tags)
+    assert memory.tags == tuple(tags[:kept])
+    again = await add_tags(conn, 1, memory.id, tags[::-1])
+    assert again is not None
+    assert again.tags == memory.tags
+    for tag in tags:
+        assert len(await search_memories(conn, 1, tags=[tag])) == 1
+
+
 async def test_rename_can_change_the_letter_case_alone(conn):
     memory = await add_memory(conn, 1, "x", tags=["work"])
     await add_tags(conn, 1, memory.id, ["work"])

@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 
 from ltm_store import (
     Database,
+    access_history,
     add_memory,
     connect,
     get_memory,
@@ -372,6 +373,28 @@ async def test_a_server_of_one_namespace_sees_no_other(db: Database):
     async with Client(memory_server(db, "alice")) as client:
         figures = (await client.call_tool("memory_stats", {})).structured_content
         assert (figures["memories"], figures["by_namespace"]) == (3, {"home": 2, "work": 1})
+
+
+async def test_a_server_of_one_namespace_leaves_no_access_in_another(dsn: str):
+    async with connect(dsn) as db:
+        box = "secret number in a green box"
+        ours = await add_memory(db, "alice", f"Home: the {box}", namespace="home")
+        theirs = await add_memory(db, "alice", f"Work: the {box}", namespace="work")
+        await relate(db, "alice", ours.id, theirs.id)
+        async with Client(memory_server(db, "alice", namespace="home")) as client:
+            for tool, arguments in (
+                *(("get_memory", {"memory_id": one.id}) for one in (ours, theirs)),
+                ("update_memory", {"memory_id": theirs.id, "importance": 7}),
+                ("remember", {"content": f"Home: another {box}"}),
+                ("recall", {"query": box}),
+                ("recent_memories", {}),
+                ("list_tags", {}),
+            ):
+                await client.call_tool(tool, arguments)
+            with pytest.raises(MCPError, match="There is no memory with this id"):
+                await client.read_resource(f"memory://{theirs.id}")
+        assert await access_history(db, "alice", ours.id)
+        assert await access_history(db, "alice", theirs.id) == []
 
 
 async def test_a_drawn_session_agrees_with_a_model_of_it(db: Database):

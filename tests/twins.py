@@ -306,6 +306,7 @@ CALLS: dict[str, list[Call]] = {
     "list_namespaces": [
         lambda c: list_namespaces(c, HER, max_depth=1),
         lambda c: list_namespaces(c, HER, counts=True),
+        lambda c: list_namespaces(c, HER, keyed=True),
     ],
     "list_sources": [
         lambda c: list_sources(c, HER),

@@ -60,10 +60,21 @@ def target(given: str | None = None) -> Target | None:
 
     Raises InvalidArgument naming the parameter that cannot be honoured, never a value.
     """
+    if not isinstance(given, str | None):
+        raise InvalidArgument("dsn", "should be text")
     for dsn in (given, os.environ.get("LTM_DATABASE_URL"), os.environ.get("DATABASE_URL")):
         if dsn is not None and dsn.strip():
             return _read(_unquoted(dsn.strip()))
     return None
+
+
+def for_libpq(given: str) -> str:
+    """The DSN that is given, as libpq reads it; a blank one is what `target` finds instead of it.
+
+    Raises InvalidArgument as `target` does.
+    """
+    found = target(given)
+    return found.libpq if found else given
 
 
 def of_standby(given: str) -> str:

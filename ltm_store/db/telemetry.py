@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary, WeakSet
 
+from ltm_store.errors import InvalidArgument
+
 if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
     from opentelemetry.trace import Link, Span, TracerProvider
@@ -45,6 +47,12 @@ class Telemetry:
         load: Callable[[], Load | None],
     ) -> None:
         """`load`: what the Database is doing, None once it is closed."""
+        for argument, provider, method in (
+            ("tracer_provider", tracer_provider, "get_tracer"),
+            ("meter_provider", meter_provider, "get_meter"),
+        ):
+            if provider is not None and not hasattr(provider, method):
+                raise InvalidArgument(argument, "should be a provider of OpenTelemetry")
         from opentelemetry import trace
 
         tracers = tracer_provider or trace.NoOpTracerProvider()

@@ -51,6 +51,7 @@ from langgraph.store.base.batch import AsyncBatchedBaseStore
 
 from ltm_store import (
     Database,
+    InvalidArgument,
     Memory,
     MemoryHit,
     NewMemory,
@@ -60,6 +61,7 @@ from ltm_store import (
     embed_memories,
     extend_expiry,
     get_by_keys,
+    iterate_memories,
     list_namespaces,
     list_users,
     migrate,
@@ -73,7 +75,9 @@ Value = TypeVar("Value")
 _Used = defaultdict[str, list[int]]  # by user: the memories that a batch prolongs
 
 _PAGE: Final = 1000  # users or hits that are read at once
+_DEEPEST: Final = 10_000  # hits that search_memories leaves out
 _SWEEP_MINUTES: Final = 5.0
+_LONGEST_LIFETIME: Final = timedelta(days=36_525)
 
 
 class LtmStore(AsyncBatchedBaseStore):
@@ -91,9 +95,9 @@ class LtmStore(AsyncBatchedBaseStore):
 
     Operations that wait together are done together: the reads, then of several puts of a key the
     last. The gets of a user are one statement, as are the puts and the deletes, each all or
-    nothing. A read counts as an access of the memory, and an item with a ttl expires so long after
-    it, unless refresh_ttl is False. A prefix that ends before the user's label, and
-    list_namespaces without one, reads all users, one after another.
+    nothing. A read counts as an access of the memory (of a search the first 11,000), and an item
+    with a ttl expires so long after it, unless refresh_ttl is False. A prefix that ends before the
+    user's label, and list_namespaces without one, reads all users, one after another.
     """
 
     supports_ttl = True
@@ -214,7 +218,6 @@ class LtmStore(AsyncBatchedBaseStore):
         user, labels = self._parted(op.namespace)
         value = dict(op.value or {})
         texts = [] if self._index is None or op.value is None else self._index.texts(op)
-        after = None if op.ttl is None else timedelta(minutes=op.ttl)
         new = NewMemory.checked(
             {
                 # What is no JSON is refused as metadata.
@@ -222,8 +225,7 @@ class LtmStore(AsyncBatchedBaseStore):
                 "namespace": labels,
                 "key": op.key,
                 "metadata": value,
-                "expires_at": None if after is None else datetime.now(UTC) + after,
-                "expires_after": after,
+                "expires_after": None if op.ttl is None else _lifetime(op.ttl),
             }
         )
         return _Draft(user, new, texts, is_gone=op.value is None)
@@ -270,10 +272,8 @@ class LtmStore(AsyncBatchedBaseStore):
             for user, hit in hits
         ]
 
-    async def _hits_of_all(
-        self, op: SearchOp, asked: dict[str, Any]
-    ) -> list[tuple[str, MemoryHit]]:
-        found: list[tuple[str, MemoryHit]] = []
+    async def _hits_of_all(self, op: SearchOp, asked: dict[str, Any]) -> list[tuple[str, Memory]]:
+        found: list[tuple[str, Memory]] = []
         async for user in self._users():
             end = op.offset + op.limit
             found += await self._hits(user, op.namespace_prefix, op, asked, 0, end)
@@ -290,24 +290,34 @@ class LtmStore(AsyncBatchedBaseStore):
         asked: dict[str, Any],
         offset: int,
         limit: int,
-    ) -> list[tuple[str, MemoryHit]]:
+    ) -> list[tuple[str, Memory]]:
         conditions = {key: _condition(value) for key, value in (op.filter or {}).items()}
-        found: list[tuple[str, MemoryHit]] = []
+        filters: dict[str, Any] = {
+            "namespace_prefix": ".".join(labels) or None,
+            "key_prefix": "",
+            "metadata": conditions or None,
+            "include_archived": True,
+        }
+        found: list[tuple[str, Memory]] = []
         async with self._reader(op.refresh_ttl) as db:
             while len(found) < limit:
-                wanted = min(_PAGE, limit - len(found))
+                start, wanted = offset + len(found), min(_PAGE, limit - len(found))
+                if start > _DEEPEST and "order" in asked:
+                    found += [
+                        (user, m) async for m in _rest(db, user, filters, start, offset + limit)
+                    ]
+                    break
+                if start > _DEEPEST and found:
+                    raise InvalidArgument("limit", f"a query finds {len(found)} items at most")
                 page = await search_memories(
                     db,
                     user,
-                    namespace_prefix=".".join(labels) or None,
-                    key_prefix="",
-                    metadata=conditions or None,
-                    include_archived=True,
                     include_context=False,
                     neighbours=False,
                     distinct=False,
                     limit=wanted,
-                    offset=offset + len(found),
+                    offset=start,
+                    **filters,
                     **asked,
                 )
                 found += [(user, hit) for hit in page]
@@ -324,8 +334,8 @@ class LtmStore(AsyncBatchedBaseStore):
             return {"query": words, **by} if words else {**by, "meaning": 1, "importance_weight": 0}
         return {"query": words} if words else {"order": "modified"}
 
-    def _score(self, hit: MemoryHit, asked: dict[str, Any]) -> float | None:
-        if "order" in asked:
+    def _score(self, hit: Memory, asked: dict[str, Any]) -> float | None:
+        if "order" in asked or not isinstance(hit, MemoryHit):
             return None
         if "query" in asked or self._index is None or hit.meaning_score is None:
             return hit.score
@@ -366,7 +376,7 @@ class LtmStore(AsyncBatchedBaseStore):
         conditions = op.match_conditions or ()
         found = set()
         async for user in self._users_like(conditions):
-            for namespace in await list_namespaces(self._db, user):
+            for namespace in await list_namespaces(self._db, user, keyed=True):
                 labels = _labels(namespace.namespace)
                 whole = self._whole(user, labels)
                 if len(labels) >= self._user_at and all(_fits(c, whole) for c in conditions):
@@ -563,6 +573,28 @@ async def _all(calls: Iterable[Awaitable[Value]]) -> list[Value]:
         if isinstance(result, BaseException):
             raise result
     return results  # type: ignore[return-value]
+
+
+def _lifetime(ttl: float) -> timedelta:
+    with suppress(TypeError, ValueError, OverflowError):
+        if timedelta(0) < (lifetime := timedelta(minutes=ttl)) <= _LONGEST_LIFETIME:
+            return lifetime
+    raise InvalidArgument("ttl", "should be minutes, above 0 and at most a hundred years")
+
+
+async def _rest(
+    db: Database | asyncpg.Connection, user: str, filters: dict[str, Any], start: int, end: int
+) -> AsyncIterator[Memory]:
+    """The items from one place on, up to another one, by the time of their change."""
+    place = 0
+    async for memory in iterate_memories(
+        db, user, order="modified", include_context=False, **filters
+    ):
+        if place >= start:
+            yield memory
+        place += 1
+        if place == end:
+            return
 
 
 def _labels(namespace: str) -> Labels:

@@ -178,8 +178,9 @@ async def _recall(scope: Scope, given: Recall) -> ShortMemories:
 
 
 async def _get(scope: Scope, given: OneMemory) -> WholeMemory:
+    await scope.require(given.memory_id)  # before the read, which is an access
     memory = await read_memory(*scope.whose, given.memory_id, include_relationships=True)
-    if memory is None or scope.namespace not in (None, memory.namespace):
+    if memory is None:
         raise _no_memory()
     known = memory.relationships or ()
     inside = await scope.inside(one.related_memory.id for one in known)

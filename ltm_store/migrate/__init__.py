@@ -12,7 +12,9 @@ try:
 except ImportError:
     raise SystemExit("failed: install ltm_store[migrate], which brings yoyo and psycopg") from None
 
-from ltm_store.db.resources import migration_ids
+from ltm_store.db.dsn import for_libpq
+from ltm_store.db.resources import migration_ids, optional_steps
+from ltm_store.errors import InvalidArgument
 from ltm_store.migrate import partitions
 from ltm_store.migrate.adoption import adopt, reconcile, survey, way_back
 from ltm_store.migrate.ask import Session, value
@@ -54,7 +56,7 @@ class Status(NamedTuple):
 @contextmanager
 def _looking(dsn: str, trust_schema: bool) -> Iterator[Session]:
     """A session in a schema that is safe, or trusted."""
-    with connected(dsn) as connection:
+    with connected(for_libpq(dsn)) as connection:
         if not trust_schema:
             refuse_unsafe(connection)
         yield connection
@@ -76,8 +78,9 @@ def apply(dsn: str, report: Report = lambda line: None, *, trust_schema: bool = 
 
     Raises MigrationFailed, as all functions here do before the first step where the server, the
     database or the role is unsuitable, or others may create or have created functions in a schema
-    of the search_path (unless `trust_schema`).
+    of the search_path (unless `trust_schema`); and InvalidArgument for a DSN that connect refuses.
     """
+    dsn = for_libpq(dsn)
     with _changing(dsn, report, trust_schema) as connection:
         tell_letter_case(connection, report)
         before = applied_ids(connection)
@@ -118,6 +121,7 @@ def rollback(
     means the original application's tables where those were adopted and it is not
     finished. Raises MigrationFailed, also when `to` is not applied.
     """
+    dsn = for_libpq(dsn)
     with _changing(dsn, report, trust_schema) as connection:
         applied = applied_ids(connection)
         if survey.under_way(connection):
@@ -175,7 +179,9 @@ def optional(
     report: Report = lambda line: None,
     trust_schema: bool = False,
 ) -> None:
-    """Run an optional step, or undo it. Raises MigrationFailed."""
+    """Run an optional step, or undo it. Raises MigrationFailed, InvalidArgument for no step."""
+    if name not in optional_steps():
+        raise InvalidArgument("name", f"should be one of {', '.join(optional_steps())}")
     with _changing(dsn, report, trust_schema) as connection:
         if not undo and value(connection, "is_distributed"):
             if name == ROW_LEVEL_SECURITY:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from types import MappingProxyType
@@ -31,6 +32,8 @@ _SAYINGS = {
 }
 
 
+# What pydantic says of a text that a function has checked before.
+_TOO_LONG = re.compile(r"Value should have at most (\d+) items? after validation.*")
 _BRANCHES = {"float", "int", "str", "bool", "tuple"}  # of a union, which pydantic adds to the path
 
 
@@ -41,6 +44,7 @@ def refusal(error: ErrorDetails) -> tuple[str, str]:
         path = [part for part in path if part not in _BRANCHES]
         path = [part for part in path if part.isidentifier() or part.isdigit()]
     rule = _SAYINGS.get(error["type"], error["msg"].removeprefix("Value error, "))
+    rule = _TOO_LONG.sub(r"should have at most \1 characters", rule)
     return ".".join(path) or "memory", rule
 
 

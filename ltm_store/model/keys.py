@@ -37,6 +37,7 @@ class NamespaceList(Arguments):
     prefix: NamespaceName = ""
     max_depth: Annotated[int, Field(strict=True, ge=1)] | None = None
     counts: Annotated[bool, Field(strict=True)] = False
+    keyed: Annotated[bool, Field(strict=True)] = False
 
 
 class Namespace(Row):

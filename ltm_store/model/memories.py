@@ -105,6 +105,12 @@ def _told(content: str, info: ValidationInfo) -> str:
     return content
 
 
+def _of_a_vector(model: str | None, info: ValidationInfo) -> str | None:
+    if model is not None and info.data.get("embedding", model) is None:
+        raise ValueError("goes with embedding")
+    return model
+
+
 class NewMemory(_Attributes):
     """A memory to add: the keywords of add_memory."""
 
@@ -120,7 +126,7 @@ class NewMemory(_Attributes):
     created_at: Moment | None = None
     idempotency_key: IdempotencyKey | None = None
     embedding: Vector | None = None
-    embedding_model: ModelName | None = None
+    embedding_model: Annotated[ModelName | None, AfterValidator(_of_a_vector)] = None
 
 
 class MemoryChanges(_Attributes):

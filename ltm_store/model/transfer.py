@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Final
 
 from pydantic import AfterValidator, Field, JsonValue, StrictBool, ValidationError
 
+from ltm_store import limits
 from ltm_store.errors import InvalidArgument, InvalidMemory
 from ltm_store.model.base import Arguments, Row, refusal
 from ltm_store.model.hints import Problem, explained
@@ -17,6 +18,7 @@ from ltm_store.model.values import (
     LongText,
     MemoryId,
     Moment,
+    StoredWord,
     TagImportance,
     Text,
     dump_json,
@@ -34,7 +36,7 @@ class ExportedRelationship(Arguments):
     refused_as: ClassVar[type[InvalidArgument]] = InvalidMemory
 
     target_memory_id: MemoryId
-    relationship_type: Text = "related"
+    relationship_type: StoredWord = "related"
     strength: Fraction = 1.0
     description: Text | None = None
     created_at: Moment | None = None
@@ -47,7 +49,7 @@ class ExportedAccess(Arguments):
     refused_as: ClassVar[type[InvalidArgument]] = InvalidMemory
 
     access_timestamp: Moment | None = None
-    access_method: Text | None = None
+    access_method: StoredWord | None = None
     access_context: Text | None = None
     user_query: Text | None = None
     was_relevant: StrictBool | None = None
@@ -59,8 +61,8 @@ class ExportedTag(Arguments):
 
     refused_as: ClassVar[type[InvalidArgument]] = InvalidMemory
 
-    tag_name: Text
-    tag_category: Text | None = "general"
+    tag_name: Annotated[Text, Field(max_length=limits.TAG_CHARS)]
+    tag_category: StoredWord | None = "general"
     tag_importance: TagImportance | None = 1.0
     tag_confidence: Fraction | None = 1.0
     usage_count: Int32 | None = 1
@@ -126,9 +128,9 @@ class AdoptedMemory(ExportedMemory):
 
     content: LongText
     tags: tuple[Text, ...] = ()
-    memory_type: Text | None = None
-    source_type: Text | None = None
-    created_by: Text | None = "system"
+    memory_type: StoredWord | None = None
+    source_type: StoredWord | None = None
+    created_by: StoredWord | None = "system"
     metadata: Annotated[JsonValue, AfterValidator(_any_json)] = None  # type: ignore[assignment]
     related_memory_ids: tuple[MemoryId, ...] = ()
 

@@ -108,10 +108,11 @@ def _labelled(namespace: str) -> str:
     return namespace
 
 
-Text = Annotated[str, AfterValidator(storable)]
+Text = Annotated[str, Field(strict=True), AfterValidator(storable)]  # bytes are none
 LongText = Annotated[Text, AfterValidator(within_content)]
 Note = Annotated[Text, Field(max_length=limits.NOTE_CHARS)]
 Compared = Annotated[Text, AfterValidator(composed)]
+StoredWord = Annotated[Text, Field(max_length=limits.WORD_CHARS)]  # whatever a column can hold
 Word = Annotated[Compared, Field(min_length=1, max_length=limits.WORD_CHARS), BeforeValidator(word)]
 Fraction = Annotated[StrictFloat, Field(ge=0, le=1, allow_inf_nan=False)]
 TagImportance = Annotated[
@@ -134,6 +135,11 @@ NamespaceText = Annotated[Text, AfterValidator(_labelled)]
 NamespaceName = Annotated[NamespaceText, BeforeValidator(joined)]
 
 
+def folded(text: str) -> str:
+    """A text in lower case, letter by letter, as the schema's ltm_lower has it."""
+    return composed("".join(letter.lower() for letter in text))
+
+
 def unique_tags(tags: Iterable[str]) -> tuple[str, ...]:
     """Tags in NFC without outer white space, the first of each spelling in any letter case."""
     found: dict[str, str] = {}
@@ -143,7 +149,7 @@ def unique_tags(tags: Iterable[str]) -> tuple[str, ...]:
             raise ValueError("a tag is empty")
         if len(name) > limits.TAG_CHARS:
             raise ValueError(f"a tag is longer than {limits.TAG_CHARS} characters")
-        found.setdefault("".join(letter.lower()[0] for letter in name), name)
+        found.setdefault(folded(name), name)
     if len(found) > limits.TAGS:
         raise ValueError(f"more than {limits.TAGS} tags")
     return tuple(found.values())
@@ -222,7 +228,7 @@ def moment(value: datetime | None, field: str = "as_of") -> datetime:
         raise InvalidArgument(field, str(error)) from None
 
 
-def parse_user_id(user_id: UserId) -> int | str:
+def parse_user_id(user_id: UserId, field: str = "user_id") -> int | str:
     """The application's own number of a user, or the external id to look up."""
     match user_id:
         case bool():
@@ -230,7 +236,7 @@ def parse_user_id(user_id: UserId) -> int | str:
         case int():
             if 0 <= user_id <= limits.USER_ID:
                 return int(user_id)
-            raise InvalidMemory("user_id", f"should be 0 to {limits.USER_ID}")
+            raise InvalidMemory(field, f"should be 0 to {limits.USER_ID}")
         case UUID():
             return str(user_id)
         case str():
@@ -241,13 +247,13 @@ def parse_user_id(user_id: UserId) -> int | str:
             name = unicodedata.normalize("NFC", user_id)
             if not 1 <= len(name) <= limits.EXTERNAL_ID_CHARS:
                 raise InvalidMemory(
-                    "user_id", f"should have 1 to {limits.EXTERNAL_ID_CHARS} characters"
+                    field, f"should have 1 to {limits.EXTERNAL_ID_CHARS} characters"
                 )
             try:
                 return storable(name)
             except ValueError as error:
-                raise InvalidMemory("user_id", str(error)) from None
-    raise InvalidMemory("user_id", "should be a number, a string or a UUID")
+                raise InvalidMemory(field, str(error)) from None
+    raise InvalidMemory(field, "should be a number, a string or a UUID")
 
 
 def check_memory_id(value: int, field: str = "memory_id") -> int:
