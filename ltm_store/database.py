@@ -532,9 +532,8 @@ class Database(Session):
         """Return when the accesses that are queued now are written, and memories have vectors.
 
         Raises Unavailable where accesses could not be written; they are kept, and tried again every
-        second. An embedder that fails is not waited for; it is tried again too. Many memories may
-        take longer than the timeout, but where the embedder answers nothing for so long, this
-        raises Unavailable.
+        second. An embedder that fails is not waited for; it is tried again too. It fails when it
+        takes a minute for 64 texts, so this may take longer than the timeout.
         """
         self._pool.check_home()
         try:

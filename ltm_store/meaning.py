@@ -143,17 +143,11 @@ class Questions:
         return found
 
 
-async def embed_claims(
-    db: Executor,
-    embedder: Embedder,
-    claims: Sequence[Claim],
-    *,
-    progress: Callable[[], None] = lambda: None,
-) -> list[Claim]:
+async def embed_claims(db: Executor, embedder: Embedder, claims: Sequence[Claim]) -> list[Claim]:
     """Make and store the vectors of claimed memories; return those whose content was changed.
 
     A memory that the embedder cannot embed is set aside. Raises EmbedderFailed where it embeds
-    nothing any more; then all are given back. progress is called after each batch of texts.
+    nothing any more; then all are given back.
     """
     notes: dict[Claim, str | None] = {}
     made: dict[Claim, list[list[float]]] = {}
@@ -170,7 +164,6 @@ async def embed_claims(
                     notes[claim] = outcome[: limits.EMBEDDING_NOTE_CHARS]
                 else:
                     made.setdefault(claim, []).append(outcome)
-            progress()
         whole = {claim: vectors for claim, vectors in made.items() if claim not in notes}
         changed = await _store(db, embedder.model, whole)
     except (EmbedderFailed, asyncio.CancelledError):
@@ -320,7 +313,6 @@ class EmbeddingWriter:
         self._task: asyncio.Task[None] | None = None
         self._look_at, self._sweep_at = 0.0, 0.0
         self._working = 0
-        self._batches = 0  # that the embedder has answered
 
     @property
     def waiting(self) -> int:
@@ -343,33 +335,16 @@ class EmbeddingWriter:
             self._wake.set()
 
     async def flush(self) -> None:
-        """Return when the memories that are written now have vectors, or making them failed.
-
-        Raises Unavailable where the embedder answers nothing for as long as the timeout.
-        """
-        if self._task is None or self._task.done():
-            return
-        self._look_at = 0.0
-        self._idle.clear()
-        self._wake.set()
-        waits = asyncio.ensure_future(self._idle.wait())
-        batches = -1
-        try:
-            while batches != self._batches:
-                batches = self._batches
-                done, _ = await asyncio.wait(
-                    [waits, self._task],
-                    timeout=self._db.timeout,
-                    return_when=asyncio.FIRST_COMPLETED,
-                )
-                if done:
-                    return
-        finally:
-            waits.cancel()
-        raise Unavailable("memories have no vectors yet: the embedder does not answer")
-
-    def _answered(self) -> None:
-        self._batches += 1
+        """Return when the memories that are written now have vectors, or making them failed."""
+        if self._task is not None and not self._task.done():
+            self._look_at = 0.0
+            self._idle.clear()
+            self._wake.set()
+            waits = asyncio.ensure_future(self._idle.wait())
+            try:
+                await asyncio.wait([waits, self._task], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                waits.cancel()
 
     async def close(self, timeout: float) -> None:
         """Write what was added, as far as that can be done in these seconds."""
@@ -455,7 +430,7 @@ class EmbeddingWriter:
                 claims += await claim_embeddings(self._db, self._embedder.model, user, ids, BATCH)
             for key in taken:
                 queue.pop(key, None)
-            changed = await embed_claims(self._db, self._embedder, claims, progress=self._answered)
+            changed = await embed_claims(self._db, self._embedder, claims)
             self._waiting |= {(claim.user, claim.memory_id): None for claim in changed}
         except (EmbedderFailed, LtmError):
             queue |= dict.fromkeys(taken)

@@ -393,27 +393,6 @@ async def test_a_slow_embedder_is_not_waited_for(dsn, monkeypatch):
             await add_memory(db, 1, "more words")
 
 
-async def test_a_flush_waits_for_an_embedder_that_answers_and_no_longer(dsn, monkeypatch):
-    monkeypatch.setattr(meaning, "BATCH", 1)
-    answers = asyncio.Event()
-    asked: list[str] = []
-
-    async def embed(texts: Sequence[str]) -> list[list[float]]:
-        asked.extend(texts)
-        await answers.wait()
-        return vectors_of(texts)
-
-    async with connect(dsn, embedder=toy(embed), timeout=1) as db:
-        await add_memory(db, 1, "A sentence of a long content. " * 200)
-        async with asyncio.timeout(10):
-            with pytest.raises(Unavailable, match="^memories have no vectors yet: the embedder"):
-                await db.flush()
-        answers.set()
-        await db.flush()
-        assert len(asked) > 1
-        assert await status(db) == {"toy": (1, 1, 0, 0)}
-
-
 async def test_what_a_closed_database_did_not_embed_is_free_at_once(dsn):
     never, begun = asyncio.Event(), asyncio.Event()
 
