@@ -305,7 +305,8 @@ named AS MATERIALIZED (
 
 -- if not include_archived
 -- One word counts the same wherever it is written: the most important ones that hold it are the best,
--- unless importance counts so much, or who wrote them, that others could come before.
+-- unless importance counts so much, or who wrote them, that others could come before. (LIMIT 1, because
+-- the planner may look at the word before it knows that there is one.)
 walked AS MATERIALIZED (
     SELECT
         m.id AS group_key,  -- if not distinct
@@ -329,7 +330,7 @@ walked AS MATERIALIZED (
         LIMIT 30 * ($3::bigint + $7::bigint)
     ) AS m
     WHERE
-        m.search_vector @@ (SELECT a.as_written FROM asked AS a)
+        m.search_vector @@ (SELECT a.as_written FROM asked AS a LIMIT 1)
         AND TRUE  -- conditions: filters
 ),
 
@@ -602,7 +603,7 @@ scored AS MATERIALIZED (
             AND m.id = w.group_key  -- if not distinct
             AND m.content_hash = w.group_key  -- if distinct
     WHERE
-        m.search_vector @@ (SELECT a.as_written FROM asked AS a)
+        m.search_vector @@ (SELECT a.as_written FROM asked AS a LIMIT 1)
         AND TRUE  -- conditions: filters
 -- end if
 ),

@@ -31,6 +31,7 @@ from ltm_store import (
 from ltm_store.db.statements import shared_blocks
 from ltm_store.model.search import FILTER_OF, FilterOptions, Filters, Order
 from tests.conftest import DRAWS
+from tests.servers import local_alone
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 DEADLINE = 10  # seconds that connect() allows a call
@@ -978,3 +979,19 @@ async def test_iterating_leaves_out_none_and_repeats_none_while_importance_moves
             await update_importance(conn, 1, seen[0], 1)
             await delete_memory(conn, 1, min(set(ids) - set(seen)))
     assert len(seen) == len(set(seen)) == 39
+
+
+@local_alone
+@pytest.mark.parametrize("plan", ["force_custom_plan", "force_generic_plan"])
+@pytest.mark.parametrize("join", ["nestloop", "hashjoin", "mergejoin"])
+async def test_a_search_finds_the_same_however_the_planner_joins(conn, join, plan):
+    for number in range(5):
+        await add_memory(conn, 1, f"keeps the secret number {number} in a green box")
+    await conn.execute("ANALYZE ltm_memories, ltm_memory_ranks")
+    queries = ("secret green box", "box")
+    found = [await search_memories(conn, 1, query, limit=50) for query in queries]
+    await conn.execute(f"SET LOCAL plan_cache_mode = {plan}")
+    for other in {"nestloop", "hashjoin", "mergejoin"} - {join}:
+        await conn.execute(f"SET LOCAL enable_{other} = off")
+    again = [await search_memories(conn, 1, query, limit=50) for query in queries]
+    assert again == found
