@@ -16,6 +16,7 @@ from ltm_store import (
     InvalidMemory,
     Memory,
     NewMemory,
+    Unavailable,
     add_memories,
     add_memory,
     archive_memory,
@@ -177,6 +178,23 @@ async def test_a_put_refuses_the_idempotency_key_of_another_memory(db):
         async with db.transaction() as conn:
             await put_memory(conn, 1, "k", "z", idempotency_key="i")
     assert [m.content for m in await get_memories(db, 1, [other.id])] == ["x"]
+
+
+async def test_an_add_that_another_overtakes_ends_the_callers_transaction(db):
+    async with db.transaction() as other:
+        await add_memory(other, 1, "theirs", key="a", idempotency_key="i")
+
+        async def add():
+            async with db.transaction() as conn:
+                await add_memory(conn, 1, "ours", key="b", idempotency_key="i")
+
+        adding = asyncio.create_task(add())
+        while not await other.fetchval(WAITING):
+            assert not adding.done()
+    with pytest.raises(Unavailable, match="begin the transaction again") as told:
+        await adding
+    assert told.value.rolled_back
+    assert (await add_memory(db, 1, "ours", key="b", idempotency_key="i")).outcome == "existing"
 
 
 async def test_a_put_takes_the_place_of_an_expired_memory(conn):
